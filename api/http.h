@@ -1,0 +1,76 @@
+/*
+ * libmicrohttpd inside the loop: its epoll descriptor is polled by libuv, no thread. A request is suspended when its body
+ * is complete and resumed by exactly one reply_…(), now or any number of turns later; so every handler may ask the store first.
+ */
+#ifndef API_HTTP_H
+#define API_HTTP_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <uv.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+struct app; /* what handlers work on: see api/app.h */
+
+enum role {
+	ROLE_NONE,    /* no token needed: health, the page's own files */
+	ROLE_VIEWER,  /* reads */
+	ROLE_RUNNER,  /* reads, triggers, cancels */
+	ROLE_ADMIN,   /* everything */
+	ROLE_CATALOG, /* the Iceberg endpoint: an attempt's token, or ROLE_ADMIN */
+};
+
+struct request {
+	struct app *app;
+	const char *method; /* "GET" … */
+	const char *path;
+	const char *param[4]; /* what {} of the route's pattern matched, percent-decoded */
+	struct buf body;
+	enum role role;       /* of the caller */
+	char *attempt;        /* "run/task/n" when the caller holds an attempt's token, else NULL */
+	void *data;           /* the handler's own, freed by data_free when the request ends */
+	void (*data_free)(void *data);
+	/* rest private: see http.c */
+};
+
+typedef void (*route_fn)(struct request *rq);
+
+struct route {
+	const char *method;
+	const char *pattern; /* "/api/v1/runs/{run}/tasks/{task}"; a final "{path...}" matches the rest */
+	route_fn handler;
+	enum role role;
+	size_t body_max;     /* bytes; 0: no body accepted */
+	const char *summary; /* one sentence, for OpenAPI */
+};
+
+/* Borrowed; NULL when absent. */
+const char *request_query(struct request *rq, const char *name);
+const char *request_header(struct request *rq, const char *name);
+/* The body as JSON object; replies 400 itself and returns NULL when it is not one. An empty body is {} . The caller owns it. */
+json_t *request_json(struct request *rq);
+
+/* Each ends the request. `body` is taken over. */
+void reply_json(struct request *rq, int status, json_t *body);
+/* As reply_json for JSON text that PostgreSQL made; copied. */
+void reply_json_text(struct request *rq, int status, const char *text);
+/* RFC 9457 problem details from an error; releases the error. */
+void reply_err(struct request *rq, struct err *e);
+void reply_problem(struct request *rq, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void reply_text(struct request *rq, int status, const char *type, const void *data, size_t len);
+void reply_empty(struct request *rq, int status);
+/* Before the reply: one more header. */
+void reply_header(struct request *rq, const char *name, const char *value);
+
+/* A server-sent event stream: stays open until the client leaves or stream_end. */
+struct stream;
+struct stream *reply_stream(struct request *rq, void (*on_close)(void *arg), void *arg);
+/* Queues bytes; a client that is more than 4 MB behind is cut off (it can resume by Last-Event-ID). */
+void stream_send(struct stream *st, const void *data, size_t len);
+void stream_event(struct stream *st, const char *id, const char *event, const json_t *data);
+void stream_end(struct stream *st);
+
+#endif

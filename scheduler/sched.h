@@ -1,0 +1,68 @@
+/*
+ * The scheduler: what is triggered, what may start, what ended. All calls are made on the loop's thread; every result that
+ * is told to anybody comes through a callback after the commit that made it true.
+ */
+#ifndef SCHEDULER_SCHED_H
+#define SCHEDULER_SCHED_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <uv.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "flows/config.h"
+#include "flows/flow.h"
+
+struct sched;
+
+struct trigger {
+	struct flow *flow;           /* borrowed; the run keeps its own reference */
+	const json_t *params;        /* as given by the caller, unchecked; NULL: none */
+	const json_t *engine;        /* override: "name" or {task: name}; NULL: none */
+	const char *kind;            /* "api", "schedule", "cli" … */
+	const char *idempotency_key; /* NULL: none */
+	wall_us scheduled_for;       /* 0: not scheduled */
+	wall_us interval_start, interval_end; /* 0: none */
+};
+
+/* `run_id` is NULL on failure. `created` is false when the idempotency key named an earlier run, whose id is given. */
+typedef void (*sched_trigger_cb)(void *arg, const char *run_id, bool created, struct err *e);
+void sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, void *arg);
+
+/* `e` is NULL on success. ERR_NOT_FOUND, or ERR_CONFLICT when the run has ended already. */
+typedef void (*sched_done_cb)(void *arg, struct err *e);
+void sched_cancel(struct sched *s, const char *run_id, const char *reason, sched_done_cb cb, void *arg);
+/* Pauses or resumes a flow's schedules. */
+void sched_pause(struct sched *s, const char *flow_id, bool paused, sched_done_cb cb, void *arg);
+bool sched_paused(const struct sched *s, const char *flow_id);
+/* Next planned time of any schedule of the flow after now; 0: none (paused counts as none). */
+wall_us sched_next(const struct sched *s, const struct flow *f);
+
+/*
+ * Runs a native task outside any run (a `sluice sql` query) in a child of its own; cb gets the folded report (borrowed).
+ * `spec` is borrowed. The child's catalog token may read only.
+ */
+typedef void (*sched_adhoc_cb)(void *arg, const json_t *report, struct err *e);
+void sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeout, sched_adhoc_cb cb, void *arg);
+
+/* Live progress of a running attempt, from its report so far; NULL when none. The caller owns it. */
+json_t *sched_progress(struct sched *s, const char *run_id, const char *task_id);
+/* {runs: {queued, running}, slots: {used, total}} ; the caller owns it. */
+json_t *sched_status(struct sched *s);
+
+/*
+ * Events, after their commit: {id, at, kind, run, flow, task, attempt, state, …}. The subscriber is called for each; borrowed.
+ */
+struct sched_sub;
+typedef void (*sched_event_cb)(void *arg, const json_t *event);
+struct sched_sub *sched_subscribe(struct sched *s, sched_event_cb cb, void *arg);
+void sched_unsubscribe(struct sched *s, struct sched_sub *sub);
+
+/*
+ * Who holds this token: "run/task/attempt" of a current attempt, "adhoc/…" of a query (reads only); NULL when it is fenced or unknown.
+ * Borrowed. The commit checks again, in its own transaction (see docs/architecture.md, "Fencing").
+ */
+const char *sched_attempt_of_token(struct sched *s, const char *token);
+
+#endif
