@@ -37,9 +37,11 @@ typedef void (*store_done_cb)(void *arg);
 
 /* Opens both connections and brings the schema up to date; blocking, only while starting. NULL with `e` set on failure. */
 struct store *store_open(uv_loop_t *loop, const char *dsn, struct err *e);
-/* Closes at once; queued writes must have been flushed. Every callback still waiting is called with an error. */
+/* Closes at once; queued writes must have been flushed. Reads still waiting are called back with an error. */
 void store_close(struct store *s);
 bool store_connected(const struct store *s);
+/* Nothing is queued or in flight on the writer. */
+bool store_idle(const struct store *s);
 
 /* One statement on the reader. Params are text (NULL is SQL NULL) and copied. `cb` may be NULL. */
 void store_query(struct store *s, const char *sql, size_t nparams, const char *const *params, store_rows_cb cb, void *arg);
