@@ -49,7 +49,8 @@ enum sent_kind { SENT_PREPARE, SENT_OP, SENT_SYNC };
 struct sent {
 	struct list node;
 	enum sent_kind kind;
-	struct op *op; /* SENT_OP */
+	struct op *op;     /* SENT_OP */
+	struct stmt *stmt; /* SENT_PREPARE */
 };
 
 struct stmt {
@@ -188,7 +189,7 @@ after_run(struct list *l)
 
 /* ---- sending ---- */
 
-static void
+static struct sent *
 sent_add(struct conn *c, enum sent_kind kind, struct op *op)
 {
 	struct sent *s = xcalloc(1, sizeof(*s));
@@ -196,6 +197,7 @@ sent_add(struct conn *c, enum sent_kind kind, struct op *op)
 	s->kind = kind;
 	s->op = op;
 	list_append(&c->sent, &s->node);
+	return s;
 }
 
 /* Puts one statement on the wire, prepared the first time this connection sees its text. */
@@ -212,7 +214,7 @@ conn_send_op(struct conn *c, struct op *op)
 		HASH_ADD_KEYPTR(hh, c->prepared, st->sql, strlen(st->sql), st);
 		if (!PQsendPrepare(c->pg, st->name, st->sql, (int)op->nparams, NULL))
 			return -1;
-		sent_add(c, SENT_PREPARE, NULL);
+		sent_add(c, SENT_PREPARE, NULL)->stmt = st;
 	}
 	if (st ? !PQsendQueryPrepared(c->pg, st->name, (int)op->nparams, (const char *const *)op->params, NULL, NULL, 0)
 	       : !PQsendQueryParams(c->pg, op->sql, (int)op->nparams, NULL, (const char *const *)op->params, NULL, NULL, 0))
@@ -275,11 +277,15 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	if (sent->kind == SENT_PREPARE) {
 		/* A statement that does not parse makes the op behind it fail as well: that one reports. */
 		if (!ok && status != PGRES_PIPELINE_ABORTED) {
-			log_debug("store: prepare failed: %s", PQresultErrorMessage(res));
+			log_error("store: %s", PQresultErrorMessage(res));
 			if (c->writer && !sqlstate_temporary(sqlstate))
 				BUG("the database refused a statement of ours: %s", PQresultErrorMessage(res));
 			c->batch_failed = c->writer;
-			conn_forget_prepared(c);
+		}
+		if (!ok && sent->stmt) {
+			HASH_DEL(c->prepared, sent->stmt);
+			free(sent->stmt->sql);
+			free(sent->stmt);
 		}
 		return;
 	}

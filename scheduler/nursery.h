@@ -1,0 +1,61 @@
+/*
+ * The nursery: the tiny process that forks attempts, keeps their exits until they are acknowledged, and outlives the
+ * daemon. This header has both ends: the process's main, and the daemon's client.
+ *
+ * They speak JSON lines on HOME/nursery.sock:
+ *   to it    {"op":"spawn","key","dir","doc"|"argv","env","cwd"}  {"op":"signal","key","sig"}  {"op":"ack","key"}  {"op":"list"}  {"op":"stop"}
+ *   from it  {"ev":"hello","id","pid"}  {"ev":"started","key","pid"}  {"ev":"exited","key","pid","status","wall_us","user_us","system_us",
+ *            "max_rss","at"}  {"ev":"spawn_failed","key","error"}  {"ev":"child","key","pid","alive"}  {"ev":"listed"}
+ */
+#ifndef SCHEDULER_NURSERY_H
+#define SCHEDULER_NURSERY_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/types.h>
+#include <uv.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+
+/* The nursery's own main: `sluice nursery HOME LIBDIR`, started by the daemon. */
+int nursery_main(const char *home, const char *libdir);
+
+struct nursery;
+
+struct nursery_exit {
+	const char *key; /* "run/task/n" */
+	pid_t pid;
+	bool spawn_failed;
+	const char *error; /* when spawn_failed */
+	int status;        /* as of waitpid */
+	wall_us at;
+	dur_us wall, user, system;
+	int64_t max_rss; /* bytes */
+};
+
+struct nursery_events {
+	/* The nursery answers; `id` names this instance of it: attempts of another instance are gone. */
+	void (*up)(void *arg, const char *id);
+	/* One call for each child it knows, alive or not, after `up`; exits follow by `exited`; then `listed`. */
+	void (*child)(void *arg, const char *key, pid_t pid, bool alive);
+	void (*listed)(void *arg);
+	void (*started)(void *arg, const char *key, pid_t pid);
+	void (*exited)(void *arg, const struct nursery_exit *x);
+	/* It is gone, and every child with it; a new one is being started. */
+	void (*down)(void *arg);
+};
+
+/* Connects to the nursery of this home, starting one if there is none; blocking, only while starting. */
+struct nursery *nursery_open(uv_loop_t *loop, const char *home, const char *libdir, const struct nursery_events *ev, void *arg,
+                             struct err *e);
+/* Leaves it running (children go on) or, with `stop`, asks it to end once it has no children. */
+void nursery_close(struct nursery *n, bool stop);
+/* Forks an attempt. `msg` is {"key","dir","doc" or "argv","env","cwd"}; taken over. */
+void nursery_spawn(struct nursery *n, json_t *msg);
+/* Signals the attempt's whole process group. */
+void nursery_signal(struct nursery *n, const char *key, int sig);
+/* The exit is recorded: forget it. */
+void nursery_ack(struct nursery *n, const char *key);
+
+#endif
