@@ -10,6 +10,7 @@
 #include <stddef.h>
 
 #include "base/clock.h"
+#include "base/sha256.h"
 #include "flows/config.h"
 #include "flows/diag.h"
 #include "flows/schedule.h"
@@ -114,8 +115,6 @@ MUSTCHECK int flow_check_engine(const struct flow *f, const json_t *override, st
 json_t *flow_json(const struct flow *f);
 /* The JSON Schema (2020-12) of the flow language, generated from the same rows that check it; the caller owns it. */
 json_t *flow_schema(void);
-/* SHA-256, hex. */
-void sha256_hex(const void *data, size_t len, char out[65]);
 
 /* "1h30m" -> microseconds; 0 or -1. */
 int duration_parse(const char *text, dur_us *out);
