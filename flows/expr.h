@@ -2,6 +2,7 @@
  * References and conditions. A scope is a JSON object {params, run, flow, tasks, env, secrets, vars, config, item}.
  *
  *   ref     ${scope.path | filter | filter(arg)}     $${ is a literal ${
+ *           filters: upper lower trim date(format) default(x) json quote int float length first last join(s) replace(a, b)
  *   when    a boolean expression over refs: == != < <= > >= in, and or not, parentheses, literals
  */
 #ifndef FLOWS_EXPR_H
@@ -20,6 +21,8 @@
 MUSTCHECK int expr_resolve(const json_t *in, const json_t *scope, json_t **out, struct err *e);
 /* Evaluates a `when` text. */
 MUSTCHECK int expr_when(const char *text, const json_t *scope, bool *out, struct err *e);
+/* Checks the form of a `when` text, whatever its refs are worth. */
+MUSTCHECK int expr_when_check(const char *text, struct err *e);
 /* Calls `cb` for every ref in a text with its path ("tasks.stage.outputs.path") and byte offset; non-zero from cb stops. */
 int expr_refs(const char *text, int (*cb)(const char *path, size_t offset, void *arg), void *arg, struct err *e);
 
