@@ -15,6 +15,25 @@
 #include "flows/flow.h"
 
 struct sched;
+struct store;
+struct registry;
+
+/*
+ * Opens the scheduler over an open store: loads what was active, then connects the nursery in `libdir`'s company. `ready` is
+ * called when triggers can be taken. `url` points at the daemon's base URL, read when an attempt is made. All borrowed.
+ */
+struct sched *sched_open(uv_loop_t *loop, struct store *store, const struct config *config, struct registry *registry,
+                         const char *home, const char *libdir, const char *const *url, struct err *e);
+/* True once what was active before is loaded and the nursery has told what it knows. */
+bool sched_ready(const struct sched *s);
+/* The registry's flows changed: schedules are planned anew. */
+void sched_flows_changed(struct sched *s);
+/* Starts nothing new; `done` is called when no attempt is alive and everything is written. */
+void sched_drain(struct sched *s, void (*done)(void *arg), void *arg);
+/* Cancels every run that has live attempts: the second half of a stop. */
+void sched_cancel_all(struct sched *s, const char *reason);
+/* Frees everything; attempts that still run go on (a new daemon adopts them) unless `stop_nursery`. */
+void sched_close(struct sched *s, bool stop_nursery);
 
 struct trigger {
 	struct flow *flow;           /* borrowed; the run keeps its own reference */

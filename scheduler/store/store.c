@@ -86,6 +86,9 @@ struct store {
 	struct list after_waiting, after_batch;
 	uv_prepare_t flush; /* runs last in a turn, before the loop sleeps */
 	uv_idle_t kick; /* active while something must be flushed, so that the loop does not sleep first */
+	store_done_cb on_turn;
+	void *on_turn_arg;
+	bool kicked;
 	bool closing;
 	int handles; /* open libuv handles */
 };
@@ -569,16 +572,35 @@ on_turn_end(uv_prepare_t *h)
 	struct store *s = h->data;
 
 	uv_idle_stop(&s->kick);
+	if (s->kicked && s->on_turn) {
+		s->kicked = false;
+		s->on_turn(s->on_turn_arg);
+	}
 	store_flush(s);
 	if (s->reader.state == CONN_UP && !list_empty(&s->reader.sent))
 		conn_flush(&s->reader);
 }
 
+void
+store_on_turn(struct store *s, store_done_cb cb, void *arg)
+{
+	s->on_turn = cb;
+	s->on_turn_arg = arg;
+}
+
+/* Wakes the loop for the flush at the end of this turn. */
 static void
-store_kick(struct store *s)
+store_wake(struct store *s)
 {
 	if (!s->closing)
 		uv_idle_start(&s->kick, on_idle_kick);
+}
+
+void
+store_kick(struct store *s)
+{
+	s->kicked = true;
+	store_wake(s);
 }
 
 void
@@ -600,7 +622,7 @@ store_query(struct store *s, const char *sql, size_t nparams, const char *const 
 		return;
 	}
 	sent_add(c, SENT_SYNC, NULL);
-	store_kick(s); /* flushed once at the end of the turn */
+	store_wake(s); /* flushed once at the end of the turn */
 }
 
 void
@@ -609,7 +631,7 @@ store_write(struct store *s, const char *sql, size_t nparams, const char *const 
 	struct op *op = op_new(sql, nparams, params, NULL, NULL);
 
 	list_append(&s->waiting, &op->node);
-	store_kick(s);
+	store_wake(s);
 }
 
 void
@@ -620,7 +642,7 @@ store_after_commit(struct store *s, store_done_cb cb, void *arg)
 	a->cb = cb;
 	a->arg = arg;
 	list_append(&s->after_waiting, &a->node);
-	store_kick(s);
+	store_wake(s);
 }
 
 bool

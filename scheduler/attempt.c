@@ -1,0 +1,866 @@
+/*
+ * One attempt's life: its document is resolved, its row committed, it is forked, it reports, it ends, and what it reported
+ * decides how. The nursery keeps the exit until our row about it is committed.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/buf.h"
+#include "base/log.h"
+#include "flows/expr.h"
+#include "flows/secrets.h"
+#include "scheduler/sched_int.h"
+
+#define REPORT_MAX (64u << 20)
+#define PROGRESS_EVERY US_PER_S
+#define ADHOC_GRACE US_PER_S
+
+static void progress_arm(struct sched *s);
+
+/* ---- small parts ---- */
+
+static char *
+token_new(void)
+{
+	unsigned char noise[32];
+	struct buf b = BUF_INIT;
+
+	if (getrandom(noise, sizeof(noise), 0) != sizeof(noise))
+		BUG("no random numbers");
+	for (size_t i = 0; i < sizeof(noise); i++)
+		buf_addf(&b, "%02x", noise[i]);
+	return buf_detach(&b);
+}
+
+static int
+mkdirs(const char *path)
+{
+	char *copy = xstrdup(path);
+	int rc = 0;
+
+	for (char *p = copy + 1; rc == 0; p++) {
+		if (*p != '/' && *p != '\0')
+			continue;
+		char keep = *p;
+
+		*p = '\0';
+		if (mkdir(copy, 0700) < 0 && errno != EEXIST)
+			rc = -1;
+		*p = keep;
+		if (keep == '\0')
+			break;
+	}
+	free(copy);
+	return rc;
+}
+
+static int
+on_remove(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)ftw;
+	return type == FTW_DP || type == FTW_D ? rmdir(path) : unlink(path);
+}
+
+static void
+remove_tree(const char *path)
+{
+	nftw(path, on_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+void
+report_fold(json_t *into, const char *text, size_t len)
+{
+	while (len > 0) {
+		const char *nl = memchr(text, '\n', len), *name;
+		size_t n = nl ? (size_t)(nl - text) : len;
+		json_t *line = json_loadb(text, n, 0, NULL), *value, *have;
+
+		json_object_foreach(line, name, value) {
+			have = json_object_get(into, name);
+			if (json_is_object(have) && json_is_object(value))
+				json_object_update(have, value);
+			else if (json_is_array(have) && json_is_array(value))
+				json_array_extend(have, value);
+			else
+				json_object_set_new(into, name, json_deep_copy(value));
+		}
+		json_decref(line);
+		text += n + (nl ? 1 : 0);
+		len -= n + (nl ? 1 : 0);
+	}
+}
+
+/* Replaces every secret value by ***, so that none of them reaches the database. */
+static void
+mask_text(struct buf *b, const json_t *masked)
+{
+	json_t *value;
+	size_t i;
+
+	json_array_foreach(masked, i, value) {
+		const char *secret = json_string_value(value), *p;
+		struct buf out = BUF_INIT;
+		size_t n = secret ? strlen(secret) : 0;
+
+		if (n < 3 || strstr(b->s, secret) == NULL)
+			continue;
+		for (p = b->s; *p;) {
+			if (strncmp(p, secret, n) == 0) {
+				buf_adds(&out, "***");
+				p += n;
+			} else {
+				buf_addc(&out, *p++);
+			}
+		}
+		buf_release(b);
+		*b = out;
+	}
+}
+
+static void
+attempt_read_report(struct attempt *a)
+{
+	struct buf b = BUF_INIT_MAX(REPORT_MAX);
+	char *path = xasprintf("%s/report", a->dir);
+	int rc = buf_add_file(&b, path);
+
+	if (rc == -EFBIG)
+		log_warn("%s: its report is longer than 64 MB; the rest is ignored", a->key);
+	json_decref(a->report);
+	a->report = json_object();
+	mask_text(&b, a->masked);
+	report_fold(a->report, b.s, b.len);
+	buf_release(&b);
+	free(path);
+}
+
+/* ---- making ---- */
+
+static void
+attempt_set_token(struct attempt *a)
+{
+	struct sched *s = a->sched;
+
+	if (a->token_hash[0])
+		HASH_DELETE(hh_token, s->attempts_by_token, a);
+	free(a->token);
+	a->token = token_new();
+	sha256_hex(a->token, strlen(a->token), a->token_hash);
+	HASH_ADD_KEYPTR(hh_token, s->attempts_by_token, a->token_hash, strlen(a->token_hash), a);
+}
+
+static struct attempt *
+attempt_alloc(struct sched *s, struct task *t, char *key, int n)
+{
+	struct attempt *a = xcalloc(1, sizeof(*a));
+
+	a->sched = s;
+	a->task = t;
+	a->key = key;
+	a->n = n;
+	a->dir = xasprintf("%s/runs/%s", s->home, key);
+	a->exit_code = a->signal = -1;
+	a->report = json_object();
+	a->nursery = xstrdup(s->nursery_id ? s->nursery_id : "");
+	HASH_ADD_KEYPTR(hh, s->attempts, a->key, strlen(a->key), a);
+	return a;
+}
+
+static json_t *
+catalog_doc(const struct attempt *a)
+{
+	const struct config *c = a->sched->config;
+	const char *name = config_get(c, "catalog.name"), *warehouse = config_get(c, "catalog.warehouse");
+	char *uri = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
+	json_t *doc = json_pack("{s:s,s:s,s:s,s:s*}", "name", name ? name : "local", "uri", uri, "token", a->token, "warehouse", warehouse);
+
+	free(uri);
+	return doc;
+}
+
+/* Values not to be stored: of the flow's secrets. */
+static json_t *
+masked_values(const json_t *secrets)
+{
+	json_t *list = json_array(), *value;
+	const char *name;
+
+	json_object_foreach((json_t *)(uintptr_t)secrets, name, value)
+		json_array_append(list, value);
+	return list;
+}
+
+static void
+env_set(json_t *env, const char *name, const char *value)
+{
+	json_object_set_new(env, name, json_string(value ? value : ""));
+}
+
+/* What an exec'd command sees: the daemon's own environment for PATH and the like, the flow's, and ours. */
+static json_t *
+command_env(const struct attempt *a, json_t *own)
+{
+	static const char *const pass[] = { "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL", "SSL_CERT_FILE" };
+	json_t *env = json_object();
+	const struct run *run = a->task->run;
+	char *text;
+
+	for (size_t i = 0; i < sizeof(pass) / sizeof(pass[0]); i++)
+		if (getenv(pass[i]))
+			env_set(env, pass[i], getenv(pass[i]));
+	if (json_object_get(env, "PATH") == NULL)
+		env_set(env, "PATH", "/usr/local/bin:/usr/bin:/bin");
+	json_object_update(env, own);
+	env_set(env, "SLUICE_RUN_ID", run->id);
+	env_set(env, "SLUICE_FLOW", run->flow->id);
+	env_set(env, "SLUICE_TASK_ID", a->task->def->id);
+	text = xasprintf("%d", a->n);
+	env_set(env, "SLUICE_ATTEMPT", text);
+	free(text);
+	text = xasprintf("%s/report", a->dir);
+	env_set(env, "SLUICE_REPORT", text);
+	free(text);
+	text = xasprintf("%s/scratch", a->dir);
+	env_set(env, "SLUICE_SCRATCH", text);
+	free(text);
+	text = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
+	env_set(env, "SLUICE_CATALOG_URI", text);
+	free(text);
+	env_set(env, "SLUICE_CATALOG_TOKEN", a->token);
+	env_set(env, "SLUICE_URL", *a->sched->url);
+	return env;
+}
+
+/* Resolves everything the task refers to and makes the nursery's message. */
+static int
+attempt_resolve(struct attempt *a, struct err *e)
+{
+	const struct task_def *def = a->task->def;
+	const struct run *run = a->task->run;
+	json_t *scope = sched_scope(run), *secrets = NULL, *env = NULL, *spec = NULL, *options = NULL, *dir = NULL, *argv, *full;
+	json_t *wd = def->working_dir ? json_string(def->working_dir) : NULL, *command;
+	char *scratch = xasprintf("%s/scratch", a->dir);
+	int rc;
+
+	rc = secrets_load(a->sched->config, run->flow->secrets, &secrets, e);
+	if (rc < 0)
+		goto out;
+	json_object_set(scope, "secrets", secrets);
+	a->masked = masked_values(secrets);
+	if ((rc = expr_resolve(def->env ? def->env : json_object_get(scope, "missing"), scope, &env, e)) < 0) {
+		err_prefix(e, "env");
+		goto out;
+	}
+	if (!json_is_object(env)) {
+		json_decref(env);
+		env = json_object();
+	}
+	json_object_update(json_object_get(scope, "env"), env);
+	if ((rc = expr_resolve(def->spec, scope, &spec, e)) < 0)
+		goto out;
+	if (def->engine_options && (rc = expr_resolve(def->engine_options, scope, &options, e)) < 0)
+		goto out;
+	if (wd && (rc = expr_resolve(wd, scope, &dir, e)) < 0)
+		goto out;
+	if (mkdirs(scratch) < 0) {
+		rc = err_set(e, ERR_IO, "cannot make the folder %s: %s", scratch, strerror(errno));
+		goto out;
+	}
+	a->message = json_pack("{s:s,s:s,s:s}", "key", a->key, "dir", a->dir, "cwd", json_is_string(dir) ? json_string_value(dir) : scratch);
+	if (def->type == TASK_COMMAND) {
+		command = json_object_get(spec, "command");
+		argv = json_is_array(command) ? json_incref(command) : json_pack("[s,s,O]", "/bin/sh", "-c", command);
+		full = command_env(a, env);
+		json_object_set_new(a->message, "argv", argv);
+	} else {
+		full = json_incref(env);
+		json_object_set_new(a->message, "doc",
+		                    json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:O,s:s,s:o,s:s,s:O,s:O}", "run_id", run->id, "flow", run->flow->id,
+		                              "task_id", def->id, "attempt", a->n, "type", task_type_name(def->type), "engine",
+		                              a->task->engine ? a->task->engine : "duckdb", "engine_options", options ? options : json_null(),
+		                              "scratch", scratch, "catalog", catalog_doc(a), "file", run->flow->file, "pos",
+		                              def->pos ? def->pos : json_null(), "spec", spec));
+	}
+	json_object_set_new(a->message, "env", full);
+out:
+	json_decref(scope);
+	json_decref(secrets);
+	json_decref(env);
+	json_decref(spec);
+	json_decref(options);
+	json_decref(dir);
+	json_decref(wd);
+	free(scratch);
+	return rc;
+}
+
+struct attempt *
+attempt_new(struct task *t, struct err *e)
+{
+	int n = t->attempts + 1;
+	struct attempt *a = attempt_alloc(t->run->sched, t, xasprintf("%s/%s/%d", t->run->id, t->def->id, n), n);
+
+	attempt_set_token(a);
+	a->started_at = clock_wall();
+	if (attempt_resolve(a, e) < 0) {
+		char *where = NULL;
+
+		if (t->def->line)
+			where = xasprintf("%s:%d:%d", t->run->flow->file, t->def->line, t->def->col);
+		if (where)
+			err_prefix(e, "%s: task %s", where, t->def->id);
+		free(where);
+		attempt_free(a);
+		return NULL;
+	}
+	a->fresh = a->dirty = true;
+	a->adopted = true; /* ours, not inherited */
+	return a;
+}
+
+struct attempt *
+attempt_adopt(struct task *t, int n, bool stopping, const char *nursery, const char *token_hash, wall_us started_at)
+{
+	struct sched *s = t->run->sched;
+	struct attempt *a = attempt_alloc(s, t, xasprintf("%s/%s/%d", t->run->id, t->def->id, n), n);
+	json_t *secrets = NULL;
+
+	free(a->nursery);
+	a->nursery = xstrdup(nursery);
+	a->phase = stopping ? ATTEMPT_STOPPING : ATTEMPT_RUNNING;
+	a->started_at = started_at;
+	snprintf(a->token_hash, sizeof(a->token_hash), "%s", token_hash);
+	HASH_ADD_KEYPTR(hh_token, s->attempts_by_token, a->token_hash, strlen(a->token_hash), a);
+	if (secrets_load(s->config, t->run->flow->secrets, &secrets, NULL) == 0)
+		a->masked = masked_values(secrets);
+	json_decref(secrets);
+	return a;
+}
+
+void
+attempt_free(struct attempt *a)
+{
+	struct sched *s = a->sched;
+
+	alarm_cancel(&a->timeout);
+	alarm_cancel(&a->grace);
+	HASH_DEL(s->attempts, a);
+	if (a->token_hash[0])
+		HASH_DELETE(hh_token, s->attempts_by_token, a);
+	if (a->token)
+		explicit_bzero(a->token, strlen(a->token));
+	free(a->token);
+	json_decref(a->message);
+	json_decref(a->masked);
+	json_decref(a->report);
+	free(a->nursery);
+	free(a->dir);
+	free(a->key);
+	free(a);
+}
+
+/* ---- running ---- */
+
+static void
+attempt_timed_out(void *arg)
+{
+	attempt_stop(arg, STOP_TIMEOUT);
+}
+
+static void
+attempt_arm_timeout(struct attempt *a)
+{
+	if (a->task && a->task->def->timeout && a->phase == ATTEMPT_RUNNING)
+		alarm_set(&a->timeout, a->sched->loop, a->started_at + a->task->def->timeout - clock_wall(), attempt_timed_out, a);
+}
+
+/* By key: between the write and its commit the attempt may have gone. */
+struct spawn_call {
+	struct sched *sched;
+	char *key;
+};
+
+static void
+attempt_spawn_now(void *arg)
+{
+	struct spawn_call *c = arg;
+	struct attempt *a;
+
+	HASH_FIND_STR(c->sched->attempts, c->key, a);
+	if (a && a->message && a->phase == ATTEMPT_RUNNING) {
+		nursery_spawn(c->sched->nursery, a->message);
+		a->message = NULL;
+		attempt_arm_timeout(a);
+		progress_arm(c->sched);
+	} else if (a && a->message) {
+		/* Cancelled before it was forked: it never lived. */
+		struct nursery_exit x = { .key = a->key, .spawn_failed = true, .error = "stopped before it began", .at = clock_wall() };
+
+		json_decref(a->message);
+		a->message = NULL;
+		attempt_nursery_events.exited(c->sched, &x);
+	}
+	free(c->key);
+	free(c);
+}
+
+void
+attempt_spawn_after_commit(struct attempt *a)
+{
+	struct spawn_call *c = xcalloc(1, sizeof(*c));
+
+	c->sched = a->sched;
+	c->key = xstrdup(a->key);
+	store_after_commit(a->sched->store, attempt_spawn_now, c);
+}
+
+static void
+attempt_kill(void *arg)
+{
+	struct attempt *a = arg;
+
+	log_warn("%s did not end in its grace time; killing it", a->key);
+	nursery_signal(a->sched->nursery, a->key, SIGKILL);
+}
+
+static void
+attempt_term_now(void *arg)
+{
+	struct spawn_call *c = arg;
+	struct attempt *a;
+
+	HASH_FIND_STR(c->sched->attempts, c->key, a);
+	if (a && a->message == NULL && a->phase == ATTEMPT_STOPPING) {
+		nursery_signal(a->sched->nursery, a->key, SIGTERM);
+		alarm_set(&a->grace, a->sched->loop, a->task ? a->task->def->stop_grace : ADHOC_GRACE, attempt_kill, a);
+	}
+	free(c->key);
+	free(c);
+}
+
+void
+attempt_stop(struct attempt *a, enum stop_reason why)
+{
+	struct spawn_call *c;
+
+	if (a->phase != ATTEMPT_RUNNING)
+		return;
+	a->phase = ATTEMPT_STOPPING; /* its token is worth nothing from here on */
+	a->stop = why;
+	alarm_cancel(&a->timeout);
+	a->dirty = true;
+	if (a->task) {
+		a->task->dirty = true;
+		run_mark(a->task->run);
+	}
+	/* First the row that fences it, then the signal: what it does on SIGTERM must not commit. */
+	c = xcalloc(1, sizeof(*c));
+	c->sched = a->sched;
+	c->key = xstrdup(a->key);
+	store_after_commit(a->sched->store, attempt_term_now, c);
+	sched_wake(a->sched);
+}
+
+/* ---- ending ---- */
+
+/* The reason for a person, with the place when the task told it. */
+static char *
+attempt_reason(const struct attempt *a, const struct nursery_exit *x)
+{
+	const json_t *err = json_object_get(a->report, "error");
+	const char *msg = json_string_value(json_object_get(err, "message")), *file = json_string_value(json_object_get(err, "file"));
+	json_int_t line = json_integer_value(json_object_get(err, "line")), col = json_integer_value(json_object_get(err, "col"));
+
+	if (a->stop == STOP_TIMEOUT)
+		return a->task ? xasprintf("it took longer than its timeout of %.3g s", (double)a->task->def->timeout / US_PER_S)
+		               : xstrdup("the query took too long");
+	if (a->stop == STOP_CANCEL)
+		return xstrdup("cancelled");
+	if (x->spawn_failed)
+		return xstrdup(x->error ? x->error : "it could not be started");
+	if (msg && file && line && strstr(msg, file) == NULL)
+		return xasprintf("%s:%lld:%lld: %s", file, (long long)line, (long long)col, msg);
+	if (msg)
+		return xstrdup(msg);
+	if (WIFSIGNALED(x->status))
+		return xasprintf("killed by signal %d (%s)", WTERMSIG(x->status), strsignal(WTERMSIG(x->status)));
+	return xasprintf("exit status %d", WEXITSTATUS(x->status));
+}
+
+/* A command must report each output that it declares; the first missing one, or NULL. */
+static const char *
+missing_output(const struct task *t, const json_t *outputs)
+{
+	json_t *declared = json_object_get(t->def->spec, "outputs"), *value;
+	const char *name;
+
+	json_object_foreach(declared, name, value)
+		if (json_object_get(outputs, name) == NULL)
+			return name;
+	return NULL;
+}
+
+static enum task_event
+attempt_judge(struct attempt *a, const struct nursery_exit *x, char **reason)
+{
+	const char *cause = json_string_value(json_object_get(json_object_get(a->report, "error"), "cause")), *missing;
+
+	*reason = NULL;
+	if (!x->spawn_failed && WIFSIGNALED(x->status))
+		a->signal = WTERMSIG(x->status);
+	if (!x->spawn_failed && WIFEXITED(x->status))
+		a->exit_code = WEXITSTATUS(x->status);
+	if (a->stop == STOP_NONE && !x->spawn_failed && WIFEXITED(x->status) && WEXITSTATUS(x->status) == 0) {
+		missing = a->task ? missing_output(a->task, json_object_get(a->report, "outputs")) : NULL;
+		a->cause = "exit";
+		if (missing == NULL)
+			return TASK_EV_SUCCEED;
+		*reason = xasprintf("it ended well but did not report its output \"%s\"; write {\"outputs\": {\"%s\": …}} as a line to $SLUICE_REPORT",
+		                    missing, missing);
+		return TASK_EV_FAIL;
+	}
+	*reason = attempt_reason(a, x);
+	if (a->stop == STOP_TIMEOUT) {
+		a->cause = "timeout";
+		return TASK_EV_TIME_OUT;
+	}
+	if (a->stop == STOP_CANCEL) {
+		a->cause = "cancelled";
+		return TASK_EV_CANCEL;
+	}
+	a->cause = cause && strcmp(cause, "conflict") == 0 ? "conflict" : a->signal >= 0 ? "signal" : "exit";
+	return TASK_EV_FAIL;
+}
+
+static void
+adhoc_ended(struct attempt *a, const struct nursery_exit *x)
+{
+	struct sched *s = a->sched;
+	struct err e = ERR_INIT;
+	char *reason;
+
+	attempt_read_report(a);
+	if (attempt_judge(a, x, &reason) == TASK_EV_SUCCEED)
+		a->adhoc_cb(a->adhoc_arg, a->report, NULL);
+	else {
+		err_set(&e, a->stop == STOP_TIMEOUT ? ERR_TIMEOUT : ERR_UNPROCESSABLE, "%s", reason);
+		a->adhoc_cb(a->adhoc_arg, NULL, &e);
+		err_release(&e);
+	}
+	free(reason);
+	s->adhoc_used--;
+	nursery_ack(s->nursery, a->key);
+	remove_tree(a->dir);
+	attempt_free(a);
+}
+
+static void
+attempt_ack_now(void *arg)
+{
+	struct spawn_call *c = arg;
+
+	nursery_ack(c->sched->nursery, c->key);
+	free(c->key);
+	free(c);
+}
+
+/* Ends an attempt of a task: notes everything, and lets the scheduler go on. Its row is written this turn. */
+static void
+attempt_end(struct attempt *a, enum task_event ev, const char *reason)
+{
+	struct task *t = a->task;
+	json_t *outputs = json_object_get(a->report, "outputs");
+	struct spawn_call *c = xcalloc(1, sizeof(*c));
+	char *scratch = xasprintf("%s/scratch", a->dir);
+
+	a->phase = ATTEMPT_ENDED;
+	alarm_cancel(&a->timeout);
+	alarm_cancel(&a->grace);
+	if (ev == TASK_EV_SUCCEED) {
+		json_decref(t->outputs);
+		t->outputs = json_is_object(outputs) ? json_incref(outputs) : json_object();
+	} else if (json_object_get(a->report, "error") == NULL && reason) {
+		json_object_set_new(a->report, "error", json_pack("{s:s}", "message", reason));
+	}
+	a->dirty = true;
+	remove_tree(scratch);
+	free(scratch);
+	c->sched = a->sched;
+	c->key = xstrdup(a->key);
+	store_after_commit(a->sched->store, attempt_ack_now, c);
+	task_attempt_ended(t, ev, reason);
+}
+
+static void
+on_attempt_exited(void *arg, const struct nursery_exit *x)
+{
+	struct sched *s = arg;
+	struct attempt *a;
+	enum task_event ev;
+	char *reason;
+
+	HASH_FIND_STR(s->attempts, x->key, a);
+	if (a == NULL || a->phase == ATTEMPT_ENDED) {
+		if (a == NULL)
+			nursery_ack(s->nursery, x->key); /* recorded before this daemon began, or nobody's */
+		return;
+	}
+	a->ended_at = x->at ? x->at : clock_wall();
+	a->wall = x->wall;
+	a->user = x->user;
+	a->system = x->system;
+	a->max_rss = x->max_rss;
+	if (a->task == NULL) {
+		adhoc_ended(a, x);
+		return;
+	}
+	attempt_read_report(a);
+	ev = attempt_judge(a, x, &reason);
+	attempt_end(a, ev, reason);
+	free(reason);
+}
+
+static void
+attempt_lose(struct attempt *a, const char *reason)
+{
+	struct err e = ERR_INIT;
+
+	a->ended_at = clock_wall();
+	a->wall = a->ended_at - a->started_at;
+	a->cause = "lost";
+	if (a->task == NULL) {
+		err_set(&e, ERR_UNAVAILABLE, "%s", reason);
+		a->adhoc_cb(a->adhoc_arg, NULL, &e);
+		err_release(&e);
+		a->sched->adhoc_used--;
+		remove_tree(a->dir);
+		attempt_free(a);
+		return;
+	}
+	attempt_read_report(a);
+	attempt_end(a, a->stop == STOP_CANCEL ? TASK_EV_CANCEL : TASK_EV_LOSE, reason);
+}
+
+/* ---- the nursery's events ---- */
+
+static void
+on_nursery_up(void *arg, const char *id)
+{
+	struct sched *s = arg;
+
+	free(s->nursery_id);
+	s->nursery_id = xstrdup(id);
+	s->nursery_listed = false;
+}
+
+static void
+on_nursery_child(void *arg, const char *key, pid_t pid, bool alive)
+{
+	struct sched *s = arg;
+	struct attempt *a;
+
+	HASH_FIND_STR(s->attempts, key, a);
+	if (a == NULL) {
+		log_warn("the nursery still has %s, which nothing waits for; ending it", key);
+		nursery_signal(s->nursery, key, SIGKILL);
+		return;
+	}
+	a->adopted = true;
+	a->pid = pid;
+	if (alive) {
+		log_info("%s (process %d) is still running: adopted", key, (int)pid);
+		attempt_arm_timeout(a);
+		progress_arm(s);
+		if (a->phase == ATTEMPT_STOPPING) {
+			nursery_signal(s->nursery, key, SIGTERM);
+			alarm_set(&a->grace, s->loop, a->task ? a->task->def->stop_grace : ADHOC_GRACE, attempt_kill, a);
+		}
+	}
+}
+
+void
+attempts_reconcile(struct sched *s)
+{
+	struct attempt *a, *tmp;
+	struct err e = ERR_INIT;
+
+	if (!s->recovered || !s->nursery_listed)
+		return;
+	HASH_ITER(hh, s->attempts, a, tmp) {
+		if (a->phase == ATTEMPT_ENDED || a->message)
+			continue;
+		if (strcmp(a->nursery, s->nursery_id) != 0) {
+			attempt_lose(a, "it was lost: the process that held it ended (a crash or a restart of the machine)");
+		} else if (!a->adopted && a->phase == ATTEMPT_RUNNING) {
+			/* This very nursery never heard of it: its row was committed, but the daemon ended before the fork. */
+			log_info("%s was recorded but never forked: forking it now", a->key);
+			attempt_set_token(a);
+			if (attempt_resolve(a, &e) < 0) {
+				attempt_end(a, TASK_EV_FAIL, e.msg);
+				err_release(&e);
+				continue;
+			}
+			a->adopted = a->dirty = true;
+			run_mark(a->task->run);
+			attempt_spawn_after_commit(a);
+		} else if (!a->adopted) {
+			attempt_lose(a, "it was given up before it was forked");
+		}
+	}
+}
+
+static void
+on_nursery_listed(void *arg)
+{
+	struct sched *s = arg;
+
+	s->nursery_listed = true;
+	attempts_reconcile(s);
+	sched_wake(s);
+}
+
+static void
+on_nursery_started(void *arg, const char *key, pid_t pid)
+{
+	struct sched *s = arg;
+	struct attempt *a;
+
+	HASH_FIND_STR(s->attempts, key, a);
+	if (a)
+		a->pid = pid;
+}
+
+static void
+on_nursery_down(void *arg)
+{
+	struct sched *s = arg;
+	struct attempt *a, *tmp;
+
+	free(s->nursery_id);
+	s->nursery_id = NULL;
+	s->nursery_listed = false;
+	HASH_ITER(hh, s->attempts, a, tmp)
+		if (a->phase != ATTEMPT_ENDED && a->message == NULL)
+			attempt_lose(a, "it was lost: the nursery ended, and its children with it");
+	sched_wake(s);
+}
+
+const struct nursery_events attempt_nursery_events = {
+	.up = on_nursery_up,
+	.child = on_nursery_child,
+	.listed = on_nursery_listed,
+	.started = on_nursery_started,
+	.exited = on_attempt_exited,
+	.down = on_nursery_down,
+};
+
+/* ---- queries outside runs ---- */
+
+void
+sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeout, sched_adhoc_cb cb, void *arg)
+{
+	struct err e = ERR_INIT;
+	struct attempt *a;
+	char *scratch;
+
+	if (s->nursery_id == NULL || s->adhoc_used >= 8) {
+		err_set(&e, ERR_UNAVAILABLE, s->nursery_id ? "8 queries run already; try again when one has ended" : "the daemon is starting");
+		cb(arg, NULL, &e);
+		err_release(&e);
+		return;
+	}
+	a = attempt_alloc(s, NULL, xasprintf("adhoc/%lld-%u", (long long)clock_wall(), ++s->adhoc_seq), 1);
+	a->adhoc_cb = cb;
+	a->adhoc_arg = arg;
+	a->adopted = true;
+	attempt_set_token(a);
+	a->started_at = clock_wall();
+	scratch = xasprintf("%s/scratch", a->dir);
+	if (mkdirs(scratch) < 0) {
+		err_set(&e, ERR_IO, "cannot make the folder %s: %s", scratch, strerror(errno));
+		cb(arg, NULL, &e);
+		err_release(&e);
+		attempt_free(a);
+		free(scratch);
+		return;
+	}
+	s->adhoc_used++;
+	nursery_spawn(s->nursery, json_pack("{s:s,s:s,s:s,s:{},s:{s:s,s:s,s:s,s:i,s:s,s:s,s:{},s:s,s:o,s:s,s:{},s:O}}", "key", a->key, "dir", a->dir,
+	                                    "cwd", scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type, "attempt", 1,
+	                                    "type", type, "engine", "duckdb", "engine_options", "scratch", scratch, "catalog", catalog_doc(a),
+	                                    "file", "", "pos", "spec", spec));
+	if (timeout)
+		alarm_set(&a->timeout, s->loop, timeout, attempt_timed_out, a);
+	free(scratch);
+}
+
+/* ---- progress ---- */
+
+static json_t *
+attempt_progress(const struct attempt *a)
+{
+	struct buf b = BUF_INIT_MAX(REPORT_MAX);
+	char *path = xasprintf("%s/report", a->dir);
+	json_t *fold = json_object(), *progress;
+
+	buf_add_file(&b, path);
+	mask_text(&b, a->masked);
+	report_fold(fold, b.s, b.len);
+	progress = json_incref(json_object_get(fold, "progress"));
+	json_decref(fold);
+	buf_release(&b);
+	free(path);
+	return progress;
+}
+
+json_t *
+sched_progress(struct sched *s, const char *run_id, const char *task_id)
+{
+	struct run *run;
+
+	HASH_FIND_STR(s->runs, run_id, run);
+	for (size_t i = 0; run && i < run->flow->ntasks; i++)
+		if (strcmp(run->tasks[i].def->id, task_id) == 0 && run->tasks[i].attempt)
+			return attempt_progress(run->tasks[i].attempt);
+	return NULL;
+}
+
+/* Once a second while anything runs: whose report grew tells its progress. */
+static void
+progress_tick(void *arg)
+{
+	struct sched *s = arg;
+	struct attempt *a, *tmp;
+
+	HASH_ITER(hh, s->attempts, a, tmp) {
+		char *path = xasprintf("%s/report", a->dir);
+		struct stat st;
+		json_t *progress;
+
+		if (a->task && a->phase == ATTEMPT_RUNNING && stat(path, &st) == 0 && (size_t)st.st_size > a->report_seen) {
+			a->report_seen = (size_t)st.st_size;
+			progress = attempt_progress(a);
+			if (progress)
+				record_transient(s, a->task, json_pack("{s:o}", "progress", progress));
+		}
+		free(path);
+	}
+	progress_arm(s);
+}
+
+static void
+progress_arm(struct sched *s)
+{
+	if (s->progress_alarm == NULL && s->slots_used > 0)
+		alarm_set(&s->progress_alarm, s->loop, PROGRESS_EVERY, progress_tick, s);
+}

@@ -1,0 +1,144 @@
+/*
+ * Schedules: one alarm for the earliest planned time of all flows. A planned time becomes a run with that time's own
+ * idempotency key, in the same transaction as the note that it was dealt with; so a crash repeats and loses none.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "scheduler/sched_int.h"
+
+#define RECHECK US_PER_MIN /* wall clocks jump: never sleep longer than this without looking */
+#define BATCH 100          /* planned times a schedule at one go */
+
+struct due {
+	struct sched *sched;
+	struct flow *flow;
+	const struct schedule_def *def;
+	const char *key;
+};
+
+static char *
+plan_key(const struct flow *f, const struct schedule_def *def)
+{
+	return xasprintf("%s\t%s %s", f->id, def->cron_text, def->timezone);
+}
+
+static wall_us
+plan_handled(struct sched *s, const char *key)
+{
+	return json_integer_value(json_object_get(s->handled, key));
+}
+
+static void
+on_due(void *arg, wall_us at)
+{
+	struct due *d = arg;
+	char when[TIME_TEXT], *key;
+	wall_us prev;
+	struct trigger t = { .flow = d->flow, .params = d->def->params, .kind = "schedule", .scheduled_for = at };
+
+	/* The interval that this time closes: from the planned time before it. */
+	prev = schedule_prev(d->def, at - 1);
+	t.interval_start = prev ? prev : at;
+	t.interval_end = at;
+	key = xasprintf("schedule:%s:%s", d->key, time_format(at, when));
+	t.idempotency_key = key;
+	log_info("%s: planned for %s", d->flow->id, when);
+	sched_trigger(d->sched, &t, NULL, NULL);
+	free(key);
+}
+
+static void
+plan_handle(struct sched *s, const struct flow *f, const struct schedule_def *def, const char *key, wall_us handled)
+{
+	char when[TIME_TEXT];
+
+	json_object_set_new(s->handled, key, json_integer(handled));
+	time_format(handled, when);
+	store_write(s->store,
+	            "INSERT INTO schedules (flow, spec, handled_at) VALUES ($1, $2, $3) "
+	            "ON CONFLICT (flow, spec) DO UPDATE SET handled_at = excluded.handled_at",
+	            3, (const char *[]){ f->id, strchr(key, '\t') + 1, when });
+	(void)def;
+}
+
+/* Deals with what is due of one schedule; returns its next time, 0 for none. */
+static wall_us
+plan_schedule(struct sched *s, struct flow *f, const struct schedule_def *def, wall_us now)
+{
+	struct due d = { s, f, def, NULL };
+	char *key = plan_key(f, def);
+	wall_us handled = plan_handled(s, key), next = handled;
+
+	d.key = key;
+	schedule_due(def, handled, now, BATCH, on_due, &d, &next);
+	if (next != handled)
+		plan_handle(s, f, def, key, next);
+	next = schedule_next(def, next > now ? next : now);
+	free(key);
+	return next;
+}
+
+static void
+plan_tick(void *arg)
+{
+	struct sched *s = arg;
+	wall_us now = clock_wall(), first = 0;
+
+	if (!sched_ready(s) || s->draining || !store_connected(s->store)) {
+		alarm_set(&s->plan_alarm, s->loop, US_PER_S, plan_tick, s);
+		return;
+	}
+	for (size_t i = 0; i < registry_count(s->registry); i++) {
+		struct flow *f = registry_entry_at(s->registry, i)->flow;
+
+		if (f == NULL || registry_flow(s->registry, f->id) != f || !f->enabled)
+			continue;
+		for (size_t k = 0; k < f->nschedules; k++) {
+			wall_us next;
+
+			if (!f->schedules[k].enabled)
+				continue;
+			if (sched_paused(s, f->id)) {
+				/* What falls into a pause is not made up for afterwards. */
+				char *key = plan_key(f, &f->schedules[k]);
+				wall_us last = schedule_prev(&f->schedules[k], now);
+
+				if (last > plan_handled(s, key))
+					plan_handle(s, f, &f->schedules[k], key, last);
+				free(key);
+				continue;
+			}
+			next = plan_schedule(s, f, &f->schedules[k], now);
+			if (next && (first == 0 || next < first))
+				first = next;
+		}
+	}
+	/* With nothing planned there is nothing to wake up for: a change of the flows re-arms. */
+	if (first)
+		alarm_set(&s->plan_alarm, s->loop, first - now > RECHECK ? RECHECK : first - now, plan_tick, s);
+}
+
+void
+plan_rearm(struct sched *s)
+{
+	alarm_set(&s->plan_alarm, s->loop, 0, plan_tick, s);
+}
+
+wall_us
+sched_next(const struct sched *s, const struct flow *f)
+{
+	wall_us now = clock_wall(), first = 0;
+
+	if (sched_paused(s, f->id) || !f->enabled)
+		return 0;
+	for (size_t k = 0; k < f->nschedules; k++) {
+		wall_us next = f->schedules[k].enabled ? schedule_next(&f->schedules[k], now) : 0;
+
+		if (next && (first == 0 || next < first))
+			first = next;
+	}
+	return first;
+}

@@ -1,0 +1,184 @@
+/*
+ * The scheduler's own structures, shared by sched.c (what may happen now), attempt.c (one attempt's life), record.c (what is
+ * written), recover.c (what was there before) and plan.c (schedules). Nobody else includes this.
+ *
+ * A turn: callbacks only note what happened (attempt_exited, run_cancel …) and call sched_wake. At the end of the turn
+ * sched_turn decides level by level until nothing changes, then writes every changed row: one transaction. Effects (fork,
+ * signal, answers, events) run after its commit.
+ */
+#ifndef SCHEDULER_SCHED_INT_H
+#define SCHEDULER_SCHED_INT_H
+
+#include <uthash.h>
+
+#include "base/list.h"
+#include "scheduler/alarm.h"
+#include "scheduler/nursery.h"
+#include "scheduler/registry.h"
+#include "scheduler/rules.h"
+#include "scheduler/run_states.h"
+#include "scheduler/sched.h"
+#include "scheduler/store/store.h"
+
+/* attempts.state beyond the task's own terminal names */
+enum attempt_phase {
+	ATTEMPT_RUNNING,  /* current: its token may commit */
+	ATTEMPT_STOPPING, /* given up: fenced, its process is being ended */
+	ATTEMPT_ENDED
+};
+
+enum stop_reason { STOP_NONE, STOP_TIMEOUT, STOP_CANCEL };
+
+struct attempt {
+	struct sched *sched;
+	struct task *task; /* NULL for a query outside any run */
+	char *key;         /* "run/task/n"; hash key */
+	int n;
+	enum attempt_phase phase;
+	enum stop_reason stop;
+	char *token;       /* only until it is forked */
+	char token_hash[65];
+	char *dir;         /* HOME/runs/RUN/TASK/N */
+	json_t *message;   /* what the nursery is asked for; only until it is sent */
+	json_t *masked;    /* values never to be stored: list of strings */
+	char *nursery;     /* the instance it was given to */
+	pid_t pid;
+	wall_us started_at, ended_at;
+	const char *cause; /* a literal */
+	int exit_code, signal; /* -1: none */
+	dur_us wall, user, system;
+	int64_t max_rss;
+	json_t *report;    /* folded */
+	bool dirty, fresh; /* fresh: not yet in the database */
+	bool adopted;      /* the nursery has told about it since this daemon started */
+	struct alarm *timeout, *grace;
+	size_t report_seen; /* bytes of the report that were told as progress */
+	sched_adhoc_cb adhoc_cb;
+	void *adhoc_arg;
+	UT_hash_handle hh, hh_token;
+};
+
+struct task {
+	struct run *run;
+	const struct task_def *def;
+	size_t idx;
+	enum task_state state;
+	char *engine; /* after overrides */
+	int attempts; /* number of the last one */
+	struct attempt *attempt; /* the live one */
+	json_t *outputs;
+	char *error;
+	wall_us started_at, ended_at, next_attempt_at;
+	struct alarm *retry;
+	struct list ready; /* in sched->ready while READY */
+	bool dirty;
+};
+
+struct run {
+	struct sched *sched;
+	char *id;
+	struct flow *flow;
+	struct flow_state *fs;
+	enum run_state state;
+	char *trigger, *idempotency_key;
+	json_t *params, *engine;
+	wall_us created_at, scheduled_for, interval_start, interval_end, started_at, ended_at;
+	char *error;
+	struct task *tasks; /* as flow->tasks */
+	size_t open_tasks;  /* not terminal */
+	enum stop_reason stop; /* the whole run was given up */
+	struct alarm *timeout;
+	bool dirty, fresh, check; /* check: sched_turn must look at it */
+	struct list queued; /* in fs->queue while QUEUED */
+	struct list dirty_node; /* in sched->dirty while dirty or check */
+	UT_hash_handle hh, hh_key;
+};
+
+/* What is known of a flow by id, whether or not its file is still there. */
+struct flow_state {
+	char *id;
+	bool paused;
+	int active, running_tasks; /* runs RUNNING, attempts alive */
+	struct list queue;  /* of runs QUEUED, oldest first */
+	UT_hash_handle hh;
+};
+
+struct sched_sub {
+	struct list node;
+	sched_event_cb cb;
+	void *arg;
+};
+
+struct sched {
+	uv_loop_t *loop;
+	struct store *store;
+	const struct config *config;
+	struct registry *registry;
+	struct nursery *nursery;
+	char *home;
+	const char *const *url; /* the daemon's base URL, known once the port is bound */
+	struct run *runs, *runs_by_key;
+	struct flow_state *flows;
+	struct attempt *attempts, *attempts_by_token;
+	struct list ready, dirty, subs;
+	int slots_total, slots_used;
+	int adhoc_used;
+	unsigned adhoc_seq;
+	char *nursery_id;     /* NULL while it is down or not yet listed */
+	bool nursery_listed;
+	int64_t last_event;
+	json_t *events;       /* of this turn */
+	json_t *versions;     /* object: hashes of flow versions known to be in the database */
+	bool recovered, draining;
+	void (*drained_cb)(void *arg);
+	void *drained_arg;
+	struct alarm *plan_alarm, *progress_alarm;
+	json_t *handled;      /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
+	int handles;
+};
+
+/* sched.c */
+/* What ${…} reads in this run: params run flow tasks env vars config; the caller owns it and adds secrets. */
+json_t *sched_scope(const struct run *run);
+void sched_wake(struct sched *s);
+struct flow_state *flow_state_get(struct sched *s, const char *id);
+void run_mark(struct run *run);
+void run_free(struct run *run);
+struct run *run_new(struct sched *s, struct flow *flow, const char *id);
+void run_transition(struct run *run, enum run_event ev, const char *reason);
+void task_transition(struct task *t, enum task_event ev, const char *reason);
+/* An attempt ended: retries or ends its task. `ev` is SUCCEED, FAIL, TIME_OUT, LOSE or CANCEL. */
+void task_attempt_ended(struct task *t, enum task_event ev, const char *reason);
+void run_stop(struct run *run, enum stop_reason why, const char *reason);
+void task_retry_later(struct task *t, wall_us at);
+void run_arm_timeout(struct run *run);
+
+/* attempt.c */
+extern const struct nursery_events attempt_nursery_events;
+/* Makes the attempt of a READY task: resolves its document. NULL with `e` set when that fails. */
+struct attempt *attempt_new(struct task *t, struct err *e);
+struct attempt *attempt_adopt(struct task *t, int n, bool stopping, const char *nursery, const char *token_hash, wall_us started_at);
+void attempt_spawn_after_commit(struct attempt *a);
+/* Ends its process: TERM, and after the grace time KILL. */
+void attempt_stop(struct attempt *a, enum stop_reason why);
+void attempt_free(struct attempt *a);
+/* Every attempt that this nursery does not know is lost, or never began. */
+void attempts_reconcile(struct sched *s);
+/* Where the report's folded JSON lines go; `text` is masked first. */
+void report_fold(json_t *into, const char *text, size_t len);
+
+/* record.c */
+void record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state,
+                  json_t *data);
+/* Tells subscribers at once; not stored. */
+void record_transient(struct sched *s, const struct task *t, json_t *data);
+/* Queues every changed row of this turn and the delivery of its events. */
+void record_turn(struct sched *s);
+
+/* plan.c */
+void plan_rearm(struct sched *s);
+
+/* recover.c */
+void recover_start(struct sched *s);
+
+#endif
