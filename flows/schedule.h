@@ -16,6 +16,7 @@ struct cron {
 	uint64_t second, minute; /* bit n set: n matches */
 	uint32_t hour, dom, month, dow;
 	bool dom_star, dow_star; /* classic rule: if both are restricted, either may match */
+	bool hour_star;          /* the hour field starts with a star: both passes of a repeated hour count */
 	bool has_seconds;
 };
 
@@ -51,9 +52,17 @@ wall_us schedule_next(const struct schedule_def *s, wall_us after);
 /* The last time at or before `t`; 0 when there is none. For the data interval [previous, scheduled). */
 wall_us schedule_prev(const struct schedule_def *s, wall_us t);
 
+/* Where the data interval of a run that is scheduled for `at` begins: the time before it, even when that is before `start`. */
+wall_us schedule_interval_start(const struct schedule_def *s, wall_us at);
+
+/* A time this recent is on time, not catch-up: a daemon that restarts within a minute has missed nothing. */
+#define SCHEDULE_ON_TIME US_PER_MIN
+#define SCHEDULE_CATCHUP_WINDOW US_PER_DAY /* where catchup_window is 0 */
+
 /*
  * What is due: given the last time that was handled (0: never; then only times after `now` count) and now, calls `cb` for
- * each time to run, oldest first, following catchup; returns through `handled` the time to remember. At most `limit` calls a go.
+ * each time to run, oldest first, following catchup; returns through `handled` the time to remember. At most `limit` calls a go; returns how many.
+ * With `all`, times left over by the limit come with the next call. With `none`, the newest time if it is on time.
  */
 int schedule_due(const struct schedule_def *s, wall_us last_handled, wall_us now, size_t limit,
                  void (*cb)(void *arg, wall_us at), void *arg, wall_us *handled);
