@@ -142,23 +142,17 @@ schedule_interval_start(const struct schedule_def *s, wall_us at)
 	return found == CRON_NONE ? at : found * US_PER_S;
 }
 
-/* Calls back for the times in (after, now], oldest first, and returns the last one called back for, or `after`. */
+/* Calls back for the times in (after, now], oldest first; `handled` gets the last one. */
 static int
 schedule_run_all(const struct schedule_def *s, wall_us after, wall_us now, size_t limit, void (*cb)(void *arg, wall_us at),
                  void *arg, wall_us *handled)
 {
 	int calls = 0;
-	wall_us at = schedule_next(s, after);
 
-	*handled = now;
-	for (; at && at <= now; at = schedule_next(s, at)) {
-		if ((size_t)calls == limit) {
-			*handled = after;
-			break;
-		}
+	for (wall_us at = schedule_next(s, after); at && at <= now && (size_t)calls < limit; at = schedule_next(s, at)) {
 		cb(arg, at);
 		calls++;
-		after = at;
+		*handled = at;
 	}
 	return calls;
 }
@@ -168,24 +162,23 @@ schedule_due(const struct schedule_def *s, wall_us last_handled, wall_us now, si
              void *arg, wall_us *handled)
 {
 	dur_us window = s->catchup_window > 0 ? s->catchup_window : SCHEDULE_CATCHUP_WINDOW;
-	wall_us at;
+	wall_us newest;
 
-	*handled = last_handled ? max64(last_handled, now) : now; /* a clock set back makes nothing run again */
-	if (!s->enabled || !last_handled || last_handled >= now)
+	*handled = last_handled ? last_handled : now;
+	if (!last_handled || !limit)
+		return 0;
+	newest = schedule_prev(s, now);
+	if (newest <= last_handled) /* also after the clock was set back: nothing runs again */
 		return 0;
 	if (s->catchup == CATCHUP_NONE)
 		window = 0;
 	window = max64(window, SCHEDULE_ON_TIME);
-	if (s->catchup == CATCHUP_ALL)
+	if (s->enabled && s->catchup == CATCHUP_ALL && newest >= now - window)
 		return schedule_run_all(s, max64(last_handled, now - window - 1), now, limit, cb, arg, handled);
-	at = schedule_prev(s, now);
-	if (!at || at <= last_handled || at < now - window)
+	*handled = newest;
+	if (!s->enabled || newest < now - window)
 		return 0;
-	if (!limit) {
-		*handled = last_handled;
-		return 0;
-	}
-	cb(arg, at);
+	cb(arg, newest);
 	return 1;
 }
 

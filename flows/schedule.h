@@ -63,6 +63,7 @@ wall_us schedule_interval_start(const struct schedule_def *s, wall_us at);
  * What is due: given the last time that was handled (0: never; then only times after `now` count) and now, calls `cb` for
  * each time to run, oldest first, following catchup; returns through `handled` the time to remember. At most `limit` calls a go; returns how many.
  * With `all`, times left over by the limit come with the next call. With `none`, the newest time if it is on time.
+ * `handled` stays what it was while nothing is due, and schedule_next(s, *handled) is when to ask again.
  */
 int schedule_due(const struct schedule_def *s, wall_us last_handled, wall_us now, size_t limit,
                  void (*cb)(void *arg, wall_us at), void *arg, wall_us *handled);

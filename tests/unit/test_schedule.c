@@ -594,12 +594,13 @@ catch_up(void **state)
 	/* three days down: none */
 	s.catchup = CATCHUP_NONE;
 	assert_int_equal(schedule_due(&s, last, now, 10, on_due, &c, &handled), 0);
-	assert_int_equal(handled, now);
+	assert_int_equal(handled, at("2026-11-21T10:00:00Z"));
 	/* none, but on time, and the timer came a little late */
 	assert_int_equal(schedule_due(&s, last, at("2026-11-21T10:00:02Z"), 10, on_due, &c, &handled), 1);
 	assert_int_equal(c.at[0], at("2026-11-21T10:00:00Z"));
-	assert_int_equal(handled, at("2026-11-21T10:00:02Z"));
+	assert_int_equal(handled, c.at[0]);
 	assert_int_equal(schedule_due(&s, handled, at("2026-11-21T10:00:30Z"), 10, on_due, &c, &handled), 0);
+	assert_int_equal(handled, c.at[0]);
 	assert_int_equal(schedule_due(&s, last, at("2026-11-21T10:01:01Z"), 10, on_due, &c, &handled), 0);
 
 	/* last: one run for the newest time, once */
@@ -607,10 +608,12 @@ catch_up(void **state)
 	s.catchup = CATCHUP_LAST;
 	assert_int_equal(schedule_due(&s, last, now, 10, on_due, &c, &handled), 1);
 	assert_int_equal(c.at[0], at("2026-11-21T10:00:00Z"));
-	assert_int_equal(handled, now);
+	assert_int_equal(handled, c.at[0]);
+	assert_int_equal(schedule_next(&s, handled), at("2026-11-21T11:00:00Z"));
 	assert_int_equal(schedule_due(&s, handled, now + US_PER_MIN, 10, on_due, &c, &handled), 0);
 	s.catchup_window = 10 * US_PER_MIN;
 	assert_int_equal(schedule_due(&s, last, now, 10, on_due, &c, &handled), 0);
+	assert_int_equal(handled, at("2026-11-21T10:00:00Z"));
 	s.catchup_window = 0;
 
 	/* all: the window's 24 times, ten a go, oldest first, each once */
@@ -618,15 +621,16 @@ catch_up(void **state)
 	s.catchup = CATCHUP_ALL;
 	assert_int_equal(schedule_due(&s, last, now, 10, on_due, &c, &handled), 10);
 	assert_int_equal(handled, at("2026-11-20T20:00:00Z"));
+	assert_true(schedule_next(&s, handled) <= now); /* ask again at once */
 	assert_int_equal(schedule_due(&s, handled, now, 10, on_due, &c, &handled), 10);
 	assert_int_equal(schedule_due(&s, handled, now, 10, on_due, &c, &handled), 4);
-	assert_int_equal(handled, now);
+	assert_int_equal(handled, at("2026-11-21T10:00:00Z"));
 	assert_int_equal(c.n, 24);
 	for (size_t i = 0; i < c.n; i++)
 		assert_int_equal(c.at[i], at("2026-11-20T11:00:00Z") + (wall_us)i * US_PER_HOUR);
 	assert_int_equal(schedule_due(&s, handled, now, 10, on_due, &c, &handled), 0);
 	assert_int_equal(schedule_due(&s, last, now, 0, on_due, &c, &handled), 0);
-	assert_true(handled < at("2026-11-20T11:00:00Z"));
+	assert_int_equal(handled, last);
 	s.catchup_window = 2 * US_PER_HOUR;
 	c.n = 0;
 	assert_int_equal(schedule_due(&s, last, at("2026-11-21T10:00:00Z"), 10, on_due, &c, &handled), 3); /* 8, 9 and 10 */
@@ -636,7 +640,24 @@ catch_up(void **state)
 	assert_int_equal(handled, now);
 	s.enabled = false;
 	assert_int_equal(schedule_due(&s, last, now, 10, on_due, &c, &handled), 0);
-	assert_int_equal(handled, now);
+	assert_int_equal(handled, at("2026-11-21T10:00:00Z"));
+}
+
+static void
+catch_up_over_a_repeated_hour(void **state)
+{
+	struct schedule_def s = schedule("30 2 * * *", "Europe/Madrid");
+	struct calls c = { 0 };
+	wall_us handled;
+
+	(void)state;
+	s.catchup = CATCHUP_ALL;
+	s.catchup_window = 30 * US_PER_DAY;
+	s.repeat = REPEAT_BOTH;
+	assert_int_equal(schedule_due(&s, at("2026-10-24T12:00:00Z"), at("2026-10-26T12:00:00Z"), 10, on_due, &c, &handled), 3);
+	assert_int_equal(c.at[0], at("2026-10-25T00:30:00Z"));
+	assert_int_equal(c.at[1], at("2026-10-25T01:30:00Z"));
+	assert_int_equal(c.at[2], at("2026-10-26T01:30:00Z"));
 }
 
 static void
@@ -670,6 +691,7 @@ main(void)
 		cmocka_unit_test(zone_names_are_checked),
 		cmocka_unit_test(a_year_minute_by_minute),
 		cmocka_unit_test(catch_up),
+		cmocka_unit_test(catch_up_over_a_repeated_hour),
 		cmocka_unit_test(a_year_down_with_a_schedule_of_every_second_is_quick),
 	};
 
