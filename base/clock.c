@@ -1,5 +1,6 @@
 #include "clock.h"
 
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,58 +42,86 @@ time_format(wall_us t, char out[TIME_TEXT])
 	return out;
 }
 
+/* Reads exactly `n` digits; scanf would take blanks and signs as well. */
+static bool
+read_digits(const char **p, int n, int low, int high, int *out)
+{
+	int v = 0;
+
+	for (int i = 0; i < n; i++, (*p)++) {
+		if (**p < '0' || **p > '9')
+			return false;
+		v = v * 10 + (**p - '0');
+	}
+	*out = v;
+	return v >= low && v <= high;
+}
+
+static bool
+read_char(const char **p, char c)
+{
+	if (**p != c)
+		return false;
+	(*p)++;
+	return true;
+}
+
+/* "hh:mm", then if there ":ss", ".fraction" and a zone. */
+static bool
+read_time_of_day(const char *p, struct tm *tm, int64_t *us, int64_t *offset)
+{
+	int oh, om;
+
+	if (!read_digits(&p, 2, 0, 24, &tm->tm_hour) || !read_char(&p, ':') || !read_digits(&p, 2, 0, 59, &tm->tm_min))
+		return false;
+	if (read_char(&p, ':')) {
+		if (!read_digits(&p, 2, 0, 60, &tm->tm_sec)) /* 60 is a leap second: the next minute's first */
+			return false;
+		if (read_char(&p, '.')) {
+			if (*p < '0' || *p > '9')
+				return false;
+			for (int64_t unit = 100000; *p >= '0' && *p <= '9'; p++, unit /= 10)
+				*us += (*p - '0') * unit;
+		}
+	}
+	if (tm->tm_hour == 24 && (tm->tm_min || tm->tm_sec || *us))
+		return false;
+	if (*p == '+' || *p == '-') {
+		int sign = *p++ == '-' ? -1 : 1;
+
+		if (!read_digits(&p, 2, 0, 23, &oh) || !read_char(&p, ':') || !read_digits(&p, 2, 0, 59, &om))
+			return false;
+		*offset = sign * (oh * 3600 + om * 60);
+	} else if (*p == 'Z' || *p == 'z') {
+		p++;
+	}
+	return *p == '\0';
+}
+
 int
 time_parse(const char *text, wall_us *out)
 {
-	struct tm tm = { 0 };
-	int used = 0, y, mo, d, h = 0, mi = 0, s = 0;
+	struct tm tm = { 0 }, date;
+	int y, mo, d;
 	int64_t us = 0, offset = 0;
+	const char *p = text;
 
-	if (sscanf(text, "%4d-%2d-%2d%n", &y, &mo, &d, &used) != 3 || used != 10)
-		return -1;
-	text += used;
-	if (*text) {
-		if (*text != 'T' && *text != ' ' && *text != 't')
-			return -1;
-		text++;
-		used = 0;
-		if (sscanf(text, "%2d:%2d%n", &h, &mi, &used) != 2 || used != 5)
-			return -1;
-		text += used;
-		if (*text == ':') {
-			used = 0;
-			if (sscanf(text, ":%2d%n", &s, &used) != 1 || used != 3)
-				return -1;
-			text += used;
-		}
-		if (*text == '.') {
-			int64_t unit = 100000;
-
-			for (text++; *text >= '0' && *text <= '9'; text++, unit /= 10)
-				us += (*text - '0') * unit;
-		}
-		if (*text == 'Z' || *text == 'z') {
-			text++;
-		} else if (*text == '+' || *text == '-') {
-			int sign = *text == '-' ? -1 : 1, oh, om = 0;
-
-			used = 0;
-			if (sscanf(text + 1, "%2d:%2d%n", &oh, &om, &used) != 2 || used != 5)
-				return -1;
-			text += 1 + used;
-			offset = sign * (oh * 3600 + om * 60);
-		}
-		if (*text)
-			return -1;
-	}
-	if (mo < 1 || mo > 12 || d < 1 || d > 31 || h < 0 || h > 24 || mi < 0 || mi > 59 || s < 0 || s > 60)
+	if (!read_digits(&p, 4, 0, 9999, &y) || !read_char(&p, '-') || !read_digits(&p, 2, 1, 12, &mo) || !read_char(&p, '-') ||
+	    !read_digits(&p, 2, 1, 31, &d))
 		return -1;
 	tm.tm_year = y - 1900;
 	tm.tm_mon = mo - 1;
 	tm.tm_mday = d;
-	tm.tm_hour = h;
-	tm.tm_min = mi;
-	tm.tm_sec = s;
+	date = tm;
+	timegm(&date);
+	if (date.tm_mday != d) /* timegm normalises 31 February away */
+		return -1;
+	if (*p) {
+		if (*p != 'T' && *p != ' ' && *p != 't')
+			return -1;
+		if (!read_time_of_day(p + 1, &tm, &us, &offset))
+			return -1;
+	}
 	*out = ((wall_us)timegm(&tm) - offset) * US_PER_S + us;
-	return tm.tm_mday == d || h == 24 ? 0 : -1; /* timegm normalises 31 February away */
+	return 0;
 }
