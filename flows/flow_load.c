@@ -1,0 +1,806 @@
+/*
+ * Text to flow: YAML, the grammar, then what no grammar knows: the graph, schedules, params, refs. Every stage reports what it
+ * finds and hands on what is sound, so that all problems show at once.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "flows/expr.h"
+#include "flows/flow_int.h"
+#include "flows/suggest.h"
+
+void
+load_error(struct loader *l, int line, int col, const char *fmt, ...)
+{
+	va_list ap;
+	char *msg;
+
+	va_start(ap, fmt);
+	msg = xvasprintf(fmt, ap);
+	va_end(ap);
+	diags_add(l->diags, SEVERITY_ERROR, l->file, line, col, "%s", msg);
+	free(msg);
+}
+
+void
+pos_find(const json_t *pos, const char *path, int *line, int *col)
+{
+	char *p = xstrdup(path), *slash;
+
+	for (;;) {
+		json_t *at = json_object_get(pos, p);
+
+		if (at) {
+			*line = (int)json_integer_value(json_array_get(at, 0));
+			*col = (int)json_integer_value(json_array_get(at, 1));
+			break;
+		}
+		slash = strrchr(p, '/');
+		if (slash == NULL)
+			break;
+		*slash = '\0';
+	}
+	free(p);
+}
+
+/* ---- defaults ---- */
+
+/* Copies through a JSON-free path, since places must survive. */
+static struct ynode *
+ynode_clone(const struct ynode *n)
+{
+	struct ynode *c = xcalloc(1, sizeof(*c));
+
+	*c = *n;
+	c->text = xstrdup_null(n->text);
+	c->cap = n->count;
+	c->items = n->count ? xcalloc(n->count, sizeof(struct ynode *)) : NULL;
+	c->keys = n->kind == Y_MAP && n->count ? xcalloc(n->count, sizeof(*c->keys)) : NULL;
+	for (size_t i = 0; i < n->count; i++) {
+		c->items[i] = ynode_clone(n->items[i]);
+		if (c->keys) {
+			c->keys[i] = n->keys[i];
+			c->keys[i].name = xstrdup(n->keys[i].name);
+		}
+	}
+	return c;
+}
+
+static void
+ynode_append(struct ynode *map, const struct ykey *key, const struct ynode *value)
+{
+	map->items = xrealloc(map->items, (map->count + 1) * sizeof(struct ynode *));
+	map->keys = xrealloc(map->keys, (map->count + 1) * sizeof(*map->keys));
+	map->items[map->count] = ynode_clone(value);
+	map->keys[map->count] = *key;
+	map->keys[map->count].name = xstrdup(key->name);
+	map->cap = ++map->count;
+}
+
+static bool
+task_has_key(const char *const *objects, size_t nobjects, const char *key)
+{
+	for (size_t i = 0; i < nobjects; i++) {
+		if (grammar_find(objects[i], key))
+			return true;
+	}
+	return false;
+}
+
+/* Adds to a task what `defaults` has and it lacks; maps are merged one level deep. */
+static void
+merge_defaults(struct ynode *task, const struct ynode *defaults, const char *const *objects, size_t nobjects)
+{
+	for (size_t i = 0; defaults && i < defaults->count; i++) {
+		const struct ykey *key = &defaults->keys[i];
+		const struct ynode *value = defaults->items[i];
+		struct ynode *own = (struct ynode *)ynode_get(task, key->name);
+
+		if (!task_has_key(objects, nobjects, key->name))
+			continue;
+		if (own == NULL) {
+			ynode_append(task, key, value);
+			continue;
+		}
+		for (size_t k = 0; own->kind == Y_MAP && value->kind == Y_MAP && k < value->count; k++) {
+			if (!ynode_get(own, value->keys[k].name))
+				ynode_append(own, &value->keys[k], value->items[k]);
+		}
+	}
+}
+
+/* Checks `defaults` once, against the keys of all types. Returns the map to merge, NULL when there is nothing usable. */
+static const struct ynode *
+load_defaults(struct loader *l, const struct ynode *root)
+{
+	static const char *const objects[] = { "task", "native", "stage", "publish", "curate", "validate", "command" };
+	const struct ynode *n = ynode_get(root, "defaults");
+	struct check c = { .file = l->file, .diags = l->diags, .owner = "\"defaults\"", .refs = true, .partial = true, .path = BUF_INIT };
+	size_t before = l->diags->errors;
+
+	if (n == NULL)
+		return NULL;
+	json_decref(check_object(&c, objects, sizeof(objects) / sizeof(objects[0]), n));
+	buf_release(&c.path);
+	for (size_t i = 0; n->kind == Y_MAP && i < n->count; i++) {
+		if (strcmp(n->keys[i].name, "id") == 0 || strcmp(n->keys[i].name, "depends_on") == 0)
+			load_error(l, n->keys[i].line, n->keys[i].col, "\"%s\" cannot have a default: it differs from task to task",
+			           n->keys[i].name);
+	}
+	return l->diags->errors == before ? n : NULL;
+}
+
+/* ---- tasks ---- */
+
+static int
+enum_index(const char *const *names, size_t count, const char *name)
+{
+	for (size_t i = 0; i < count && name; i++) {
+		if (strcmp(names[i], name) == 0)
+			return (int)i;
+	}
+	return 0;
+}
+
+static char *
+take_string(json_t *j, const char *key)
+{
+	return xstrdup_null(json_string_value(json_object_get(j, key)));
+}
+
+static dur_us
+get_dur(const json_t *j, const char *key)
+{
+	return (dur_us)json_integer_value(json_object_get(j, key));
+}
+
+/* Where a file of the flow's own world is: relative paths begin at the flow's folder; refs and URLs stay as they are. */
+static json_t *
+absolute(const struct loader *l, const json_t *path)
+{
+	const char *p = json_string_value(path);
+	json_t *out, *item;
+	size_t i;
+
+	if (json_is_array(path)) {
+		out = json_array();
+		json_array_foreach((json_t *)path, i, item)
+			json_array_append_new(out, absolute(l, item));
+		return out;
+	}
+	if (p == NULL || *p == '/' || *p == '\0' || strncmp(p, "${", 2) == 0 || strstr(p, "://"))
+		return json_incref((json_t *)path);
+	return json_sprintf("%s/%s", l->dir, strncmp(p, "./", 2) == 0 ? p + 2 : p);
+}
+
+static void
+make_absolute(const struct loader *l, json_t *object, const char *key)
+{
+	json_t *path = json_object_get(object, key);
+
+	if (path)
+		json_object_set_new(object, key, absolute(l, path));
+}
+
+static void
+build_retry(struct retry *r, const json_t *j)
+{
+	const char *backoff = json_string_value(json_object_get(j, "backoff"));
+
+	r->max_attempts = json_is_integer(json_object_get(j, "max_attempts")) ? (int)json_integer_value(json_object_get(j, "max_attempts")) : 1;
+	r->interval = get_dur(j, "interval");
+	r->backoff = backoff && strcmp(backoff, "exponential") == 0 ? BACKOFF_EXPONENTIAL : BACKOFF_CONSTANT;
+	r->factor = json_number_value(json_object_get(j, "factor"));
+	r->max_interval = get_dur(j, "max_interval");
+	r->jitter = json_number_value(json_object_get(j, "jitter"));
+}
+
+/* The file of sql_file becomes the text of sql, read now: a version of a flow is complete. */
+static void
+load_sql_file(struct loader *l, struct task_def *t)
+{
+	const char *path = json_string_value(json_object_get(t->spec, "sql_file"));
+	struct buf text = BUF_INIT_MAX(YAML_MAX_BYTES);
+	int line = t->line, col = t->col, rc;
+	json_t *sql;
+
+	if (path == NULL)
+		return;
+	pos_find(t->pos, "sql_file", &line, &col);
+	if (text_has_ref(path)) {
+		load_error(l, line, col, "\"sql_file\" of task \"%s\" cannot use refs: the file is read when the flow is loaded", t->id);
+		return;
+	}
+	rc = buf_add_file(&text, path);
+	sql = rc == 0 ? json_stringn(text.s, text.len) : NULL;
+	if (rc < 0)
+		load_error(l, line, col, "cannot read the file \"%s\" of task \"%s\": %s", path, t->id, strerror(-rc));
+	else if (sql == NULL)
+		load_error(l, line, col, "the file \"%s\" of task \"%s\" is not text in UTF-8", path, t->id);
+	else
+		json_object_set_new(t->spec, "sql", sql);
+	buf_release(&text);
+}
+
+/* Moves what belongs to the type out of the checked task into its spec. */
+static void
+build_spec(struct loader *l, struct task_def *t, json_t *j)
+{
+	const char *type = task_type_name(t->type);
+
+	t->spec = json_object();
+	for (size_t i = 0; i < grammar_row_count; i++) {
+		const struct grammar_row *row = &grammar_rows[i];
+		json_t *v = strcmp(row->object, type) == 0 ? json_object_get(j, row->key) : NULL;
+
+		if (v && strcmp(row->key, "env") != 0 && strcmp(row->key, "working_dir") != 0)
+			json_object_set(t->spec, row->key, v);
+	}
+	make_absolute(l, json_object_get(t->spec, "source"), "path");
+	make_absolute(l, json_object_get(t->spec, "target"), "path");
+	make_absolute(l, t->spec, "from");
+	make_absolute(l, t->spec, "sql_file");
+	make_absolute(l, j, "working_dir");
+	load_sql_file(l, t);
+}
+
+static void
+build_task(struct loader *l, struct task_def *t, json_t *j, json_t *pos, const struct ynode *n)
+{
+	static const char *const types[] = {
+#define X(sym, name) name,
+		TASK_TYPES(X)
+#undef X
+	};
+	static const char *const rules[] = {
+#define X(sym, name) name,
+		TRIGGER_RULES(X)
+#undef X
+	};
+
+	t->line = n->line;
+	t->col = n->col;
+	t->id = take_string(j, "id");
+	t->type = (enum task_type)enum_index(types, sizeof(types) / sizeof(types[0]), json_string_value(json_object_get(j, "type")));
+	t->engine = take_string(j, "engine");
+	t->rule = (enum trigger_rule)enum_index(rules, sizeof(rules) / sizeof(rules[0]),
+	                                        json_string_value(json_object_get(j, "trigger_rule")));
+	t->when = take_string(j, "when");
+	build_retry(&t->retry, json_object_get(j, "retry"));
+	t->timeout = get_dur(j, "timeout");
+	t->stop_grace = get_dur(j, "stop_grace");
+	t->allow_failure = json_is_true(json_object_get(j, "allow_failure"));
+	t->enabled = json_is_true(json_object_get(j, "enabled"));
+	t->pos = json_incref(pos);
+	t->env = l->flow->env ? json_deep_copy(l->flow->env) : json_object();
+	if (json_object_get(j, "env"))
+		json_object_update(t->env, json_object_get(j, "env"));
+	t->engine_options = json_object_get(j, "engine_options") ? json_incref(json_object_get(j, "engine_options")) : json_object();
+	build_spec(l, t, j);
+	t->working_dir = take_string(j, "working_dir");
+}
+
+static bool
+known_type(const char *type)
+{
+	for (size_t i = 0; type && grammar_task_types[i]; i++) {
+		if (strcmp(type, grammar_task_types[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+static const char *
+scalar_of(const struct ynode *map, const char *key)
+{
+	const struct ynode *n = ynode_get(map, key);
+
+	return n && n->kind == Y_SCALAR ? n->text : NULL;
+}
+
+/* Returns the checked task, or NULL when it is too broken to build. */
+static json_t *
+check_task(struct loader *l, struct ynode *n, size_t index, const struct ynode *defaults, json_t *pos)
+{
+	static const char *const any[] = { "task", "native", "stage", "publish", "curate", "validate", "command" };
+	const char *id = scalar_of(n, "id"), *type = scalar_of(n, "type"), *objects[3] = { "task" };
+	size_t nobjects = 1;
+	struct check c = { .file = l->file, .diags = l->diags, .pos = pos, .path = BUF_INIT };
+	char *owner = id ? xasprintf("task \"%.63s\"", id) : xasprintf("task %zu", index + 1);
+	size_t before = l->diags->errors;
+	json_t *j;
+
+	c.owner = owner;
+	if (type == NULL && defaults)
+		type = scalar_of(defaults, "type");
+	if (n->kind == Y_MAP && known_type(type)) {
+		if (strcmp(type, "command") != 0)
+			objects[nobjects++] = "native";
+		objects[nobjects++] = type;
+		merge_defaults(n, defaults, objects, nobjects);
+		c.refs = true;
+		j = check_object(&c, objects, nobjects, n);
+	} else {
+		/* Without a type no key is wrong for sure, but those that no type knows. */
+		c.partial = true;
+		c.refs = true;
+		j = check_object(&c, any, sizeof(any) / sizeof(any[0]), n);
+		if (n->kind == Y_MAP && type == NULL)
+			check_error(&c, n, "%s needs the key \"type\"", owner);
+	}
+	buf_release(&c.path);
+	free(owner);
+	if (l->diags->errors > before && (!json_object_get(j, "id") || !json_object_get(j, "type"))) {
+		json_decref(j);
+		return NULL;
+	}
+	return j;
+}
+
+/* Keys that the scheduler itself reads take no refs, since it reads them before anything can be resolved. */
+static void
+refuse_early_refs(struct loader *l, const struct task_def *t, const json_t *j)
+{
+	static const char *const early[] = { "id", "type", "depends_on", "trigger_rule", "timeout", "stop_grace", "engine", "allow_failure",
+		                             "enabled", "retry" };
+
+	for (size_t i = 0; i < sizeof(early) / sizeof(early[0]); i++) {
+		json_t *v = json_object_get(j, early[i]), *item;
+		const char *key, *text = json_string_value(v);
+		bool found = text && text_has_ref(text);
+		int line = t->line, col = t->col;
+		size_t k;
+
+		json_array_foreach(v, k, item)
+			found = found || (json_is_string(item) && text_has_ref(json_string_value(item)));
+		json_object_foreach(v, key, item)
+			found = found || (json_is_string(item) && text_has_ref(json_string_value(item)));
+		if (!found)
+			continue;
+		pos_find(t->pos, early[i], &line, &col);
+		load_error(l, line, col, "\"%s\" of task \"%s\" cannot use refs: it is read before the run begins", early[i], t->id);
+	}
+}
+
+static int
+find_task(const struct flow *f, const char *id)
+{
+	for (size_t i = 0; i < f->ntasks; i++) {
+		if (strcmp(f->tasks[i].id, id) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+static void
+link_deps(struct loader *l, struct task_def *t, const json_t *deps)
+{
+	struct flow *f = l->flow;
+	json_t *item;
+	size_t i;
+
+	t->deps = xcalloc(json_array_size(deps) + 1, sizeof(*t->deps));
+	json_array_foreach(deps, i, item) {
+		const char *id = json_string_value(item);
+		int d = id ? find_task(f, id) : -1, line = t->line, col = t->col;
+		char path[40];
+		bool twice = false;
+
+		if (id == NULL || text_has_ref(id))
+			continue;
+		snprintf(path, sizeof(path), "depends_on/%zu", i);
+		pos_find(t->pos, path, &line, &col);
+		for (size_t k = 0; k < t->ndeps; k++)
+			twice = twice || (int)t->deps[k] == d;
+		if (d < 0) {
+			const char **names = xcalloc(f->ntasks + 1, sizeof(*names));
+			struct buf hint = BUF_INIT;
+
+			for (size_t k = 0; k < f->ntasks; k++)
+				names[k] = f->tasks[k].id;
+			suggest_hint(&hint, id, names, f->ntasks, "tasks are");
+			load_error(l, line, col, "task \"%s\" depends on unknown task \"%s\"%s", t->id, id, hint.s);
+			buf_release(&hint);
+			free(names);
+		} else if (&f->tasks[d] == t) {
+			load_error(l, line, col, "task \"%s\" depends on itself", t->id);
+		} else if (twice) {
+			load_error(l, line, col, "task \"%s\" names \"%s\" twice in depends_on", t->id, id);
+		} else {
+			t->deps[t->ndeps++] = (size_t)d;
+		}
+	}
+}
+
+/* Reports the cycle that task `at` is in or leads to: follows a dependency that is not placed yet until a task comes again. */
+static void
+report_cycle(struct loader *l, const bool *placed, size_t at)
+{
+	struct flow *f = l->flow;
+	size_t *seen = xcalloc(f->ntasks, sizeof(*seen)), n = 0, first;
+	struct buf names = BUF_INIT;
+	int line, col;
+
+	for (;;) {
+		const struct task_def *t = &f->tasks[at];
+
+		for (first = 0; first < n && seen[first] != at; first++)
+			;
+		if (first < n)
+			break;
+		seen[n++] = at;
+		for (size_t d = 0; d < t->ndeps; d++) {
+			if (!placed[t->deps[d]]) {
+				at = t->deps[d];
+				break;
+			}
+		}
+	}
+	for (size_t i = first; i < n; i++)
+		buf_addf(&names, "%s -> ", f->tasks[seen[i]].id);
+	buf_adds(&names, f->tasks[seen[first]].id);
+	line = f->tasks[seen[first]].line;
+	col = f->tasks[seen[first]].col;
+	pos_find(f->tasks[seen[first]].pos, "depends_on", &line, &col);
+	pos_find(f->tasks[seen[first]].pos, "depends_on/0", &line, &col);
+	load_error(l, line, col, "the tasks depend on each other in a circle (each on the next): %s", names.s);
+	buf_release(&names);
+	free(seen);
+}
+
+/* An order that respects depends_on, file order among equals. */
+static void
+sort_tasks(struct loader *l)
+{
+	struct flow *f = l->flow;
+	bool *placed = xcalloc(f->ntasks + 1, sizeof(*placed));
+	size_t n = 0;
+
+	f->topo = xcalloc(f->ntasks + 1, sizeof(*f->topo));
+	while (n < f->ntasks) {
+		size_t i;
+
+		for (i = 0; i < f->ntasks; i++) {
+			size_t d = 0;
+
+			while (d < f->tasks[i].ndeps && placed[f->tasks[i].deps[d]])
+				d++;
+			if (!placed[i] && d == f->tasks[i].ndeps)
+				break;
+		}
+		if (i == f->ntasks) {
+			for (i = 0; placed[i]; i++)
+				;
+			report_cycle(l, placed, i);
+			break;
+		}
+		placed[i] = true;
+		f->topo[n++] = (int)i;
+	}
+	free(placed);
+}
+
+/* Everything else names a task by its id. */
+static void
+check_duplicates(struct loader *l)
+{
+	struct flow *f = l->flow;
+
+	for (size_t i = 1; i < f->ntasks; i++) {
+		int line = f->tasks[i].line, col = f->tasks[i].col;
+
+		for (size_t k = 0; k < i; k++) {
+			if (strcmp(f->tasks[i].id, f->tasks[k].id) != 0)
+				continue;
+			pos_find(f->tasks[i].pos, "id", &line, &col);
+			load_error(l, line, col, "duplicate task id \"%s\"; the first one is in line %d", f->tasks[i].id, f->tasks[k].line);
+			break;
+		}
+	}
+}
+
+#define MAX_TASKS 5000
+
+static void
+load_tasks(struct loader *l, struct ynode *root)
+{
+	struct ynode *list = (struct ynode *)ynode_get(root, "tasks");
+	const struct ynode *defaults = load_defaults(l, root);
+	struct flow *f = l->flow;
+	json_t **deps;
+
+	if (list == NULL || list->kind != Y_LIST)
+		return; /* reported by the check of the flow's own keys */
+	if (list->count == 0 || list->count > MAX_TASKS) {
+		load_error(l, list->line, list->col, list->count ? "a flow can have at most 5000 tasks" : "a flow needs at least one task");
+		return;
+	}
+	f->tasks = xcalloc(list->count, sizeof(*f->tasks));
+	deps = xcalloc(list->count, sizeof(json_t *));
+	for (size_t i = 0; i < list->count; i++) {
+		json_t *pos = json_object(), *j = check_task(l, list->items[i], i, defaults, pos);
+
+		if (j) {
+			struct task_def *t = &f->tasks[f->ntasks];
+
+			build_task(l, t, j, pos, list->items[i]);
+			refuse_early_refs(l, t, j);
+			deps[f->ntasks++] = json_incref(json_object_get(j, "depends_on"));
+			json_decref(j);
+		}
+		json_decref(pos);
+	}
+	check_duplicates(l);
+	for (size_t i = 0; i < f->ntasks; i++) {
+		/* A task that was too broken to build must not make others wrong. */
+		if (f->ntasks == list->count)
+			link_deps(l, &f->tasks[i], deps[i]);
+		json_decref(deps[i]);
+	}
+	free(deps);
+	sort_tasks(l);
+}
+
+/* ---- schedules ---- */
+
+/* A date or time; without an offset it is local time in the schedule's zone. */
+static wall_us
+local_time(struct loader *l, const struct schedule_def *s, const json_t *j, const char *key, int line, int col)
+{
+	const char *text = json_string_value(json_object_get(j, key)), *tail;
+	wall_us t;
+
+	if (text == NULL)
+		return 0;
+	if (time_parse(text, &t) < 0) {
+		load_error(l, line, col, "\"%s\" of the schedule must be a date or time such as 2026-11-21 or 2026-11-21T06:00:00Z, not \"%.40s\"",
+		           key, text);
+		return 0;
+	}
+	tail = strlen(text) > 10 ? text + 10 : "";
+	if (s->zone && !strpbrk(tail, "Zz+-"))
+		t -= zone_offset(s->zone, t - zone_offset(s->zone, t) * US_PER_S) * US_PER_S;
+	return t;
+}
+
+static void
+build_schedule(struct loader *l, struct schedule_def *s, const json_t *j, size_t index)
+{
+	static const char *const gaps[] = { "shift", "skip" }, *const repeats[] = { "first", "last", "both" },
+		*const catchups[] = { "none", "last", "all" };
+	const json_t *dst = json_object_get(j, "dst");
+	int line = 0, col = 0;
+	char path[64];
+	struct err e = ERR_INIT;
+
+	snprintf(path, sizeof(path), "schedule/%zu/cron", index);
+	pos_find(l->pos, path, &line, &col);
+	if (line == 0)
+		pos_find(l->pos, "schedule/cron", &line, &col);
+	s->cron_text = take_string((json_t *)j, "cron");
+	if (s->cron_text && cron_parse(s->cron_text, &s->cron, &e) < 0) {
+		load_error(l, line, col, "%s", e.msg);
+		err_release(&e);
+	}
+	s->timezone = take_string((json_t *)j, "timezone");
+	if (s->timezone == NULL)
+		s->timezone = xstrdup("UTC");
+	s->zone = zone_get(s->timezone);
+	if (s->zone == NULL) {
+		snprintf(path, sizeof(path), "schedule/%zu/timezone", index);
+		pos_find(l->pos, path, &line, &col);
+		pos_find(l->pos, "schedule/timezone", &line, &col);
+		load_error(l, line, col, "unknown timezone \"%.60s\"; give an IANA name such as Europe/Madrid", s->timezone);
+	}
+	s->gap = (enum dst_gap)enum_index(gaps, 2, json_string_value(json_object_get(dst, "gap")));
+	s->repeat = (enum dst_repeat)enum_index(repeats, 3, json_string_value(json_object_get(dst, "repeat")));
+	s->catchup = (enum catchup)enum_index(catchups, 3, json_string_value(json_object_get(j, "catchup")));
+	s->catchup_window = get_dur(j, "catchup_window");
+	s->start = local_time(l, s, j, "start", line, col);
+	s->end = local_time(l, s, j, "end", line, col);
+	s->params = json_incref(json_object_get(j, "params"));
+	s->enabled = json_is_true(json_object_get(j, "enabled"));
+	if (s->start && s->end && s->end <= s->start)
+		load_error(l, line, col, "the schedule ends before it starts");
+}
+
+/* What the schedule starts must be startable. */
+static void
+check_schedule_params(struct loader *l, const struct schedule_def *s)
+{
+	json_t *ignored;
+	struct err e = ERR_INIT;
+	int line = 0, col = 0;
+
+	pos_find(l->pos, "schedule/0/cron", &line, &col);
+	pos_find(l->pos, "schedule/cron", &line, &col);
+	pos_find(l->pos, "schedule", &line, &col);
+	if (flow_params(l->flow, s->params, &ignored, &e) == 0) {
+		json_decref(ignored);
+		return;
+	}
+	load_error(l, line, col, "the params of schedule \"%s\": %s", s->cron_text ? s->cron_text : "", e.msg);
+	err_release(&e);
+}
+
+static void
+load_schedules(struct loader *l, const json_t *list)
+{
+	struct flow *f = l->flow;
+	json_t *item;
+	size_t i;
+
+	f->schedules = xcalloc(json_array_size(list) + 1, sizeof(*f->schedules));
+	json_array_foreach((json_t *)list, i, item) {
+		if (!json_is_object(item))
+			continue;
+		build_schedule(l, &f->schedules[f->nschedules], item, i);
+		check_schedule_params(l, &f->schedules[f->nschedules++]);
+	}
+}
+
+/* ---- the whole ---- */
+
+static void
+load_vars(struct loader *l, json_t *vars)
+{
+	const char *name;
+	json_t *v;
+
+	l->flow->vars = json_object();
+	json_object_foreach(vars, name, v) {
+		json_t *resolved;
+		struct err e = ERR_INIT;
+		char *path = xasprintf("vars/%s", name);
+		int line = 0, col = 0;
+
+		pos_find(l->pos, path, &line, &col);
+		free(path);
+		if (expr_resolve(v, l->scope, &resolved, &e) == 0) {
+			json_object_set_new(l->flow->vars, name, resolved);
+		} else {
+			load_error(l, line, col, "var \"%s\" can use only ${env.…}, ${config.…} and earlier ${vars.…}: %s", name, e.msg);
+			err_release(&e);
+			json_object_set_new(l->flow->vars, name, json_string(""));
+		}
+		json_object_set(l->scope, "vars", l->flow->vars);
+	}
+}
+
+static void
+load_flow_keys(struct loader *l, json_t *j)
+{
+	static const char *const overlaps[] = { "queue", "skip", "allow" };
+	const json_t *concurrency = json_object_get(j, "concurrency");
+	struct flow *f = l->flow;
+
+	f->id = take_string(j, "id");
+	f->namespace_ = take_string(j, "namespace");
+	f->description = take_string(j, "description");
+	f->enabled = json_is_true(json_object_get(j, "enabled"));
+	f->labels = json_incref(json_object_get(j, "labels"));
+	f->env = json_incref(json_object_get(j, "env"));
+	f->secrets = json_incref(json_object_get(j, "secrets"));
+	f->max_active_runs = (int)json_integer_value(json_object_get(concurrency, "max_active_runs"));
+	f->max_active_tasks = (int)json_integer_value(json_object_get(concurrency, "max_active_tasks"));
+	f->overlap = (enum overlap)enum_index(overlaps, 3, json_string_value(json_object_get(concurrency, "overlap")));
+	f->timeout = get_dur(j, "timeout");
+	load_vars(l, json_object_get(j, "vars"));
+	params_build(l, json_object_get(j, "params"));
+}
+
+/* The version's name covers the SQL files too. */
+static void
+hash_flow(struct flow *f, const char *text, size_t len)
+{
+	struct buf all = BUF_INIT;
+
+	for (size_t i = 0; i < f->ntasks; i++) {
+		if (!json_object_get(f->tasks[i].spec, "sql_file"))
+			continue;
+		if (all.len == 0)
+			buf_add(&all, text, len);
+		buf_addc(&all, '\0');
+		buf_adds(&all, json_string_value(json_object_get(f->tasks[i].spec, "sql")));
+	}
+	sha256_hex(all.len ? all.s : text, all.len ? all.len : len, f->hash);
+	buf_release(&all);
+}
+
+static char *
+folder_of(const char *file)
+{
+	char *path = xstrdup(file), *slash = strrchr(path, '/'), *full;
+
+	if (slash)
+		slash[slash == path] = '\0';
+	full = realpath(slash ? path : ".", NULL);
+	if (full == NULL)
+		return path;
+	free(path);
+	return full;
+}
+
+static void
+load_root(struct loader *l, struct ynode *root)
+{
+	static const char *const objects[] = { "flow" };
+	struct check c = { .file = l->file, .diags = l->diags, .owner = "the flow", .pos = l->pos, .path = BUF_INIT };
+	json_t *j = check_object(&c, objects, 1, root);
+
+	buf_release(&c.path);
+	if (root->kind == Y_MAP) {
+		load_flow_keys(l, j);
+		load_tasks(l, root);
+		load_schedules(l, json_object_get(j, "schedule"));
+		flow_check_refs(l);
+	}
+	json_decref(j);
+}
+
+static int
+diag_order(const void *a, const void *b)
+{
+	const struct diag *x = a, *y = b;
+
+	if (x->line != y->line)
+		return (x->line > y->line) - (x->line < y->line);
+	return (x->col > y->col) - (x->col < y->col);
+}
+
+struct flow *
+flow_load(const char *file, const char *text, size_t len, const struct config *config, struct diags *diags)
+{
+	struct loader l = { .config = config, .diags = diags, .file = file };
+	struct flow *f;
+	size_t errors = diags->errors, first = diags->count;
+	struct ynode *root = yaml_parse(file, text, len, diags);
+
+	if (root == NULL)
+		return NULL;
+	f = xcalloc(1, sizeof(*f));
+	f->refs = 1;
+	f->file = xstrdup(file);
+	f->source = xstrndup(text, len);
+	l.flow = f;
+	l.dir = folder_of(file);
+	l.pos = json_object();
+	l.scope = json_object();
+	if (config) {
+		json_object_set(l.scope, "config", config->json);
+		json_object_set(l.scope, "env", config->env);
+	}
+	load_root(&l, root);
+	if (diags->errors == errors)
+		hash_flow(f, text, len);
+	qsort(diags->items + first, diags->count - first, sizeof(*diags->items), diag_order);
+	ynode_free(root);
+	json_decref(l.pos);
+	json_decref(l.scope);
+	free(l.dir);
+	if (diags->errors > errors) {
+		flow_unref(f);
+		return NULL;
+	}
+	return f;
+}
+
+struct flow *
+flow_load_file(const char *file, const struct config *config, struct diags *diags)
+{
+	struct buf text = BUF_INIT_MAX(YAML_MAX_BYTES);
+	struct flow *f = NULL;
+	int rc = buf_add_file(&text, file);
+
+	if (rc == -EFBIG)
+		diags_add(diags, SEVERITY_ERROR, file, 0, 0, "the file is larger than 10 MB, the most that is read");
+	else if (rc < 0)
+		diags_add(diags, SEVERITY_ERROR, file, 0, 0, "cannot read the file: %s", strerror(-rc));
+	else
+		f = flow_load(file, text.s, text.len, config, diags);
+	buf_release(&text);
+	return f;
+}
