@@ -776,7 +776,8 @@ flow_load(const char *file, const char *text, size_t len, const struct config *c
 	load_root(&l, root);
 	if (diags->errors == errors)
 		hash_flow(f, text, len);
-	qsort(diags->items + first, diags->count - first, sizeof(*diags->items), diag_order);
+	if (diags->count > first + 1)
+		qsort(diags->items + first, diags->count - first, sizeof(*diags->items), diag_order);
 	ynode_free(root);
 	json_decref(l.pos);
 	json_decref(l.scope);
