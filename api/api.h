@@ -1,0 +1,27 @@
+/* What the api_….c files share: their tables of routes, the run as JSON, and waiting for one to end. */
+#ifndef API_API_H
+#define API_API_H
+
+#include "api/app.h"
+#include "api/http.h"
+
+extern const struct route flows_routes[], runs_routes[], logs_routes[], events_routes[], sql_routes[], system_routes[];
+extern const size_t flows_routes_count, runs_routes_count, logs_routes_count, events_routes_count, sql_routes_count, system_routes_count;
+
+/* An SQL expression: the timestamptz `x` as RFC 3339 text in UTC. */
+#define SQL_TIME(x) "to_char(" x " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+
+/* Replies with the run, at its end when the request says ?wait=30s. */
+void run_reply(struct request *rq, const char *run_id, int status);
+/* The body {params, engine} of a trigger; starts the run and replies with it. Borrows `flow`, takes `body` over. */
+void run_trigger(struct request *rq, struct flow *flow, json_t *body);
+/* "30s" of ?wait, at most a minute; 0 without. Replies 400 itself and returns -1 when it is malformed. */
+dur_us request_wait(struct request *rq);
+/* The whole number of a query, between `min` and `max`; `otherwise` without. Replies 400 itself and returns -1. */
+long request_number(struct request *rq, const char *name, long otherwise, long min, long max);
+
+/* Counts what happens, for /metrics. */
+void api_metrics_open(struct app *app);
+void api_metrics_close(struct app *app);
+
+#endif
