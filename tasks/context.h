@@ -1,0 +1,51 @@
+/* What every task type works with: the resolved document, the engine, and how to say what went wrong and where. */
+#ifndef TASKS_CONTEXT_H
+#define TASKS_CONTEXT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+
+struct duck;
+
+struct context {
+	const json_t *doc, *spec; /* borrowed */
+	struct duck *db;
+	struct err err;
+	int line, col;       /* where in the flow file, 0: unknown */
+	const char *cause;   /* "conflict", or NULL */
+};
+
+typedef int (*task_fn)(struct context *cx);
+
+/* One row a task type. */
+int stage_run(struct context *cx);
+int publish_run(struct context *cx);
+int curate_run(struct context *cx);
+int validate_run(struct context *cx);
+int query_run(struct context *cx);
+
+/* Borrowed; NULL when absent or not a string. */
+const char *spec_text(const struct context *cx, const char *name);
+const char *doc_text(const struct context *cx, const char *name);
+/* Sets the error and returns -1. */
+int task_fail(struct context *cx, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* As task_fail, with the place of a text of the spec ("sql", "checks/2/sql"). */
+int task_fail_at(struct context *cx, const char *key, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/*
+ * Has the engine parse and bind `before` + the task's own text + `after`; an error is placed in the flow file by the text's
+ * key. 0 or -1.
+ */
+int task_check_sql(struct context *cx, const char *key, const char *before, const char *text, const char *after);
+/* "local.stg.t" or "stg.t" -> namespace "stg" and table "t" (both owned by the caller); -1 with the error set. */
+int task_table_name(struct context *cx, const char *name, char **ns, char **table);
+/* The nearest of a list of names, or NULL. */
+const char *task_nearest(const json_t *names, const char *wanted);
+/* Makes the folder that a file will lie in. */
+int task_make_parents(struct context *cx, const char *path);
+/* A local path of a "file://" URL or a plain path; NULL with the error set when it is something else. Borrowed. */
+const char *task_local_path(struct context *cx, const char *what, const char *path);
+
+#endif

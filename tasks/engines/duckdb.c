@@ -1,0 +1,344 @@
+#include "tasks/engines/duckdb.h"
+
+#include <dlfcn.h>
+#include <duckdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/alloc.h"
+#include "base/buf.h"
+
+/* What is used of the C API; called through this table, since the library is mapped at run time. */
+#define DUCK_API(X)                                                                                            \
+	X(create_config) X(set_config) X(destroy_config) X(open_ext) X(close) X(connect) X(disconnect) X(query)    \
+	X(destroy_result) X(result_error) X(column_count) X(column_name) X(column_type) X(row_count)              \
+	X(value_varchar) X(value_is_null) X(value_int64) X(value_double) X(value_boolean) X(prepare) X(prepare_error) X(destroy_prepare) X(free)
+
+static struct {
+#define X(name) __typeof__(&duckdb_##name) name;
+	DUCK_API(X)
+#undef X
+} api;
+
+static void *duck_lib;
+static char *duck_libdir;
+static const char *const duck_extensions[] = { "avro", "httpfs", "iceberg" };
+
+struct duck {
+	duckdb_database db;
+	duckdb_connection con;
+	bool iceberg;
+};
+
+struct duck_result {
+	duckdb_result res;
+};
+
+int
+duck_preload(const char *libdir, char **why)
+{
+	char *path;
+
+	if (duck_lib)
+		return 0;
+	path = xasprintf("%s/libduckdb.so", libdir);
+	duck_lib = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+	free(path);
+	if (duck_lib == NULL) {
+		*why = xasprintf("%s; `make deps` installs it", dlerror());
+		return -1;
+	}
+#define X(name)                                                                       \
+	*(void **)&api.name = dlsym(duck_lib, "duckdb_" #name);                       \
+	if (api.name == NULL) {                                                       \
+		*why = xasprintf("libduckdb in %s has no duckdb_" #name, libdir);     \
+		return -1;                                                            \
+	}
+	DUCK_API(X)
+#undef X
+	duck_libdir = xstrdup(libdir);
+	/* Mapped here once, an extension's LOAD in a child finds it there. One that is missing is reported when it is needed. */
+	for (size_t i = 0; i < sizeof(duck_extensions) / sizeof(duck_extensions[0]); i++) {
+		path = xasprintf("%s/%s.duckdb_extension", libdir, duck_extensions[i]);
+		dlopen(path, RTLD_NOW | RTLD_LOCAL);
+		free(path);
+	}
+	return 0;
+}
+
+/* ---- life ---- */
+
+static int
+config_set(duckdb_config config, const char *name, const char *value, struct err *e)
+{
+	if (api.set_config(config, name, value) == DuckDBError)
+		return err_set(e, ERR_INVALID, "engine_options.%s: DuckDB does not take \"%s\"", name, value);
+	return 0;
+}
+
+int
+duck_open(const json_t *options, const char *scratch, struct duck **out, struct err *e)
+{
+	struct duck *db;
+	duckdb_config config = NULL;
+	const char *name;
+	json_t *value;
+	char *why = NULL, *text;
+	int rc = 0;
+
+	if (duck_lib == NULL)
+		return err_set(e, ERR_UNAVAILABLE, "libduckdb is not loaded; `sluice doctor` says what is missing");
+	db = xcalloc(1, sizeof(*db));
+	api.create_config(&config);
+	/* Signatures are checked when the files are installed (SHA-256), not in every child. */
+	rc = config_set(config, "allow_unsigned_extensions", "true", e);
+	if (rc == 0)
+		rc = config_set(config, "autoinstall_known_extensions", "false", e);
+	if (rc == 0)
+		rc = config_set(config, "temp_directory", scratch, e);
+	json_object_foreach((json_t *)(uintptr_t)options, name, value) {
+		text = json_is_string(value) ? xstrdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
+		if (rc == 0)
+			rc = config_set(config, name, text, e);
+		free(text);
+	}
+	if (rc == 0 && api.open_ext(NULL, &db->db, config, &why) == DuckDBError)
+		rc = err_set(e, ERR_INTERNAL, "DuckDB does not start: %s", why ? why : "unknown");
+	if (why)
+		api.free(why);
+	api.destroy_config(&config);
+	if (rc == 0 && api.connect(db->db, &db->con) == DuckDBError)
+		rc = err_set(e, ERR_INTERNAL, "DuckDB does not connect");
+	if (rc < 0) {
+		duck_close(db);
+		return rc;
+	}
+	*out = db;
+	return duck_exec(db, "SET TimeZone = 'UTC'", e);
+}
+
+void
+duck_close(struct duck *db)
+{
+	if (db == NULL)
+		return;
+	if (db->con)
+		api.disconnect(&db->con);
+	if (db->db)
+		api.close(&db->db);
+	free(db);
+}
+
+int
+duck_load_iceberg(struct duck *db, struct err *e)
+{
+	for (size_t i = 0; !db->iceberg && i < sizeof(duck_extensions) / sizeof(duck_extensions[0]); i++)
+		if (duck_execf(db, e, "LOAD '%s/%s.duckdb_extension'", duck_libdir, duck_extensions[i]) < 0)
+			return e->code;
+	db->iceberg = true;
+	return 0;
+}
+
+/* ---- statements ---- */
+
+/* DuckDB's messages: a first part that says what, then an excerpt with a caret. Keeps the first part. */
+static int
+duck_error(struct err *e, const char *msg, int *line, int *col)
+{
+	const char *at = strstr(msg, "\nLINE "), *caret, *end = at ? at : msg + strlen(msg);
+	int n = 0;
+
+	if (at && sscanf(at, "\nLINE %d: ", &n) == 1 && line) {
+		const char *text = strstr(at, ": ") + 2, *nl = strchr(text, '\n');
+
+		*line = n;
+		caret = nl ? strchr(nl, '^') : NULL;
+		/* An excerpt that begins with dots was cut at the left: its column says nothing. */
+		if (caret && strncmp(text, "...", 3) != 0)
+			*col = (int)((caret - nl - 1) - (text - at - 1)) + 1;
+	}
+	while (end > msg && (end[-1] == '\n' || end[-1] == ' '))
+		end--;
+	return err_set(e, ERR_UNPROCESSABLE, "%.*s", (int)(end - msg), msg);
+}
+
+int
+duck_exec(struct duck *db, const char *sql, struct err *e)
+{
+	struct duck_result *r = duck_query(db, sql, e);
+
+	if (r == NULL)
+		return e->code;
+	duck_result_free(r);
+	return 0;
+}
+
+int
+duck_execf(struct duck *db, struct err *e, const char *fmt, ...)
+{
+	va_list ap;
+	char *sql;
+	int rc;
+
+	va_start(ap, fmt);
+	sql = xvasprintf(fmt, ap);
+	va_end(ap);
+	rc = duck_exec(db, sql, e);
+	free(sql);
+	return rc;
+}
+
+struct duck_result *
+duck_query(struct duck *db, const char *sql, struct err *e)
+{
+	struct duck_result *r = xcalloc(1, sizeof(*r));
+
+	if (getenv("SLUICE_TRACE_SQL"))
+		fprintf(stderr, "sql: %s\n", sql);
+	if (api.query(db->con, sql, &r->res) == DuckDBError) {
+		const char *msg = api.result_error(&r->res);
+
+		duck_error(e, msg ? msg : "DuckDB failed without a reason", NULL, NULL);
+		duck_result_free(r);
+		return NULL;
+	}
+	return r;
+}
+
+void
+duck_result_free(struct duck_result *r)
+{
+	if (r == NULL)
+		return;
+	api.destroy_result(&r->res);
+	free(r);
+}
+
+size_t
+duck_rows(const struct duck_result *r)
+{
+	return api.row_count((duckdb_result *)(uintptr_t)&r->res);
+}
+
+size_t
+duck_cols(const struct duck_result *r)
+{
+	return api.column_count((duckdb_result *)(uintptr_t)&r->res);
+}
+
+const char *
+duck_col_name(const struct duck_result *r, size_t col)
+{
+	return api.column_name((duckdb_result *)(uintptr_t)&r->res, col);
+}
+
+char *
+duck_text(struct duck_result *r, size_t row, size_t col)
+{
+	char *theirs, *ours;
+
+	if (api.value_is_null(&r->res, col, row))
+		return NULL;
+	theirs = api.value_varchar(&r->res, col, row);
+	ours = xstrdup(theirs ? theirs : "");
+	api.free(theirs);
+	return ours;
+}
+
+int64_t
+duck_int(struct duck_result *r, size_t row, size_t col)
+{
+	return api.value_int64(&r->res, col, row);
+}
+
+json_t *
+duck_json(struct duck_result *r, size_t row, size_t col)
+{
+	json_t *value;
+	char *text;
+
+	if (api.value_is_null(&r->res, col, row))
+		return json_null();
+	switch (api.column_type(&r->res, col)) {
+	case DUCKDB_TYPE_BOOLEAN:
+		return json_boolean(api.value_boolean(&r->res, col, row));
+	case DUCKDB_TYPE_TINYINT:
+	case DUCKDB_TYPE_SMALLINT:
+	case DUCKDB_TYPE_INTEGER:
+	case DUCKDB_TYPE_BIGINT:
+	case DUCKDB_TYPE_UTINYINT:
+	case DUCKDB_TYPE_USMALLINT:
+	case DUCKDB_TYPE_UINTEGER:
+		return json_integer(api.value_int64(&r->res, col, row));
+	case DUCKDB_TYPE_FLOAT:
+	case DUCKDB_TYPE_DOUBLE:
+		value = json_real(api.value_double(&r->res, col, row));
+		if (value)
+			return value;
+		break; /* infinity and NaN are text in JSON */
+	default:
+		break;
+	}
+	text = duck_text(r, row, col);
+	/* A whole number of a wide type stays a number while it fits. */
+	if (text && (api.column_type(&r->res, col) == DUCKDB_TYPE_HUGEINT || api.column_type(&r->res, col) == DUCKDB_TYPE_UBIGINT) &&
+	    strlen(text) < 19)
+		value = json_integer(strtoll(text, NULL, 10));
+	else
+		value = json_string(text ? text : "");
+	if (value == NULL)
+		value = json_string("(not valid UTF-8)");
+	free(text);
+	return value;
+}
+
+int64_t
+duck_count(struct duck *db, const char *sql, struct err *e)
+{
+	struct duck_result *r = duck_query(db, sql, e);
+	int64_t n = -1;
+
+	if (r == NULL)
+		return -1;
+	if (duck_rows(r) == 1)
+		n = duck_int(r, 0, 0);
+	duck_result_free(r);
+	return n;
+}
+
+int
+duck_check(struct duck *db, const char *sql, int *line, int *col, struct err *e)
+{
+	duckdb_prepared_statement stmt = NULL;
+	int rc = 0;
+
+	*line = *col = 0;
+	if (api.prepare(db->con, sql, &stmt) == DuckDBError)
+		rc = duck_error(e, api.prepare_error(stmt), line, col);
+	api.destroy_prepare(&stmt);
+	return rc;
+}
+
+json_t *
+duck_describe(struct duck *db, const char *query, struct err *e)
+{
+	char *sql = xasprintf("DESCRIBE (%s\n)", query);
+	struct duck_result *r = duck_query(db, sql, e);
+	json_t *out = NULL;
+
+	free(sql);
+	if (r == NULL)
+		return NULL;
+	out = json_array();
+	for (size_t i = 0; i < duck_rows(r); i++) {
+		char *name = duck_text(r, i, 0), *type = duck_text(r, i, 1);
+
+		json_array_append_new(out, json_pack("{s:s,s:s}", "name", name, "type", type));
+		free(name);
+		free(type);
+	}
+	duck_result_free(r);
+	return out;
+}

@@ -1,0 +1,52 @@
+/*
+ * DuckDB, embedded: libduckdb is mapped by dlopen in the nursery, so that a forked child starts warm. Only duckdb.c knows
+ * its header.
+ */
+#ifndef TASKS_ENGINES_DUCKDB_H
+#define TASKS_ENGINES_DUCKDB_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+
+struct duck;
+struct duck_result;
+
+/* Maps the library and pages its extensions in; see task_preload. */
+int duck_preload(const char *libdir, char **why);
+
+/* A database in memory, with memory_limit and threads from `options`, spilling to `scratch`. */
+MUSTCHECK int duck_open(const json_t *options, const char *scratch, struct duck **out, struct err *e);
+void duck_close(struct duck *db);
+/* Loads avro, httpfs and iceberg; harmless twice. */
+MUSTCHECK int duck_load_iceberg(struct duck *db, struct err *e);
+
+/* Statements without an answer. */
+MUSTCHECK int duck_exec(struct duck *db, const char *sql, struct err *e);
+MUSTCHECK int duck_execf(struct duck *db, struct err *e, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* NULL with `e` set on failure. */
+struct duck_result *duck_query(struct duck *db, const char *sql, struct err *e);
+void duck_result_free(struct duck_result *r);
+size_t duck_rows(const struct duck_result *r);
+size_t duck_cols(const struct duck_result *r);
+const char *duck_col_name(const struct duck_result *r, size_t col);
+/* The cell as text, NULL for SQL NULL; the caller frees it. */
+char *duck_text(struct duck_result *r, size_t row, size_t col);
+/* The cell as a JSON value by its column's type (numbers, booleans, text); the caller owns it. */
+json_t *duck_json(struct duck_result *r, size_t row, size_t col);
+int64_t duck_int(struct duck_result *r, size_t row, size_t col);
+/* The first cell of an answer as a whole number; -1 with `e` set on failure. */
+int64_t duck_count(struct duck *db, const char *sql, struct err *e);
+
+/*
+ * Parses and binds without running. On failure `line` and `col` (from 1) say where in `sql`, 0 when unknown, and the message
+ * is the first sentence without the excerpt.
+ */
+MUSTCHECK int duck_check(struct duck *db, const char *sql, int *line, int *col, struct err *e);
+/* [{name, type}] of a query's columns; NULL with `e` set on failure. The caller owns it. */
+json_t *duck_describe(struct duck *db, const char *query, struct err *e);
+
+#endif

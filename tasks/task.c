@@ -1,0 +1,237 @@
+/* An attempt's main: finds the type, opens the engine, runs, and reports why it failed. */
+#include "tasks/task.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "tasks/context.h"
+#include "tasks/engines/duckdb.h"
+#include "tasks/report.h"
+
+static const struct {
+	const char *type;
+	task_fn run;
+} task_types[] = {
+	{ "stage", stage_run }, { "publish", publish_run }, { "curate", curate_run }, { "validate", validate_run }, { "query", query_run },
+};
+
+int
+task_preload(const char *libdir, char **why)
+{
+	return duck_preload(libdir, why);
+}
+
+const char *
+spec_text(const struct context *cx, const char *name)
+{
+	return json_string_value(json_object_get(cx->spec, name));
+}
+
+const char *
+doc_text(const struct context *cx, const char *name)
+{
+	return json_string_value(json_object_get(cx->doc, name));
+}
+
+int
+task_fail(struct context *cx, int code, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	err_vset(&cx->err, code, fmt, ap);
+	va_end(ap);
+	return -1;
+}
+
+/* Line and column of a text of the spec; false when the loader noted none. */
+static bool
+task_place(const struct context *cx, const char *key, int *line, int *col)
+{
+	const json_t *at = json_object_get(json_object_get(cx->doc, "pos"), key);
+
+	if (!json_is_array(at))
+		return false;
+	*line = (int)json_integer_value(json_array_get(at, 0));
+	*col = (int)json_integer_value(json_array_get(at, 1));
+	return true;
+}
+
+int
+task_fail_at(struct context *cx, const char *key, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	err_vset(&cx->err, ERR_UNPROCESSABLE, fmt, ap);
+	va_end(ap);
+	task_place(cx, key, &cx->line, &cx->col);
+	return -1;
+}
+
+int
+task_check_sql(struct context *cx, const char *key, const char *before, const char *text, const char *after)
+{
+	char *sql = xasprintf("%s%s%s", before, text, after);
+	int line, col, first_line, first_col, rc;
+
+	rc = duck_check(cx->db, sql, &line, &col, &cx->err);
+	free(sql);
+	if (rc == 0)
+		return 0;
+	if (task_place(cx, key, &first_line, &first_col)) {
+		/* Our own words stand before the text's first line; later lines are indented as the first one is. */
+		if (line == 1)
+			col -= (int)strlen(before);
+		cx->line = first_line + (line > 0 ? line - 1 : 0);
+		cx->col = first_col + (col > 0 ? col - 1 : 0);
+	}
+	return -1;
+}
+
+int
+task_table_name(struct context *cx, const char *name, char **ns, char **table)
+{
+	const char *catalog = json_string_value(json_object_get(json_object_get(cx->doc, "catalog"), "name")), *dot;
+	size_t n = catalog ? strlen(catalog) : 0;
+
+	if (n && strncmp(name, catalog, n) == 0 && name[n] == '.' && strchr(name + n + 1, '.'))
+		name += n + 1;
+	dot = strrchr(name, '.');
+	if (dot == NULL || dot == name || dot[1] == '\0')
+		return task_fail(cx, ERR_INVALID, "\"%s\" is not a table's name: write namespace.table or %s.namespace.table", name,
+		                 catalog ? catalog : "catalog");
+	*ns = xstrndup(name, (size_t)(dot - name));
+	*table = xstrdup(dot + 1);
+	return 0;
+}
+
+/* Levenshtein distance, for names of ordinary length. */
+static size_t
+distance(const char *a, const char *b)
+{
+	size_t n = strlen(a), m = strlen(b), row[65];
+
+	if (n > 64 || m > 64)
+		return 99;
+	for (size_t j = 0; j <= m; j++)
+		row[j] = j;
+	for (size_t i = 1; i <= n; i++) {
+		size_t diagonal = row[0];
+
+		row[0] = i;
+		for (size_t j = 1; j <= m; j++) {
+			size_t above = row[j], best = diagonal + (a[i - 1] != b[j - 1]);
+
+			if (above + 1 < best)
+				best = above + 1;
+			if (row[j - 1] + 1 < best)
+				best = row[j - 1] + 1;
+			row[j] = best;
+			diagonal = above;
+		}
+	}
+	return row[m];
+}
+
+const char *
+task_nearest(const json_t *names, const char *wanted)
+{
+	const char *best = NULL;
+	size_t best_distance = strlen(wanted) / 2 + 1, i;
+	json_t *item;
+
+	json_array_foreach((json_t *)(uintptr_t)names, i, item) {
+		const char *name = json_is_object(item) ? json_string_value(json_object_get(item, "name")) : json_string_value(item);
+		size_t d = name ? distance(name, wanted) : 99;
+
+		if (d < best_distance) {
+			best = name;
+			best_distance = d;
+		}
+	}
+	return best;
+}
+
+int
+task_make_parents(struct context *cx, const char *path)
+{
+	char *copy = xstrdup(path);
+	int rc = 0;
+
+	for (char *p = copy + 1; *p && rc == 0; p++)
+		if (*p == '/') {
+			*p = '\0';
+			if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+				rc = task_fail(cx, ERR_IO, "cannot make the folder %s: %s", copy, strerror(errno));
+			*p = '/';
+		}
+	free(copy);
+	return rc;
+}
+
+const char *
+task_local_path(struct context *cx, const char *what, const char *path)
+{
+	if (strncmp(path, "file://", 7) == 0)
+		return path + 7;
+	if (strncmp(path, "file:/", 6) == 0)
+		return path + 5;
+	if (strstr(path, "://")) {
+		task_fail(cx, ERR_UNSUPPORTED, "%s %s: only local files are supported yet", what, path);
+		return NULL;
+	}
+	return path;
+}
+
+static void
+task_report_error(const struct context *cx)
+{
+	json_t *e = json_pack("{s:s}", "message", cx->err.msg ? cx->err.msg : "it failed without a reason");
+
+	if (e == NULL)
+		e = json_pack("{s:s}", "message", "it failed; the reason is not valid UTF-8, see the log");
+	if (cx->line) {
+		json_object_set_new(e, "file", json_string(doc_text(cx, "file")));
+		json_object_set_new(e, "line", json_integer(cx->line));
+		json_object_set_new(e, "col", json_integer(cx->col));
+	}
+	if (cx->cause)
+		json_object_set_new(e, "cause", json_string(cx->cause));
+	report("error", e);
+	if (cx->line)
+		fprintf(stderr, "%s:%d:%d: ", doc_text(cx, "file"), cx->line, cx->col);
+	fprintf(stderr, "error: %s\n", cx->err.msg ? cx->err.msg : "unknown");
+}
+
+int
+task_main(const json_t *doc)
+{
+	struct context cx = { .doc = doc, .spec = json_object_get(doc, "spec") };
+	const char *type = json_string_value(json_object_get(doc, "type"));
+	mono_us began = clock_mono();
+	int rc = -1;
+
+	setvbuf(stdout, NULL, _IOLBF, 0);
+	for (size_t i = 0; type && i < sizeof(task_types) / sizeof(task_types[0]); i++) {
+		if (strcmp(task_types[i].type, type) != 0)
+			continue;
+		rc = duck_open(json_object_get(doc, "engine_options"), doc_text(&cx, "scratch"), &cx.db, &cx.err);
+		if (rc == 0)
+			rc = task_types[i].run(&cx);
+		report_metric("engine_us", (json_int_t)(clock_mono() - began));
+		if (rc < 0)
+			task_report_error(&cx);
+		/* The process ends here: the kernel frees the engine's memory faster than it could itself. */
+		return rc < 0 ? 1 : 0;
+	}
+	task_fail(&cx, ERR_UNSUPPORTED, "there is no native task of type \"%s\"", type ? type : "");
+	task_report_error(&cx);
+	return 1;
+}
