@@ -3,9 +3,10 @@
  *
  * A file lists the changes up to some year and ends in a rule like "CET-1CEST,M3.5.0,M10.5.0/3" for the years after it.
  * The rule is written out once, up to LAST_YEAR, so that every later question is a binary search with no special case.
- * Not libical: it turns a zone into recurrence rules and expands them lazily up to a year that is global state, which is
- * slower and has no cheap answer to the one question a schedule asks ("how long does this offset last?"). Not localtime_r:
- * it knows a single zone, taken from the environment.
+ *
+ * Not libical: it makes recurrence rules of the file, and those go wrong after 2037 where a rule is unusual (3.0.16:
+ * Australia/Lord_Howe, Africa/Cairo); nor does it answer what a schedule asks: how long does this offset last? Not
+ * localtime_r: it knows one zone, from the environment. The tests compare with it.
  */
 #include "zone.h"
 
