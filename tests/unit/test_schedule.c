@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -382,6 +383,57 @@ offsets_agree_with_the_c_library(void **state)
 	assert_true(zones > 200);
 }
 
+/* A file with no changes of its own, only a footer. */
+static void
+write_zone(const char *path, const char *footer)
+{
+	static const unsigned char block[] = "TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" /* header; no UT and standard flags, leap seconds */
+	                                     "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\4" /* or changes; 1 type, 4 letters */
+	                                     "\0\0\0\0\0\0XXX";
+	FILE *f = fopen(path, "wb");
+
+	assert_non_null(f);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(fwrite(block, 1, sizeof(block), f), sizeof(block));
+	fprintf(f, "\n%s\n", footer);
+	fclose(f);
+}
+
+/* The forms of a rule that no zone uses today, against the C library, which takes them as they are. */
+static void
+every_form_of_rule(void **state)
+{
+	static const char *const rules[] = { "AAA3BBB,J60/2,J300/2:30:30", "AAA-3BBB-4:30,59/0,299/-1", "<+11>-11<+12>,M10.5.0/26,M2.1.6/-25",
+		                             "EST5" };
+	char folder[] = "/tmp/sluice-test-zones-XXXXXX";
+
+	(void)state;
+	assert_non_null(mkdtemp(folder));
+	setenv("TZDIR", folder, 1);
+	for (size_t i = 0; i < COUNT(rules); i++) {
+		char *name = xasprintf("Rule%zu", i), *path = xasprintf("%s/%s", folder, name);
+		struct zone *z;
+
+		write_zone(path, rules[i]);
+		z = zone_get(name);
+		assert_non_null(z);
+		use_c_library_zone(rules[i]);
+		for (time_t t = 365 * DAY_SECONDS; t < 150 * 365 * DAY_SECONDS; t += 17 * 1799) {
+			struct tm tm;
+
+			localtime_r(&t, &tm);
+			if (zone_offset(z, t * US_PER_S) != tm.tm_gmtoff)
+				fail_msg("%s at %lld: %d, the C library says %ld", rules[i], (long long)t, zone_offset(z, t * US_PER_S),
+				         tm.tm_gmtoff);
+		}
+		unlink(path);
+		free(name);
+		free(path);
+	}
+	rmdir(folder);
+	unsetenv("TZDIR");
+}
+
 static void
 zone_names_are_checked(void **state)
 {
@@ -688,6 +740,7 @@ main(void)
 		cmocka_unit_test(dst_days),
 		cmocka_unit_test(minutely_is_every_five_real_minutes),
 		cmocka_unit_test(offsets_agree_with_the_c_library),
+		cmocka_unit_test(every_form_of_rule),
 		cmocka_unit_test(zone_names_are_checked),
 		cmocka_unit_test(a_year_minute_by_minute),
 		cmocka_unit_test(catch_up),
