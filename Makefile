@@ -1,11 +1,19 @@
 # Sluice. `make help` lists the targets.
+#
+#   make BUILD=DIR        everything that is made goes there; default build/
+#   make SAN=address,undefined CC=clang CFLAGS=-DX
 BUILD ?= build
 CC ?= gcc
-LIB := $(BUILD)/lib
+PREFIX ?= /usr/local
+# Where `make deps` put libduckdb, its extensions and its header; and the page, as C. A sanitized build shares both.
+DEPS ?= $(BUILD)
+PAGE ?= $(BUILD)/page_assets.c
+JOBS ?= $(shell nproc)
+VERSION := 0.1.0
 
-PKGS := libuv libpq yaml-0.1 jansson libmicrohttpd libcurl
-PKG_CFLAGS = $(shell pkg-config --cflags $(PKGS) | sed 's/-I/-isystem /g')
-PKG_LIBS = $(shell pkg-config --libs $(PKGS))
+PKGS := libuv libpq yaml-0.1 jansson libmicrohttpd libcurl libical
+PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null | sed 's/-I/-isystem /g')
+PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith -Wwrite-strings \
 	-Wvla -Wformat=2 -Wimplicit-fallthrough -Wundef -fno-common
 ifdef SAN
@@ -13,45 +21,135 @@ OPT := -O1 -g3 -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-point
 else
 OPT := -O2 -g -D_FORTIFY_SOURCE=2 -fstack-protector-strong
 endif
-VERSION := 0.1.0
-CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -DSLUICE_VERSION='"$(VERSION)"' $(OPT) $(WARN) -I. -isystem $(BUILD)/include $(PKG_CFLAGS) $(CFLAGS)
+CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -DSLUICE_VERSION='"$(VERSION)"' $(OPT) $(WARN) -I. -isystem $(DEPS)/include $(PKG_CFLAGS) $(CFLAGS)
 LIBS_ALL = $(PKG_LIBS) -lm -ldl -lpthread $(LDFLAGS)
 
 FOLDERS := base flows scheduler scheduler/store tasks tasks/engines tasks/iceberg api api/catalog daemon cli
 SRC := $(foreach d,$(FOLDERS),$(wildcard $(d)/*.c))
-OBJ := $(SRC:%.c=$(BUILD)/obj/%.o) $(BUILD)/obj/page_assets.o
+OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
 # Everything but main, so that a unit test pulls in just what it needs.
 ARCHIVE := $(BUILD)/libsluice.a
-UNIT := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(wildcard tests/unit/test_*.c))
+UNIT_SRC := $(wildcard tests/unit/test_*.c)
+UNIT := $(UNIT_SRC:tests/unit/%.c=$(BUILD)/unit/%)
+WEB_SRC := $(shell find web -type f -not -path '*/node_modules/*' -not -path '*/dist/*' 2>/dev/null)
+
+.DELETE_ON_ERROR:
 
 .PHONY: all
 all: $(BUILD)/sluice ## build the program: build/sluice
 
+.PHONY: debug
+debug: $(PAGE) ## the same with AddressSanitizer and UBSan: build/debug/sluice
+	@mkdir -p $(BUILD)/debug && ln -sfn $(abspath $(DEPS)/lib) $(BUILD)/debug/lib
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/debug DEPS=$(DEPS) PAGE=$(PAGE) SAN=address,undefined all
+
 $(BUILD)/sluice: $(BUILD)/obj/cli/main.o $(ARCHIVE)
-	$(CC) $(OPT) -o $@ $^ $(LIBS_ALL)
+	@echo "  LD    $@"
+	@$(CC) $(OPT) -o $@ $^ $(LIBS_ALL)
 
-$(ARCHIVE): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ))
+$(ARCHIVE): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ)) $(BUILD)/obj/page_assets.o
 	@rm -f $@
-	ar rcs $@ $^
+	@ar rcs $@ $^
 
-$(BUILD)/obj/%.o: %.c
+$(BUILD)/obj/%.o: %.c | $(DEPS)/include/duckdb.h
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+	@echo "  CC    $<"
+	@$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
-$(BUILD)/obj/page_assets.o: $(BUILD)/page_assets.c
+$(BUILD)/obj/page_assets.o: $(PAGE)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -c -o $@ $<
+	@echo "  CC    $<"
+	@$(CC) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 $(BUILD)/unit/%: tests/unit/%.c $(ARCHIVE)
 	@mkdir -p $(@D)
-	$(CC) $(CFLAGS_ALL) -MMD -MP -o $@ $< $(ARCHIVE) -lcmocka $(LIBS_ALL)
+	@echo "  CC    $<"
+	@$(CC) $(CFLAGS_ALL) -MMD -MP -o $@ $< $(ARCHIVE) -lcmocka $(LIBS_ALL)
 
--include $(OBJ:.o=.d) $(UNIT:=.d)
+$(DEPS)/include/duckdb.h:
+	@echo "something is missing to build with; run: make deps" >&2; exit 1
+
+-include $(OBJ:.o=.d) $(BUILD)/obj/page_assets.d $(UNIT:=.d)
+
+# The page: TypeScript by Vite, then bytes in a C file.
+web/node_modules/.package-lock.json: web/package-lock.json
+	@echo "  NPM   web"
+	@cd web && npm ci --no-audit --no-fund --loglevel=error >/dev/null
+	@touch $@
+
+$(BUILD)/page_assets.c: $(WEB_SRC) $(wildcard tools/embed) $(if $(wildcard web/package-lock.json),web/node_modules/.package-lock.json)
+	@mkdir -p $(@D)
+	@echo "  WEB   $@"
+	@if [ -x tools/embed ] && [ -f web/index.html ]; then \
+		(cd web && npm run --silent build -- --outDir $(abspath $(BUILD))/web --emptyOutDir --logLevel warn) && tools/embed $(BUILD)/web >$@; \
+	else printf '#include "api/page.h"\nconst struct page_asset page_assets[1];\nconst size_t page_assets_count = 0;\n' >$@; fi
+
+.PHONY: deps
+deps: ## install what is missing: Debian packages, libduckdb and its extensions (pinned by SHA-256)
+	@tools/deps $(BUILD)
+
+.PHONY: demo
+demo: ## build, start the daemon, run examples/employees and show the result; PORT=8080
+	@tools/demo start $(BUILD)
+
+.PHONY: demo-stop
+demo-stop: ## stop what `make demo` started
+	@tools/demo stop $(BUILD)
+
+.PHONY: check
+check: ## every test; ends with "N passed, N failed, N skipped"
+	@tools/check $(BUILD)
+
+.PHONY: unit
+unit: $(PAGE) ## the unit tests, with AddressSanitizer and UBSan; NAME=cron runs test_cron alone
+	@mkdir -p $(BUILD)/debug && ln -sfn $(abspath $(DEPS)/lib) $(BUILD)/debug/lib
+	@$(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/debug DEPS=$(DEPS) PAGE=$(PAGE) SAN=address,undefined unit-programs
+	@tools/unit $(BUILD) $(BUILD)/debug/unit $(if $(NAME),test_$(NAME),$(UNIT_SRC:tests/unit/%.c=%))
+
+.PHONY: unit-programs
+unit-programs: $(UNIT)
+
+.PHONY: integration
+integration: all ## the tests against the real program and PostgreSQL; ARGS="-k employees"
+	@tools/integration $(BUILD) $(ARGS)
+
+.PHONY: check-deps
+check-deps: ## who may include what, as docs/architecture.md says
+	@tools/check-deps
+
+.PHONY: check-format
+check-format: ## does the code look as .clang-format says?
+	@tools/format --check
+
+.PHONY: format
+format: ## make the code look as .clang-format says
+	@tools/format
+
+.PHONY: bench
+bench: all ## measure: 40 times /bin/true, the employees pipeline, idle memory
+	@tests/bench/run $(BUILD)
+
+.PHONY: reference
+reference: all ## write docs/reference.md from the flow language's JSON Schema
+	@tools/gen-reference $(BUILD)/sluice >docs/reference.md
+
+.PHONY: compile_commands.json
+compile_commands.json: ## for clangd and other tools
+	@{ echo '['; sep=; for f in $(SRC) $(UNIT_SRC); do \
+		printf '%s{"directory": "%s", "file": "%s", "arguments": [%s]}' "$$sep" "$(CURDIR)" "$$f" "$$(for a in $(CC) $(CFLAGS_ALL) -c $$f; do \
+			printf '%s"%s"' "$$c" "$$(printf %s "$$a" | sed 's/\\/\\\\/g; s/"/\\"/g')"; c=', '; done)"; \
+		sep=$$(printf ',\n.'); sep=$${sep%.}; done; echo; echo ']'; } >$@
+
+.PHONY: install
+install: all ## install below PREFIX (/usr/local): the program, libduckdb and its extensions
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/sluice
+	install -m 0755 $(BUILD)/sluice $(DESTDIR)$(PREFIX)/bin/sluice
+	install -m 0644 $(DEPS)/lib/libduckdb.so $(wildcard $(DEPS)/lib/*.duckdb_extension) $(DESTDIR)$(PREFIX)/lib/sluice/
+
+.PHONY: clean
+clean: ## remove what was built (not what was downloaded, nor the demo's state)
+	rm -rf $(BUILD)/obj $(BUILD)/unit $(BUILD)/debug $(BUILD)/test $(BUILD)/sluice $(ARCHIVE) $(BUILD)/page_assets.c $(BUILD)/web
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-
-.PHONY: clean
-clean: ## remove what was built (not what was downloaded)
-	rm -rf $(BUILD)/obj $(BUILD)/unit $(BUILD)/sluice $(ARCHIVE) $(BUILD)/page_assets.c $(BUILD)/web
+	@awk -F ':.*## ' '/^[a-z_.-]+:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
