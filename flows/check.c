@@ -273,6 +273,13 @@ check_scalar(struct check *c, const struct grammar_row *row, const struct ynode 
 	}
 }
 
+static void
+note_place(struct check *c, const struct ynode *n)
+{
+	if (c->pos)
+		json_object_set_new(c->pos, c->path.s, json_pack("[i, i]", n->text_line, n->text_col));
+}
+
 /* Everything inside of a free value is a text that may hold refs, so its places count too. */
 static void
 note_places(struct check *c, const struct ynode *n)
@@ -281,10 +288,7 @@ note_places(struct check *c, const struct ynode *n)
 
 	if (c->pos == NULL)
 		return;
-	if (n->kind == Y_SCALAR) {
-		json_object_set_new(c->pos, c->path.s, json_pack("[i, i]", n->text_line, n->text_col));
-		return;
-	}
+	note_place(c, n);
 	for (size_t i = 0; i < n->count; i++) {
 		size_t back;
 
@@ -373,6 +377,7 @@ check_one(struct check *c, const struct grammar_row *row, const struct ynode *n)
 		/* Which keys a task has depends on its type and the defaults: flow_load.c checks the tasks one by one. */
 		if (strcmp(row->arg, "task") == 0)
 			return json_null();
+		note_place(c, n);
 		if (n->kind == Y_MAP)
 			return check_object(c, &row->arg, 1, n);
 		if (ynode_is_null(n) && row->shape == G_MAP)
@@ -457,6 +462,8 @@ check_value(struct check *c, const struct grammar_row *row, const struct ynode *
 	char *where, index[24];
 	size_t back;
 
+	if (n->kind != Y_SCALAR)
+		note_place(c, n);
 	switch (row->shape) {
 	case G_ONE:
 		return check_one(c, row, n);
@@ -639,7 +646,7 @@ check_object(struct check *c, const char *const *objects, size_t nobjects, const
 			continue;
 		}
 		if (row == NULL) {
-			if (!report_cut_comma(c, n, i))
+			if (!c->any_key && !report_cut_comma(c, n, i))
 				report_unknown(c, objects, nobjects, key);
 			continue;
 		}

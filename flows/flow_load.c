@@ -327,6 +327,7 @@ check_task(struct loader *l, struct ynode *n, size_t index, const struct ynode *
 		/* Without a type no key is wrong for sure, but those that no type knows. */
 		c.partial = true;
 		c.refs = true;
+		c.any_key = type != NULL;
 		j = check_object(&c, any, sizeof(any) / sizeof(any[0]), n);
 		if (n->kind == Y_MAP && type == NULL)
 			check_error(&c, n, "%s needs the key \"type\"", owner);
@@ -546,16 +547,34 @@ load_tasks(struct loader *l, struct ynode *root)
 
 /* ---- schedules ---- */
 
+/* A lone schedule is "schedule/cron", one of a list "schedule/0/cron". */
+static void
+place_schedule(const struct loader *l, size_t index, const char *key, int *line, int *col)
+{
+	char path[64];
+
+	pos_find(l->pos, "schedule", line, col);
+	snprintf(path, sizeof(path), "schedule/%s", key);
+	pos_find(l->pos, path, line, col);
+	snprintf(path, sizeof(path), "schedule/%zu", index);
+	if (json_object_get(l->pos, path)) {
+		snprintf(path, sizeof(path), "schedule/%zu/%s", index, key);
+		pos_find(l->pos, path, line, col);
+	}
+}
+
 /* A date or time; without an offset it is local time in the schedule's zone. */
 static wall_us
-local_time(struct loader *l, const struct schedule_def *s, const json_t *j, const char *key, int line, int col)
+local_time(struct loader *l, const struct schedule_def *s, const json_t *j, const char *key, size_t index)
 {
 	const char *text = json_string_value(json_object_get(j, key)), *tail;
+	int line = 0, col = 0;
 	wall_us t;
 
 	if (text == NULL)
 		return 0;
 	if (time_parse(text, &t) < 0) {
+		place_schedule(l, index, key, &line, &col);
 		load_error(l, line, col, "\"%s\" of the schedule must be a date or time such as 2026-11-21 or 2026-11-21T06:00:00Z, not \"%.40s\"",
 		           key, text);
 		return 0;
@@ -573,13 +592,9 @@ build_schedule(struct loader *l, struct schedule_def *s, const json_t *j, size_t
 		*const catchups[] = { "none", "last", "all" };
 	const json_t *dst = json_object_get(j, "dst");
 	int line = 0, col = 0;
-	char path[64];
 	struct err e = ERR_INIT;
 
-	snprintf(path, sizeof(path), "schedule/%zu/cron", index);
-	pos_find(l->pos, path, &line, &col);
-	if (line == 0)
-		pos_find(l->pos, "schedule/cron", &line, &col);
+	place_schedule(l, index, "cron", &line, &col);
 	s->cron_text = take_string((json_t *)j, "cron");
 	if (s->cron_text && cron_parse(s->cron_text, &s->cron, &e) < 0) {
 		load_error(l, line, col, "%s", e.msg);
@@ -590,17 +605,15 @@ build_schedule(struct loader *l, struct schedule_def *s, const json_t *j, size_t
 		s->timezone = xstrdup("UTC");
 	s->zone = zone_get(s->timezone);
 	if (s->zone == NULL) {
-		snprintf(path, sizeof(path), "schedule/%zu/timezone", index);
-		pos_find(l->pos, path, &line, &col);
-		pos_find(l->pos, "schedule/timezone", &line, &col);
+		place_schedule(l, index, "timezone", &line, &col);
 		load_error(l, line, col, "unknown timezone \"%.60s\"; give an IANA name such as Europe/Madrid", s->timezone);
 	}
 	s->gap = (enum dst_gap)enum_index(gaps, 2, json_string_value(json_object_get(dst, "gap")));
 	s->repeat = (enum dst_repeat)enum_index(repeats, 3, json_string_value(json_object_get(dst, "repeat")));
 	s->catchup = (enum catchup)enum_index(catchups, 3, json_string_value(json_object_get(j, "catchup")));
 	s->catchup_window = get_dur(j, "catchup_window");
-	s->start = local_time(l, s, j, "start", line, col);
-	s->end = local_time(l, s, j, "end", line, col);
+	s->start = local_time(l, s, j, "start", index);
+	s->end = local_time(l, s, j, "end", index);
 	s->params = json_incref(json_object_get(j, "params"));
 	s->enabled = json_is_true(json_object_get(j, "enabled"));
 	if (s->start && s->end && s->end <= s->start)
@@ -609,15 +622,13 @@ build_schedule(struct loader *l, struct schedule_def *s, const json_t *j, size_t
 
 /* What the schedule starts must be startable. */
 static void
-check_schedule_params(struct loader *l, const struct schedule_def *s)
+check_schedule_params(struct loader *l, const struct schedule_def *s, size_t index)
 {
 	json_t *ignored;
 	struct err e = ERR_INIT;
 	int line = 0, col = 0;
 
-	pos_find(l->pos, "schedule/0/cron", &line, &col);
-	pos_find(l->pos, "schedule/cron", &line, &col);
-	pos_find(l->pos, "schedule", &line, &col);
+	place_schedule(l, index, "params", &line, &col);
 	if (flow_params(l->flow, s->params, &ignored, &e) == 0) {
 		json_decref(ignored);
 		return;
@@ -638,7 +649,7 @@ load_schedules(struct loader *l, const json_t *list)
 		if (!json_is_object(item))
 			continue;
 		build_schedule(l, &f->schedules[f->nschedules], item, i);
-		check_schedule_params(l, &f->schedules[f->nschedules++]);
+		check_schedule_params(l, &f->schedules[f->nschedules++], i);
 	}
 }
 

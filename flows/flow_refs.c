@@ -206,7 +206,7 @@ check_config_ref(const struct place *p, size_t offset, const char *path, char **
 	if (p->l->config == NULL || p->l->config->file == NULL) {
 		const json_t *json = p->l->config ? p->l->config->json : NULL;
 
-		if (n < 3 || !json_object_get(json_object_get(json, part[1]), part[2])) {
+		if (n < 2 || json_object_size(json_object_get(json, part[1])) == 0) {
 			place_error(p, offset, "${%s}: there is no config file; give one with --config, or put sluice.yaml beside the flow", path);
 			return;
 		}

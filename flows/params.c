@@ -284,7 +284,9 @@ params_build(struct loader *l, json_t *params)
 		json_t *value = json_object_get(def, "default");
 		int line = 0, col = 0;
 
+		path[strlen(path) - strlen("/default")] = '\0';
 		pos_find(l->pos, path, &line, &col);
+		path[strlen(path)] = '/';
 		if (json_is_null(value)) {
 			json_object_del(def, "default");
 			value = NULL;
