@@ -1,0 +1,23 @@
+/* A small client of the catalog's REST endpoint, for what the engine's own extension does not offer. */
+#ifndef TASKS_ICEBERG_REST_H
+#define TASKS_ICEBERG_REST_H
+
+#include <jansson.h>
+
+#include "tasks/context.h"
+
+/*
+ * One request to URI/v1/PATH with the attempt's token. Returns the HTTP status and the answer's JSON through `out` (NULL when
+ * there is none; the caller owns it); -1 with the error set when the catalog could not be asked.
+ */
+int rest_call(struct context *cx, const char *method, const char *path, const json_t *body, json_t **out);
+/* Sets the error from a refused request's answer: "what: message (type)". Returns -1. */
+int rest_fail(struct context *cx, const char *what, int status, const json_t *answer);
+/* "namespaces/NS/tables/TABLE", percent-encoded; the caller frees it. */
+char *rest_table_path(const char *ns, const char *table);
+/* Loads a table: 200 with the load result through `out`, or 404; -1 with the error set for anything else. */
+int rest_load_table(struct context *cx, const char *ns, const char *table, json_t **out);
+/* Makes the namespace unless it is there. */
+int rest_ensure_namespace(struct context *cx, const char *ns);
+
+#endif

@@ -1,0 +1,928 @@
+/*
+ * See write.h. Sources: the Iceberg table specification, version 2 (manifests, manifest lists, snapshots) and the REST
+ * catalog's update and requirement types. Field ids below are the specification's.
+ */
+#include "tasks/iceberg/write.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/rest.h"
+#include "tasks/iceberg/types.h"
+
+#define COMMIT_TRIES 6
+
+/* Ids of optional fields stand alone; a required one must say that it takes no null. */
+#define REQ(id) "{__duckdb_field_id: " #id ", __duckdb_nullable: false}"
+#define MANIFEST_IDS                                                                                                       \
+	"{status: " REQ(0) ", snapshot_id: 1, sequence_number: 3, file_sequence_number: 4, "                               \
+	"data_file: {__duckdb_field_id: 2, __duckdb_nullable: false, content: " REQ(134) ", file_path: " REQ(100)          \
+	", file_format: " REQ(101) ", partition: " REQ(102) ", record_count: " REQ(103) ", file_size_in_bytes: " REQ(104) \
+	", value_counts: {__duckdb_field_id: 109, key: " REQ(119) ", value: " REQ(120) "}"                                 \
+	", null_value_counts: {__duckdb_field_id: 110, key: " REQ(121) ", value: " REQ(122) "}}}"
+#define LIST_IDS                                                                                                          \
+	"{manifest_path: " REQ(500) ", manifest_length: " REQ(501) ", partition_spec_id: " REQ(502) ", content: " REQ(517)     \
+	", sequence_number: " REQ(515) ", min_sequence_number: " REQ(516) ", added_snapshot_id: " REQ(503)                    \
+	", added_files_count: " REQ(504) ", existing_files_count: " REQ(505) ", deleted_files_count: " REQ(506)               \
+	", added_rows_count: " REQ(512) ", existing_rows_count: " REQ(513) ", deleted_rows_count: " REQ(514) "}"
+
+struct data_file {
+	char *path;
+	int64_t rows, bytes;
+	char *value_counts, *null_counts; /* MAP literals */
+};
+
+struct writer {
+	struct context *cx;
+	struct write *w;
+	char *path;         /* of the REST table */
+	json_t *loaded;     /* load result, NULL for a new table until it is staged */
+	bool create;
+	json_t *meta;       /* borrowed from loaded */
+	char *location, *local; /* of the table: as URL, and as path without the scheme */
+	json_t *fields;     /* of the schema written: list of Iceberg fields */
+	json_t *schema;     /* a new schema to add, or NULL */
+	int last_column_id;
+	char *select;       /* the rows, cast to the schema, in its order */
+	char stem[64];      /* of this attempt's files */
+	struct data_file *files;
+	size_t nfiles;
+	struct list_names {
+		char **items;
+		size_t count;
+	} made;             /* metadata files of ours, to remove if the commit fails */
+};
+
+static int64_t
+random_id(void)
+{
+	uint64_t n = 0;
+
+	if (getrandom(&n, sizeof(n), 0) != sizeof(n))
+		n = (uint64_t)clock_wall() * 2654435761u;
+	return (int64_t)(n >> 1) | 1;
+}
+
+static void
+writer_made(struct writer *wr, const char *path)
+{
+	wr->made.items = xrealloc(wr->made.items, (wr->made.count + 1) * sizeof(char *));
+	wr->made.items[wr->made.count++] = xstrdup(path);
+}
+
+static json_t *
+current_schema(const json_t *meta)
+{
+	json_int_t id = json_integer_value(json_object_get(meta, "current-schema-id"));
+	json_t *schema;
+	size_t i;
+
+	json_array_foreach(json_object_get(meta, "schemas"), i, schema)
+		if (json_integer_value(json_object_get(schema, "schema-id")) == id)
+			return schema;
+	return NULL;
+}
+
+static json_t *
+snapshot_by_id(const json_t *meta, json_int_t id)
+{
+	json_t *snap;
+	size_t i;
+
+	json_array_foreach(json_object_get(meta, "snapshots"), i, snap)
+		if (json_integer_value(json_object_get(snap, "snapshot-id")) == id)
+			return snap;
+	return NULL;
+}
+
+static json_t *
+current_snapshot(const json_t *meta)
+{
+	json_t *id = json_object_get(meta, "current-snapshot-id");
+
+	return json_is_integer(id) && json_integer_value(id) != -1 ? snapshot_by_id(meta, json_integer_value(id)) : NULL;
+}
+
+/* ---- the schema ---- */
+
+static json_t *
+field_named(const json_t *fields, const char *name)
+{
+	json_t *field;
+	size_t i;
+
+	json_array_foreach(fields, i, field)
+		if (strcmp(json_string_value(json_object_get(field, "name")), name) == 0)
+			return field;
+	return NULL;
+}
+
+/* A schema for new rows: ids of columns that were there under the same name are kept, so that history stays readable. */
+static int
+schema_from_columns(struct writer *wr, const json_t *columns, const json_t *old_fields)
+{
+	struct context *cx = wr->cx;
+	json_t *column, *type, *old;
+	size_t i;
+
+	wr->fields = json_array();
+	/* Top-level ids first, in column order, as other engines give them. */
+	json_array_foreach(columns, i, column) {
+		const char *name = json_string_value(json_object_get(column, "name"));
+		int id;
+
+		old = old_fields ? field_named(old_fields, name) : NULL;
+		id = old ? (int)json_integer_value(json_object_get(old, "id")) : ++wr->last_column_id;
+		json_array_append_new(wr->fields, json_pack("{s:i,s:s,s:b}", "id", id, "name", name, "required", 0));
+	}
+	json_array_foreach(columns, i, column) {
+		const char *name = json_string_value(json_object_get(column, "name"));
+
+		type = iceberg_type(json_string_value(json_object_get(column, "type")), &wr->last_column_id, &cx->err);
+		if (type == NULL) {
+			err_prefix(&cx->err, "column \"%s\"", name);
+			return -1;
+		}
+		json_object_set_new(json_array_get(wr->fields, i), "type", type);
+	}
+	wr->schema = json_pack("{s:s,s:i,s:O}", "type", "struct", "schema-id", 0, "fields", wr->fields);
+	return 0;
+}
+
+/* The rows must fit the table's schema, by name. */
+static int
+schema_match(struct writer *wr, const json_t *columns)
+{
+	struct context *cx = wr->cx;
+	json_t *column, *field;
+	size_t i;
+
+	json_array_foreach(columns, i, column) {
+		const char *name = json_string_value(json_object_get(column, "name")), *near;
+
+		if (field_named(wr->fields, name))
+			continue;
+		near = task_nearest(wr->fields, name);
+		return task_fail(cx, ERR_UNPROCESSABLE,
+		                 "table %s has no column \"%s\"%s%s%s; leave it out of the rows, or use mode: replace to change the table's schema",
+		                 wr->w->name, name, near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
+	}
+	json_array_foreach(wr->fields, i, field) {
+		const char *name = json_string_value(json_object_get(field, "name"));
+
+		if (json_is_true(json_object_get(field, "required")) && field_named(columns, name) == NULL)
+			return task_fail(cx, ERR_UNPROCESSABLE, "table %s requires the column \"%s\", which the rows do not have", wr->w->name, name);
+	}
+	return 0;
+}
+
+static int
+writer_select(struct writer *wr, const json_t *columns)
+{
+	struct buf b = BUF_INIT;
+	json_t *field;
+	size_t i;
+
+	buf_adds(&b, "SELECT ");
+	json_array_foreach(wr->fields, i, field) {
+		const char *name = json_string_value(json_object_get(field, "name"));
+
+		if (i)
+			buf_adds(&b, ", ");
+		buf_adds(&b, "CAST(");
+		if (field_named(columns, name))
+			buf_add_sql_name(&b, name);
+		else
+			buf_adds(&b, "NULL");
+		buf_adds(&b, " AS ");
+		if (iceberg_to_duck(json_object_get(field, "type"), &b, &wr->cx->err) < 0) {
+			buf_release(&b);
+			return -1;
+		}
+		buf_adds(&b, ") AS ");
+		buf_add_sql_name(&b, name);
+	}
+	buf_addf(&b, " FROM (%s\n)", wr->w->query);
+	wr->select = buf_detach(&b);
+	return 0;
+}
+
+static int
+writer_location(struct writer *wr)
+{
+	const char *local;
+
+	wr->meta = json_object_get(wr->loaded, "metadata");
+	wr->location = xstrdup(json_string_value(json_object_get(wr->meta, "location")));
+	local = task_local_path(wr->cx, "the table's location", wr->location);
+	if (local == NULL)
+		return -1;
+	wr->local = xstrdup(local);
+	return 0;
+}
+
+/* A table that is not there yet is staged: nothing is visible before its first commit. */
+static int
+writer_stage_create(struct writer *wr)
+{
+	struct write *w = wr->w;
+	json_t *body, *answer;
+	char *list, *slash;
+	int status;
+
+	if (rest_ensure_namespace(wr->cx, w->ns) < 0)
+		return -1;
+	body = json_pack("{s:s,s:O,s:b,s:O?}", "name", w->table, "schema", wr->schema, "stage-create", 1, "properties",
+	                 json_object_size(w->properties) ? w->properties : NULL);
+	list = rest_table_path(w->ns, w->table);
+	slash = strrchr(list, '/');
+	*slash = '\0';
+	status = rest_call(wr->cx, "POST", list, body, &answer);
+	free(list);
+	json_decref(body);
+	if (status != 200) {
+		if (status >= 0)
+			rest_fail(wr->cx, "the table cannot be made", status, answer);
+		json_decref(answer);
+		return -1;
+	}
+	wr->loaded = answer;
+	wr->create = true;
+	return 0;
+}
+
+/* ---- data files ---- */
+
+static char *
+counts_literal(const json_t *fields, const char *stats, struct duck *db, const char *key)
+{
+	/* RETURN_STATS names columns as quoted paths; nested ones are left out. */
+	struct buf b = BUF_INIT;
+	json_t *all = json_loads(stats, 0, NULL), *field;
+	bool first = true;
+	size_t i;
+
+	(void)db;
+	buf_adds(&b, "MAP {");
+	json_array_foreach(fields, i, field) {
+		struct buf name = BUF_INIT;
+		const json_t *column;
+		const char *value;
+
+		buf_add_sql_name(&name, json_string_value(json_object_get(field, "name")));
+		column = json_object_get(all, name.s);
+		value = json_string_value(json_object_get(column, key));
+		if (value) {
+			buf_addf(&b, "%s%d::INTEGER: %s::BIGINT", first ? "" : ", ", (int)json_integer_value(json_object_get(field, "id")), value);
+			first = false;
+		}
+		buf_release(&name);
+	}
+	buf_adds(&b, "}");
+	json_decref(all);
+	if (first) { /* an empty map literal has no type */
+		buf_clear(&b);
+		buf_adds(&b, "NULL::MAP(INTEGER, BIGINT)");
+	}
+	return buf_detach(&b);
+}
+
+static int
+writer_data(struct writer *wr)
+{
+	struct context *cx = wr->cx;
+	struct write *w = wr->w;
+	struct buf b = BUF_INIT;
+	struct duck_result *r;
+	char *dir = xasprintf("%s/data", wr->local), *probe = xasprintf("%s/x", dir);
+	int rc = task_make_parents(cx, probe);
+
+	free(probe);
+	if (rc < 0) {
+		free(dir);
+		return -1;
+	}
+	buf_addf(&b, "COPY (%s) TO ", wr->select);
+	buf_add_sql_string(&b, dir);
+	buf_addf(&b, " (FORMAT parquet, COMPRESSION zstd, FILE_SIZE_BYTES %lld, FILENAME_PATTERN '%s-{i}', OVERWRITE_OR_IGNORE, RETURN_STATS, FIELD_IDS ",
+	         (long long)w->target_file_size, wr->stem);
+	iceberg_field_ids(wr->fields, &b);
+	buf_adds(&b, ")");
+	r = duck_query(cx->db, b.s, &cx->err);
+	buf_release(&b);
+	free(dir);
+	if (r == NULL)
+		return -1;
+	duck_result_free(r);
+	return 0;
+}
+
+/* What the copy wrote, from the files themselves: their number, sizes and counts. */
+static int
+writer_collect(struct writer *wr)
+{
+	struct context *cx = wr->cx;
+	struct buf b = BUF_INIT;
+	struct duck_result *r;
+
+	/* The footers tell all: rows a file, and values and nulls a column. */
+	buf_adds(&b, "SELECT file_name, json_group_object('\"' || replace(path_in_schema, '\"', '\"\"') || '\"', {'num_values': v::VARCHAR, "
+	             "'null_count': n::VARCHAR}), any_value(total) FROM (SELECT m.file_name, m.path_in_schema, sum(m.num_values) v, "
+	             "sum(m.stats_null_count) n, any_value(f.num_rows) total FROM parquet_metadata(");
+	buf_adds(&b, "$G$) m JOIN parquet_file_metadata($G$) f USING (file_name) GROUP BY 1, 2) GROUP BY 1 ORDER BY 1");
+	{
+		char *glob = xasprintf("%s/data/%s-*.parquet", wr->local, wr->stem);
+		struct buf quoted = BUF_INIT, sql = BUF_INIT;
+
+		buf_add_sql_string(&quoted, glob);
+		for (const char *p = b.s; *p;) {
+			if (strncmp(p, "$G$", 3) == 0) {
+				buf_adds(&sql, quoted.s);
+				p += 3;
+			} else {
+				buf_addc(&sql, *p++);
+			}
+		}
+		buf_release(&b);
+		buf_release(&quoted);
+		free(glob);
+		b = sql;
+	}
+	r = duck_query(cx->db, b.s, &cx->err);
+	buf_release(&b);
+	if (r == NULL)
+		return -1;
+	wr->files = xcalloc(duck_rows(r), sizeof(*wr->files));
+	for (size_t i = 0; i < duck_rows(r); i++) {
+		struct data_file *f = &wr->files[wr->nfiles];
+		char *stats = duck_text(r, i, 1);
+		struct stat st;
+
+		f->path = duck_text(r, i, 0);
+		f->rows = duck_int(r, i, 2);
+		if (stat(f->path, &st) == 0)
+			f->bytes = st.st_size;
+		if (f->rows == 0) { /* an empty file helps nobody */
+			unlink(f->path);
+			free(f->path);
+			free(stats);
+			continue;
+		}
+		f->value_counts = counts_literal(wr->fields, stats, cx->db, "num_values");
+		f->null_counts = counts_literal(wr->fields, stats, cx->db, "null_count");
+		free(stats);
+		wr->w->rows += f->rows;
+		wr->w->bytes += f->bytes;
+		wr->nfiles++;
+	}
+	wr->w->files = (int64_t)wr->nfiles;
+	duck_result_free(r);
+	return 0;
+}
+
+/* ---- manifests ---- */
+
+/* Writes a manifest from a query of its entries; its length through `length`. */
+static int
+write_avro(struct writer *wr, const char *path, const char *root, const char *select, const char *ids, const char *metadata, int64_t *length)
+{
+	struct context *cx = wr->cx;
+	struct buf b = BUF_INIT;
+	struct stat st;
+	int rc;
+
+	buf_addf(&b, "COPY (%s) TO ", select);
+	buf_add_sql_string(&b, path);
+	buf_addf(&b, " (FORMAT avro, ROOT_NAME '%s', FIELD_IDS %s, METADATA {%s})", root, ids, metadata);
+	writer_made(wr, path);
+	rc = duck_exec(cx->db, b.s, &cx->err);
+	buf_release(&b);
+	if (rc < 0)
+		return -1;
+	if (stat(path, &st) < 0)
+		return task_fail(cx, ERR_IO, "%s was not written: %s", path, strerror(errno));
+	*length = st.st_size;
+	return 0;
+}
+
+static char *
+manifest_metadata(const struct writer *wr, const char *content)
+{
+	struct buf b = BUF_INIT;
+	char *schema = json_dumps(wr->schema ? wr->schema : current_schema(wr->meta), JSON_COMPACT);
+
+	buf_adds(&b, "'schema': ");
+	buf_add_sql_string(&b, schema);
+	buf_addf(&b, ", 'partition-spec': '[]', 'partition-spec-id': '0', 'format-version': '2', 'content': '%s'", content);
+	free(schema);
+	return buf_detach(&b);
+}
+
+/* "(manifest list entry)" as a SELECT. */
+static char *
+list_entry(const char *path, int64_t length, int content, int64_t sequence, int64_t snapshot, size_t added, size_t deleted, int64_t added_rows,
+           int64_t deleted_rows)
+{
+	struct buf b = BUF_INIT;
+
+	buf_adds(&b, "SELECT ");
+	buf_add_sql_string(&b, path);
+	buf_addf(&b,
+	         " AS manifest_path, %lld::BIGINT AS manifest_length, 0::INTEGER AS partition_spec_id, %d::INTEGER AS \"content\", %lld::BIGINT AS "
+	         "sequence_number, %lld::BIGINT AS min_sequence_number, %lld::BIGINT AS added_snapshot_id, %zu::INTEGER AS added_files_count, "
+	         "0::INTEGER AS existing_files_count, %zu::INTEGER AS deleted_files_count, %lld::BIGINT AS added_rows_count, 0::BIGINT AS "
+	         "existing_rows_count, %lld::BIGINT AS deleted_rows_count",
+	         (long long)length, content, (long long)sequence, (long long)sequence, (long long)snapshot, added, deleted,
+	         (long long)added_rows, (long long)deleted_rows);
+	return buf_detach(&b);
+}
+
+static char *
+added_entries(const struct writer *wr, int64_t snapshot)
+{
+	struct buf b = BUF_INIT;
+
+	for (size_t i = 0; i < wr->nfiles; i++) {
+		const struct data_file *f = &wr->files[i];
+		char *url = xasprintf("%s%s", wr->location, f->path + strlen(wr->local));
+
+		buf_addf(&b,
+		         "%sSELECT 1::INTEGER AS status, %lld::BIGINT AS snapshot_id, NULL::BIGINT AS sequence_number, NULL::BIGINT AS "
+		         "file_sequence_number, {'content': 0::INTEGER, 'file_path': ",
+		         i ? " UNION ALL " : "", (long long)snapshot);
+		buf_add_sql_string(&b, url);
+		buf_addf(&b,
+		         ", 'file_format': 'PARQUET', 'partition': {'__duckdb_empty_struct_marker': true}, 'record_count': %lld::BIGINT, "
+		         "'file_size_in_bytes': %lld::BIGINT, 'value_counts': %s, 'null_value_counts': %s} AS data_file",
+		         (long long)f->rows, (long long)f->bytes, f->value_counts, f->null_counts);
+		free(url);
+	}
+	return buf_detach(&b);
+}
+
+/* ---- the commit ---- */
+
+struct commit {
+	int64_t snapshot, sequence;
+	json_t *parent;      /* borrowed; NULL: none */
+	char *manifest_list; /* URL */
+	int64_t deleted_rows;
+	size_t deleted_files;
+	bool keep_parent;    /* the new snapshot descends from it */
+};
+
+static const char *
+strip_scheme(const char *url)
+{
+	if (strncmp(url, "file://", 7) == 0)
+		return url + 7;
+	return strncmp(url, "file:/", 6) == 0 ? url + 5 : url;
+}
+
+/* The files that an overwrite takes out, as entries with status 2 (deleted). */
+static int
+deleted_manifest(struct writer *wr, struct commit *c, struct buf *list)
+{
+	struct context *cx = wr->cx;
+	const char *old = json_string_value(json_object_get(c->parent, "manifest-list"));
+	struct buf b = BUF_INIT;
+	struct duck_result *r;
+	char *path, *meta, *entry;
+	int64_t length, rows;
+	size_t files;
+
+	/* Paths are collected first: read_avro takes a list of constants. */
+	buf_adds(&b, "SELECT manifest_path, sequence_number FROM read_avro(");
+	buf_add_sql_string(&b, strip_scheme(old));
+	buf_adds(&b, ") WHERE \"content\" = 0");
+	r = duck_query(cx->db, b.s, &cx->err);
+	buf_clear(&b);
+	if (r == NULL)
+		return -1;
+	buf_adds(&b, "CREATE OR REPLACE TEMP TABLE sluice_gone AS ");
+	for (size_t i = 0; i < duck_rows(r); i++) {
+		char *manifest = duck_text(r, i, 0);
+
+		buf_addf(&b, "%sSELECT coalesce(sequence_number, %lld)::BIGINT AS sequence_number, coalesce(file_sequence_number, %lld)::BIGINT AS "
+		             "file_sequence_number, data_file.file_path AS file_path, data_file.record_count AS record_count, "
+		             "data_file.file_size_in_bytes AS file_size FROM read_avro(",
+		         i ? " UNION ALL " : "", (long long)duck_int(r, i, 1), (long long)duck_int(r, i, 1));
+		buf_add_sql_string(&b, strip_scheme(manifest));
+		buf_adds(&b, ") WHERE status <> 2");
+		free(manifest);
+	}
+	if (duck_rows(r) == 0) {
+		duck_result_free(r);
+		buf_release(&b);
+		return 0;
+	}
+	duck_result_free(r);
+	if (duck_exec(cx->db, b.s, &cx->err) < 0) {
+		buf_release(&b);
+		return -1;
+	}
+	buf_release(&b);
+	r = duck_query(cx->db, "SELECT count(*), coalesce(sum(record_count), 0)::BIGINT FROM sluice_gone", &cx->err);
+	if (r == NULL)
+		return -1;
+	files = (size_t)duck_int(r, 0, 0);
+	rows = duck_int(r, 0, 1);
+	duck_result_free(r);
+	if (files == 0)
+		return 0;
+	c->deleted_files = files;
+	c->deleted_rows = rows;
+	path = xasprintf("%s/metadata/%s-gone-%lld.avro", wr->local, wr->stem, (long long)c->snapshot);
+	meta = manifest_metadata(wr, "data");
+	buf_addf(&b,
+	         "SELECT 2::INTEGER AS status, %lld::BIGINT AS snapshot_id, sequence_number, file_sequence_number, {'content': 0::INTEGER, "
+	         "'file_path': file_path, 'file_format': 'PARQUET', 'partition': {'__duckdb_empty_struct_marker': true}, 'record_count': "
+	         "record_count::BIGINT, 'file_size_in_bytes': file_size::BIGINT, 'value_counts': NULL::MAP(INTEGER, BIGINT), "
+	         "'null_value_counts': NULL::MAP(INTEGER, BIGINT)} AS data_file FROM sluice_gone",
+	         (long long)c->snapshot);
+	if (write_avro(wr, path, "manifest_entry", b.s, MANIFEST_IDS, meta, &length) < 0) {
+		free(path);
+		free(meta);
+		buf_release(&b);
+		return -1;
+	}
+	buf_release(&b);
+	{
+		char *url = xasprintf("%s%s", wr->location, path + strlen(wr->local));
+
+		entry = list_entry(url, length, 0, c->sequence, c->snapshot, 0, files, 0, rows);
+		free(url);
+	}
+	buf_addf(list, "%s%s", list->len ? " UNION ALL " : "", entry);
+	free(entry);
+	free(path);
+	free(meta);
+	return 0;
+}
+
+/* Manifests and the list of one try; the list differs from try to try, the data files do not. */
+static int
+commit_manifests(struct writer *wr, struct commit *c)
+{
+	struct context *cx = wr->cx;
+	struct buf list = BUF_INIT;
+	char *path, *meta, *entries, *entry, *url;
+	int64_t length;
+	int rc = -1;
+
+	if (wr->nfiles) {
+		path = xasprintf("%s/metadata/%s-%lld.avro", wr->local, wr->stem, (long long)c->snapshot);
+		entries = added_entries(wr, c->snapshot);
+		meta = manifest_metadata(wr, "data");
+		rc = write_avro(wr, path, "manifest_entry", entries, MANIFEST_IDS, meta, &length);
+		url = xasprintf("%s%s", wr->location, path + strlen(wr->local));
+		entry = list_entry(url, rc == 0 ? length : 0, 0, c->sequence, c->snapshot, wr->nfiles, 0, wr->w->rows, 0);
+		buf_adds(&list, entry);
+		free(entry);
+		free(url);
+		free(path);
+		free(entries);
+		free(meta);
+		if (rc < 0)
+			goto out;
+	}
+	if (c->parent && wr->w->mode == WRITE_APPEND) {
+		buf_addf(&list, "%sSELECT manifest_path, manifest_length, partition_spec_id, \"content\", sequence_number, min_sequence_number, "
+		                "added_snapshot_id, added_files_count, existing_files_count, deleted_files_count, added_rows_count, "
+		                "existing_rows_count, deleted_rows_count FROM read_avro(",
+		         list.len ? " UNION ALL " : "");
+		buf_add_sql_string(&list, strip_scheme(json_string_value(json_object_get(c->parent, "manifest-list"))));
+		buf_adds(&list, ")");
+	} else if (c->parent && wr->w->mode == WRITE_OVERWRITE && (rc = deleted_manifest(wr, c, &list)) < 0) {
+		goto out;
+	}
+	if (list.len == 0) { /* no manifest at all: a list without entries */
+		entry = list_entry("", 0, 0, 0, 0, 0, 0, 0, 0);
+		buf_addf(&list, "SELECT * FROM (%s) WHERE false", entry);
+		free(entry);
+	}
+	path = xasprintf("%s/metadata/snap-%lld-%s.avro", wr->local, (long long)c->snapshot, wr->stem);
+	meta = xasprintf("'snapshot-id': '%lld', 'sequence-number': '%lld', 'format-version': '2'", (long long)c->snapshot, (long long)c->sequence);
+	rc = write_avro(wr, path, "manifest_file", list.s, LIST_IDS, meta, &length);
+	c->manifest_list = xasprintf("%s%s", wr->location, path + strlen(wr->local));
+	free(path);
+	free(meta);
+	(void)cx;
+out:
+	buf_release(&list);
+	return rc;
+}
+
+static int64_t
+summary_number(const json_t *snap, const char *key)
+{
+	const char *text = json_string_value(json_object_get(json_object_get(snap, "summary"), key));
+
+	return text ? strtoll(text, NULL, 10) : 0;
+}
+
+static void
+summary_set(json_t *summary, const char *key, int64_t value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%lld", (long long)value);
+	json_object_set_new(summary, key, json_string(text));
+}
+
+static json_t *
+commit_summary(const struct writer *wr, const struct commit *c)
+{
+	static const char *const operations[] = { "append", "overwrite", "overwrite" };
+	const struct write *w = wr->w;
+	bool adds_up = w->mode == WRITE_APPEND && c->parent;
+	json_t *s = json_pack("{s:s}", "operation", operations[w->mode]);
+	struct context *cx = wr->cx;
+
+	summary_set(s, "added-data-files", w->files);
+	summary_set(s, "added-records", w->rows);
+	summary_set(s, "added-files-size", w->bytes);
+	if (c->deleted_files) {
+		summary_set(s, "deleted-data-files", (int64_t)c->deleted_files);
+		summary_set(s, "deleted-records", c->deleted_rows);
+	}
+	summary_set(s, "total-data-files", w->files + (adds_up ? summary_number(c->parent, "total-data-files") : 0));
+	summary_set(s, "total-records", w->rows + (adds_up ? summary_number(c->parent, "total-records") : 0));
+	summary_set(s, "total-files-size", w->bytes + (adds_up ? summary_number(c->parent, "total-files-size") : 0));
+	summary_set(s, "total-delete-files", adds_up ? summary_number(c->parent, "total-delete-files") : 0);
+	summary_set(s, "total-position-deletes", adds_up ? summary_number(c->parent, "total-position-deletes") : 0);
+	summary_set(s, "total-equality-deletes", adds_up ? summary_number(c->parent, "total-equality-deletes") : 0);
+	json_object_set_new(s, "sluice.flow", json_string(doc_text(cx, "flow")));
+	json_object_set_new(s, "sluice.run-id", json_string(doc_text(cx, "run_id")));
+	json_object_set_new(s, "sluice.task-id", json_string(doc_text(cx, "task_id")));
+	summary_set(s, "sluice.attempt", json_integer_value(json_object_get(cx->doc, "attempt")));
+	return s;
+}
+
+/* The updates that make a staged table real. */
+static void
+create_updates(const struct writer *wr, json_t *updates)
+{
+	const json_t *meta = wr->meta;
+
+	json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "assign-uuid", "uuid", json_object_get(meta, "table-uuid")));
+	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "upgrade-format-version", "format-version", 2));
+	json_array_append_new(updates, json_pack("{s:s,s:O,s:O}", "action", "add-schema", "schema", current_schema(meta), "last-column-id",
+	                                         json_object_get(meta, "last-column-id")));
+	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-current-schema", "schema-id", -1));
+	json_array_append_new(updates, json_pack("{s:s,s:{s:i,s:[]}}", "action", "add-spec", "spec", "spec-id", 0, "fields"));
+	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-default-spec", "spec-id", -1));
+	json_array_append_new(updates, json_pack("{s:s,s:{s:i,s:[]}}", "action", "add-sort-order", "sort-order", "order-id", 0, "fields"));
+	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-default-sort-order", "sort-order-id", -1));
+	json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "set-location", "location", json_object_get(meta, "location")));
+}
+
+/* One try. Returns the HTTP status, or -1 with the error set. */
+static int
+commit_try(struct writer *wr)
+{
+	struct context *cx = wr->cx;
+	struct write *w = wr->w;
+	json_t *parent = wr->create ? NULL : current_snapshot(wr->meta), *updates = json_array(), *requirements = json_array(), *snap, *body,
+	       *answer = NULL;
+	struct commit c = { .parent = parent, .snapshot = random_id() };
+	int status = -1;
+
+	c.sequence = json_integer_value(json_object_get(wr->meta, "last-sequence-number")) + 1;
+	c.keep_parent = parent && w->mode != WRITE_REPLACE;
+	if (commit_manifests(wr, &c) < 0)
+		goto out;
+	if (wr->create) {
+		create_updates(wr, updates);
+		json_array_append_new(requirements, json_pack("{s:s}", "type", "assert-create"));
+	} else {
+		json_array_append_new(requirements, json_pack("{s:s,s:O}", "type", "assert-table-uuid", "uuid", json_object_get(wr->meta, "table-uuid")));
+		json_array_append_new(requirements, json_pack("{s:s,s:s,s:o}", "type", "assert-ref-snapshot-id", "ref", "main", "snapshot-id",
+		                                              parent ? json_incref(json_object_get(parent, "snapshot-id")) : json_null()));
+		if (wr->schema) {
+			json_array_append_new(updates, json_pack("{s:s,s:O,s:i}", "action", "add-schema", "schema", wr->schema, "last-column-id",
+			                                         wr->last_column_id));
+			json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-current-schema", "schema-id", -1));
+		}
+	}
+	if (json_object_size(w->properties))
+		json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "set-properties", "updates", w->properties));
+	snap = json_pack("{s:I,s:I,s:I,s:s,s:o}", "snapshot-id", (json_int_t)c.snapshot, "sequence-number", (json_int_t)c.sequence, "timestamp-ms",
+	                 (json_int_t)(clock_wall() / 1000), "manifest-list", c.manifest_list, "summary", commit_summary(wr, &c));
+	if (c.keep_parent)
+		json_object_set(snap, "parent-snapshot-id", json_object_get(parent, "snapshot-id"));
+	if (!wr->create && !wr->schema)
+		json_object_set(snap, "schema-id", json_object_get(wr->meta, "current-schema-id"));
+	json_array_append_new(updates, json_pack("{s:s,s:o}", "action", "add-snapshot", "snapshot", snap));
+	json_array_append_new(updates, json_pack("{s:s,s:s,s:s,s:I}", "action", "set-snapshot-ref", "ref-name", "main", "type", "branch",
+	                                         "snapshot-id", (json_int_t)c.snapshot));
+	body = json_pack("{s:O,s:O}", "requirements", requirements, "updates", updates);
+	status = rest_call(cx, "POST", wr->path, body, &answer);
+	json_decref(body);
+	if (status == 200)
+		w->snapshot_id = c.snapshot;
+	else if (status >= 0) {
+		char *what = xasprintf("table %s: the commit was refused", w->name);
+
+		rest_fail(cx, what, status, answer);
+		free(what);
+	}
+	json_decref(answer);
+out:
+	json_decref(updates);
+	json_decref(requirements);
+	free(c.manifest_list);
+	return status;
+}
+
+/* An earlier attempt of this task may have committed and then been lost: its snapshot says so. */
+static bool
+landed_before(struct writer *wr)
+{
+	const char *run = doc_text(wr->cx, "run_id"), *task = doc_text(wr->cx, "task_id");
+	json_t *snap = current_snapshot(wr->meta);
+
+	while (snap) {
+		const json_t *summary = json_object_get(snap, "summary"), *parent;
+		const char *r = json_string_value(json_object_get(summary, "sluice.run-id"));
+		const char *t = json_string_value(json_object_get(summary, "sluice.task-id"));
+
+		if (r && t && strcmp(r, run) == 0 && strcmp(t, task) == 0) {
+			wr->w->snapshot_id = json_integer_value(json_object_get(snap, "snapshot-id"));
+			wr->w->rows = summary_number(snap, "added-records");
+			wr->w->files = summary_number(snap, "added-data-files");
+			wr->w->bytes = summary_number(snap, "added-files-size");
+			return true;
+		}
+		parent = json_object_get(snap, "parent-snapshot-id");
+		snap = json_is_integer(parent) ? snapshot_by_id(wr->meta, json_integer_value(parent)) : NULL;
+	}
+	return false;
+}
+
+static int
+writer_prepare(struct writer *wr)
+{
+	struct context *cx = wr->cx;
+	struct write *w = wr->w;
+	json_t *columns, *spec, *schema;
+	size_t i;
+	int status, rc = -1;
+
+	wr->path = rest_table_path(w->ns, w->table);
+	status = rest_load_table(cx, w->ns, w->table, &wr->loaded);
+	if (status < 0 || (status == 200 && writer_location(wr) < 0))
+		return -1;
+	if (wr->loaded && landed_before(wr)) {
+		w->landed_before = true;
+		return 0;
+	}
+	if (wr->loaded && json_integer_value(json_object_get(wr->meta, "format-version")) != 2)
+		return task_fail(cx, ERR_UNSUPPORTED, "table %s has format version %d; the duckdb engine writes version 2 only", w->name,
+		                 (int)json_integer_value(json_object_get(wr->meta, "format-version")));
+	json_array_foreach(json_object_get(wr->meta, "partition-specs"), i, spec)
+		if (json_array_size(json_object_get(spec, "fields")) > 0)
+			return task_fail(cx, ERR_UNSUPPORTED, "table %s is partitioned; writing partitioned tables is not supported yet", w->name);
+	if ((columns = duck_describe(cx->db, w->query, &cx->err)) == NULL)
+		return -1;
+	wr->last_column_id = wr->loaded ? (int)json_integer_value(json_object_get(wr->meta, "last-column-id")) : 0;
+	schema = current_schema(wr->meta);
+	if (wr->loaded == NULL || w->mode == WRITE_REPLACE) {
+		if (schema_from_columns(wr, columns, json_object_get(schema, "fields")) < 0)
+			goto out;
+		if (wr->loaded == NULL && (writer_stage_create(wr) < 0 || writer_location(wr) < 0))
+			goto out;
+		if (wr->create) { /* the catalog has given the ids */
+			json_decref(wr->fields);
+			wr->fields = json_incref(json_object_get(current_schema(wr->meta), "fields"));
+			json_decref(wr->schema);
+			wr->schema = NULL;
+		}
+	} else {
+		wr->fields = json_incref(json_object_get(schema, "fields"));
+		if (schema_match(wr, columns) < 0)
+			goto out;
+	}
+	rc = writer_select(wr, columns);
+out:
+	json_decref(columns);
+	return rc;
+}
+
+static void
+writer_release(struct writer *wr, bool failed)
+{
+	for (size_t i = 0; i < wr->nfiles; i++) {
+		if (failed)
+			unlink(wr->files[i].path);
+		free(wr->files[i].path);
+		free(wr->files[i].value_counts);
+		free(wr->files[i].null_counts);
+	}
+	for (size_t i = 0; i < wr->made.count; i++) {
+		if (failed)
+			unlink(wr->made.items[i]);
+		free(wr->made.items[i]);
+	}
+	free(wr->made.items);
+	free(wr->files);
+	free(wr->select);
+	free(wr->location);
+	free(wr->local);
+	free(wr->path);
+	json_decref(wr->fields);
+	json_decref(wr->schema);
+	json_decref(wr->loaded);
+}
+
+int
+iceberg_write(struct context *cx, struct write *w)
+{
+	struct writer wr = { .cx = cx, .w = w };
+	int status = -1;
+
+	snprintf(wr.stem, sizeof(wr.stem), "%s-%016llx", "sluice", (unsigned long long)random_id());
+	if (duck_load_iceberg(cx->db, &cx->err) < 0 || writer_prepare(&wr) < 0)
+		goto out;
+	if (w->landed_before) {
+		status = 200;
+		goto out;
+	}
+	if (writer_data(&wr) < 0 || writer_collect(&wr) < 0)
+		goto out;
+	for (int try = 0; try < COMMIT_TRIES; try++) {
+		if (try) {
+			/* Somebody else committed first. An append fits on top of anything; so does replacing everything. */
+			json_decref(wr.loaded);
+			wr.loaded = NULL;
+			err_release(&cx->err);
+			if (wr.create || rest_load_table(cx, w->ns, w->table, &wr.loaded) != 200) {
+				task_fail(cx, ERR_CONFLICT, "table %s was made or dropped by somebody else meanwhile; the task can be tried again", w->name);
+				break;
+			}
+			wr.meta = json_object_get(wr.loaded, "metadata");
+		}
+		status = commit_try(&wr);
+		if (status != 409 || wr.create)
+			break;
+	}
+	if (status == 200) {
+		cx->cause = NULL;
+		err_release(&cx->err);
+	}
+out:
+	/* A commit whose answer was lost may have landed: its files must stay. */
+	writer_release(&wr, status != 200 && status >= 0);
+	return status == 200 ? 0 : -1;
+}
+
+int
+iceberg_attach(struct context *cx)
+{
+	const json_t *catalog = json_object_get(cx->doc, "catalog");
+	struct buf b = BUF_INIT;
+	json_t *answer, *levels;
+	int rc = -1;
+
+	if (duck_load_iceberg(cx->db, &cx->err) < 0)
+		return -1;
+	buf_adds(&b, "CREATE OR REPLACE TEMPORARY SECRET sluice_catalog (TYPE iceberg, TOKEN ");
+	buf_add_sql_string(&b, json_string_value(json_object_get(catalog, "token")));
+	buf_adds(&b, ")");
+	rc = duck_exec(cx->db, b.s, &cx->err);
+	buf_clear(&b);
+	if (rc < 0)
+		goto out;
+	buf_adds(&b, "ATTACH '' AS ");
+	buf_add_sql_name(&b, json_string_value(json_object_get(catalog, "name")));
+	buf_adds(&b, " (TYPE iceberg, ENDPOINT ");
+	buf_add_sql_string(&b, json_string_value(json_object_get(catalog, "uri")));
+	buf_adds(&b, ", SECRET sluice_catalog)");
+	rc = duck_exec(cx->db, b.s, &cx->err);
+	buf_clear(&b);
+	if (rc < 0)
+		goto out;
+	if (rest_call(cx, "GET", "namespaces", NULL, &answer) == 200) {
+		levels = json_array_get(json_object_get(answer, "namespaces"), 0);
+		if (json_array_size(levels) == 1) {
+			/* With a default namespace set, both stg.t and local.stg.t resolve. */
+			buf_adds(&b, "USE ");
+			buf_add_sql_name(&b, json_string_value(json_object_get(catalog, "name")));
+			buf_addc(&b, '.');
+			buf_add_sql_name(&b, json_string_value(json_array_get(levels, 0)));
+			rc = duck_exec(cx->db, b.s, &cx->err);
+		}
+	}
+	json_decref(answer);
+out:
+	buf_release(&b);
+	return rc < 0 ? -1 : 0;
+}
