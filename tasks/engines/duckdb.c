@@ -234,6 +234,30 @@ duck_col_name(const struct duck_result *r, size_t col)
 	return api.column_name((duckdb_result *)(uintptr_t)&r->res, col);
 }
 
+const char *
+duck_col_type(const struct duck_result *r, size_t col)
+{
+	static const struct {
+		duckdb_type type;
+		const char *name;
+	} names[] = {
+		{ DUCKDB_TYPE_BOOLEAN, "BOOLEAN" }, { DUCKDB_TYPE_TINYINT, "TINYINT" }, { DUCKDB_TYPE_SMALLINT, "SMALLINT" },
+		{ DUCKDB_TYPE_INTEGER, "INTEGER" }, { DUCKDB_TYPE_BIGINT, "BIGINT" }, { DUCKDB_TYPE_UTINYINT, "UTINYINT" },
+		{ DUCKDB_TYPE_USMALLINT, "USMALLINT" }, { DUCKDB_TYPE_UINTEGER, "UINTEGER" }, { DUCKDB_TYPE_UBIGINT, "UBIGINT" },
+		{ DUCKDB_TYPE_HUGEINT, "HUGEINT" }, { DUCKDB_TYPE_FLOAT, "FLOAT" }, { DUCKDB_TYPE_DOUBLE, "DOUBLE" },
+		{ DUCKDB_TYPE_DECIMAL, "DECIMAL" }, { DUCKDB_TYPE_DATE, "DATE" }, { DUCKDB_TYPE_TIME, "TIME" },
+		{ DUCKDB_TYPE_TIMESTAMP, "TIMESTAMP" }, { DUCKDB_TYPE_TIMESTAMP_TZ, "TIMESTAMP WITH TIME ZONE" },
+		{ DUCKDB_TYPE_INTERVAL, "INTERVAL" }, { DUCKDB_TYPE_VARCHAR, "VARCHAR" }, { DUCKDB_TYPE_BLOB, "BLOB" },
+		{ DUCKDB_TYPE_UUID, "UUID" }, { DUCKDB_TYPE_LIST, "LIST" }, { DUCKDB_TYPE_STRUCT, "STRUCT" }, { DUCKDB_TYPE_MAP, "MAP" },
+	};
+	duckdb_type type = api.column_type((duckdb_result *)(uintptr_t)&r->res, col);
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (names[i].type == type)
+			return names[i].name;
+	return "OTHER";
+}
+
 char *
 duck_text(struct duck_result *r, size_t row, size_t col)
 {

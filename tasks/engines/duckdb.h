@@ -33,6 +33,8 @@ void duck_result_free(struct duck_result *r);
 size_t duck_rows(const struct duck_result *r);
 size_t duck_cols(const struct duck_result *r);
 const char *duck_col_name(const struct duck_result *r, size_t col);
+/* SQL's name of the column's type, without its parameters. */
+const char *duck_col_type(const struct duck_result *r, size_t col);
 /* The cell as text, NULL for SQL NULL; the caller frees it. */
 char *duck_text(struct duck_result *r, size_t row, size_t col);
 /* The cell as a JSON value by its column's type (numbers, booleans, text); the caller owns it. */

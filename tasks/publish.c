@@ -1,0 +1,143 @@
+/* publish and curate: rows from files or from SQL into a table. */
+#include <glob.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "tasks/context.h"
+#include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/write.h"
+#include "tasks/report.h"
+
+#define DEFAULT_FILE_SIZE (128LL << 20)
+
+static int
+write_mode(struct context *cx, enum write_mode *mode)
+{
+	static const char *const names[] = { "append", "overwrite", "replace" };
+	const char *text = spec_text(cx, "mode");
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcmp(text ? text : "append", names[i]) == 0) {
+			*mode = (enum write_mode)i;
+			return 0;
+		}
+	return task_fail(cx, ERR_UNSUPPORTED, "mode \"%s\" is not supported yet", text);
+}
+
+/* Writes the rows of `query` into the table that `into` names, and reports it. */
+static int
+write_table(struct context *cx, const char *query)
+{
+	static const char *const operations[] = { "append", "overwrite", "replace" };
+	struct write w = { .name = spec_text(cx, "into"), .query = query, .target_file_size = DEFAULT_FILE_SIZE };
+	json_t *size = json_object_get(cx->spec, "target_file_size");
+	char id[24];
+	int rc = -1;
+
+	if (w.name == NULL)
+		return task_fail(cx, ERR_INVALID, "`into` names no table");
+	w.properties = json_object_get(cx->spec, "properties");
+	if (json_is_integer(size) && json_integer_value(size) > 0)
+		w.target_file_size = json_integer_value(size);
+	if (write_mode(cx, &w.mode) < 0 || task_table_name(cx, w.name, &w.ns, &w.table) < 0)
+		goto out;
+	if (iceberg_write(cx, &w) < 0)
+		goto out;
+	snprintf(id, sizeof(id), "%" PRId64, w.snapshot_id);
+	report("tables", json_pack("[{s:s+++,s:s,s:s,s:I,s:I,s:I,s:b}]", "table", w.ns, ".", w.table, "", "operation", operations[w.mode],
+	                           "snapshot_id", id, "rows", (json_int_t)w.rows, "files", (json_int_t)w.files, "bytes", (json_int_t)w.bytes,
+	                           "landed_before", w.landed_before));
+	report("metrics", json_pack("{s:I,s:I,s:I}", "rows_out", (json_int_t)w.rows, "files_out", (json_int_t)w.files, "bytes_out",
+	                            (json_int_t)w.bytes));
+	report("outputs", json_pack("{s:s++,s:s,s:I}", "table", w.ns, ".", w.table, "snapshot_id", id, "rows", (json_int_t)w.rows));
+	printf("%s %" PRId64 " rows in %" PRId64 " files (%" PRId64 " bytes) to %s.%s, snapshot %s%s\n", operations[w.mode], w.rows, w.files, w.bytes,
+	       w.ns, w.table, id, w.landed_before ? " (already committed by an earlier attempt)" : "");
+	rc = 0;
+out:
+	free(w.ns);
+	free(w.table);
+	return rc;
+}
+
+/* ["a", "b"] as a SQL list of the files that the patterns name; a pattern that names none is an error. */
+static int
+parquet_list(struct context *cx, const json_t *from, struct buf *out)
+{
+	size_t n = json_is_array(from) ? json_array_size(from) : 1;
+
+	buf_addc(out, '[');
+	for (size_t i = 0; i < n; i++) {
+		const char *given = json_string_value(json_is_array(from) ? json_array_get(from, i) : from), *path;
+		glob_t g = { 0 };
+		int rc;
+
+		if (given == NULL)
+			return task_fail(cx, ERR_INVALID, "`from` must be a path or a list of paths");
+		if ((path = task_local_path(cx, "from", given)) == NULL)
+			return -1;
+		rc = glob(path, GLOB_BRACE, NULL, &g);
+		globfree(&g);
+		if (rc != 0 && strstr(path, "**") == NULL)
+			return task_fail_at(cx, "from", "no file matches %s", path);
+		if (i)
+			buf_adds(out, ", ");
+		buf_add_sql_string(out, path);
+	}
+	buf_addc(out, ']');
+	return 0;
+}
+
+int
+publish_run(struct context *cx)
+{
+	struct buf list = BUF_INIT;
+	char *query = NULL;
+	int rc = parquet_list(cx, json_object_get(cx->spec, "from"), &list);
+
+	if (rc == 0) {
+		query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = false)", list.s);
+		rc = write_table(cx, query);
+	}
+	free(query);
+	buf_release(&list);
+	return rc;
+}
+
+int
+curate_run(struct context *cx)
+{
+	const char *sql = spec_text(cx, "sql"), *file = spec_text(cx, "sql_file");
+	struct buf text = BUF_INIT;
+	int rc = -1;
+
+	if (sql == NULL && file) {
+		rc = buf_add_file(&text, file);
+		if (rc < 0) {
+			task_fail(cx, ERR_IO, "sql_file %s cannot be read: %s", file, strerror(-rc));
+			goto out;
+		}
+		sql = text.s;
+	}
+	rc = -1;
+	if (sql == NULL) {
+		task_fail(cx, ERR_INVALID, "there is no `sql`");
+		goto out;
+	}
+	if (iceberg_attach(cx) < 0 || task_check_sql(cx, "sql", "", sql, "") < 0)
+		goto out;
+	/* A trailing semicolon is what people write, but not what a subquery takes. */
+	{
+		char *trimmed = xstrdup(sql);
+		size_t n = strlen(trimmed);
+
+		while (n && strchr("; \t\r\n", trimmed[n - 1]))
+			trimmed[--n] = '\0';
+		rc = write_table(cx, trimmed);
+		free(trimmed);
+	}
+out:
+	buf_release(&text);
+	return rc;
+}
