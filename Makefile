@@ -90,11 +90,11 @@ deps: ## install what is missing: Debian packages, libduckdb and its extensions 
 
 .PHONY: demo
 demo: ## build, start the daemon, run examples/employees and show the result; PORT=8080
-	@tools/demo start $(BUILD)
+	@PORT=$(PORT) DEMO_HOME=$(DEMO_HOME) ROWS=$(ROWS) tools/demo start $(BUILD)
 
 .PHONY: demo-stop
 demo-stop: ## stop what `make demo` started
-	@tools/demo stop $(BUILD)
+	@DEMO_HOME=$(DEMO_HOME) tools/demo stop $(BUILD)
 
 .PHONY: check
 check: ## every test; ends with "N passed, N failed, N skipped"
@@ -127,7 +127,7 @@ format: ## make the code look as .clang-format says
 
 .PHONY: bench
 bench: all ## measure: 40 times /bin/true, the employees pipeline, idle memory
-	@tests/bench/run $(BUILD)
+	@python3 tests/bench/bench.py $(ARGS)
 
 .PHONY: reference
 reference: all ## write docs/reference.md from the flow language's JSON Schema
