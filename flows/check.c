@@ -244,10 +244,16 @@ check_percent(struct check *c, const struct grammar_row *row, const struct ynode
 static json_t *
 check_scalar(struct check *c, const struct grammar_row *row, const struct ynode *n)
 {
+	struct ynode unquoted;
 	int64_t v;
 
 	if (n->kind != Y_SCALAR || ynode_is_null(n))
 		return not_a(c, row, n);
+	if (c->resolved) {
+		unquoted = *n;
+		unquoted.plain = true;
+		n = &unquoted;
+	}
 	if (c->refs && text_has_ref(n->text))
 		return json_string(n->text);
 	switch (row->type) {

@@ -107,6 +107,11 @@ void flow_unref(struct flow *f);
  */
 MUSTCHECK int flow_params(const struct flow *f, const json_t *given, json_t **out, struct err *e);
 /*
+ * Checks a task's spec again after expr_resolve, since a ref can hide a value of the wrong type, and normalises it like the
+ * loader (sizes to bytes). Replaces *spec; ERR_UNPROCESSABLE names each value that does not fit.
+ */
+MUSTCHECK int flow_spec_resolved(const struct task_def *t, json_t **spec, struct err *e);
+/*
  * Checks an engine override, "duckdb" or {"task": "duckdb"}: names and support. ERR_UNPROCESSABLE / ERR_UNSUPPORTED.
  */
 MUSTCHECK int flow_check_engine(const struct flow *f, const json_t *override, struct err *e);

@@ -247,6 +247,17 @@ build_spec(struct loader *l, struct task_def *t, json_t *j)
 	load_sql_file(l, t);
 }
 
+/* The engine's own units are not ours (its GB has 1000 MB), so the limit is handed on in bytes. */
+static json_t *
+build_engine_options(const json_t *j)
+{
+	json_t *options = j ? json_copy((json_t *)j) : json_object(), *limit = json_object_get(options, "memory_limit");
+
+	if (json_is_integer(limit))
+		json_object_set_new(options, "memory_limit", json_sprintf("%" JSON_INTEGER_FORMAT "B", json_integer_value(limit)));
+	return options;
+}
+
 static void
 build_task(struct loader *l, struct task_def *t, json_t *j, json_t *pos, const struct ynode *n)
 {
@@ -278,7 +289,7 @@ build_task(struct loader *l, struct task_def *t, json_t *j, json_t *pos, const s
 	t->env = l->flow->env ? json_deep_copy(l->flow->env) : json_object();
 	if (json_object_get(j, "env"))
 		json_object_update(t->env, json_object_get(j, "env"));
-	t->engine_options = json_object_get(j, "engine_options") ? json_incref(json_object_get(j, "engine_options")) : json_object();
+	t->engine_options = build_engine_options(json_object_get(j, "engine_options"));
 	build_spec(l, t, j);
 	t->working_dir = take_string(j, "working_dir");
 }
@@ -543,6 +554,37 @@ load_tasks(struct loader *l, struct ynode *root)
 	}
 	free(deps);
 	sort_tasks(l);
+}
+
+int
+flow_spec_resolved(const struct task_def *t, json_t **spec, struct err *e)
+{
+	const char *type = task_type_name(t->type);
+	struct diags diags = DIAGS_INIT;
+	struct check c = { .diags = &diags, .resolved = true, .partial = true, .path = BUF_INIT };
+	char *owner = xasprintf("task \"%s\"", t->id);
+	struct ynode *n = yaml_from_json(*spec);
+	struct buf problems = BUF_INIT;
+	json_t *checked;
+	int rc = 0;
+
+	c.owner = owner;
+	checked = check_object(&c, &type, 1, n);
+	for (size_t i = 0; i < diags.count; i++)
+		buf_addf(&problems, "%s%s", i ? "; " : "", diags.items[i].message);
+	if (diags.errors > 0) {
+		rc = err_set(e, ERR_UNPROCESSABLE, "%s", problems.s);
+		json_decref(checked);
+	} else {
+		json_decref(*spec);
+		*spec = checked;
+	}
+	ynode_free(n);
+	buf_release(&problems);
+	buf_release(&c.path);
+	diags_release(&diags);
+	free(owner);
+	return rc;
 }
 
 /* ---- schedules ---- */

@@ -489,6 +489,48 @@ test_keys_of_other_types(void **state)
 	       "f.yaml:6:79: error: \"depends_on\" of task \"d\" cannot use refs: it is read before the run begins\n");
 }
 
+/* A ref can bring a value of any type: the second check sees what it became. */
+static void
+test_resolved_spec(void **state)
+{
+	struct flow *f = load_good("id: a\nparams: {mode: append, size: 64MB, create: true, files: []}\ntasks:\n"
+	                           "  - id: p\n    type: publish\n    from: ${params.files}\n    into: a.b\n    mode: ${params.mode}\n"
+	                           "    target_file_size: ${params.size}\n    create: ${params.create}\n"
+	                           "    engine_options: {memory_limit: 4GB, threads: 2}\n");
+	json_t *spec = json_pack("{s:[s], s:s, s:s, s:s, s:s}", "from", "/x", "into", "a.b", "mode", "append", "target_file_size", "64MB",
+	                         "create", "true");
+	struct err e = ERR_INIT;
+	char *dump;
+
+	(void)state;
+	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
+	dump = json_dumps(spec, JSON_COMPACT | JSON_SORT_KEYS);
+	assert_string_equal(dump, "{\"create\":true,\"from\":[\"/x\"],\"into\":\"a.b\",\"mode\":\"append\",\"target_file_size\":67108864}");
+	free(dump);
+	/* Checking what is checked changes nothing. */
+	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
+	json_decref(spec);
+	spec = json_pack("{s:s, s:s}", "mode", "apend", "target_file_size", "big");
+	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), ERR_UNPROCESSABLE);
+	assert_string_equal(e.msg, "unknown mode \"apend\" in task \"p\"; did you mean \"append\"?; \"target_file_size\" of task \"p\" must be a "
+	                           "size such as 128MB or 4GB, not \"big\"");
+	json_decref(spec);
+	err_release(&e);
+	dump = json_dumps(f->tasks[0].engine_options, JSON_COMPACT | JSON_SORT_KEYS);
+	assert_string_equal(dump, "{\"memory_limit\":\"4294967296B\",\"threads\":2}");
+	free(dump);
+	flow_unref(f);
+	/* Every spec of a whole flow passes as it is, its refs being texts. */
+	f = load_good(employees);
+	for (size_t i = 0; i < f->ntasks; i++) {
+		spec = json_deep_copy(f->tasks[i].spec);
+		assert_int_equal(flow_spec_resolved(&f->tasks[i], &spec, &e), 0);
+		assert_true(json_equal(spec, f->tasks[i].spec));
+		json_decref(spec);
+	}
+	flow_unref(f);
+}
+
 static void
 test_engine_override(void **state)
 {
@@ -623,7 +665,8 @@ main(void)
 		cmocka_unit_test(test_large),           cmocka_unit_test(test_schedules),
 		cmocka_unit_test(test_params),          cmocka_unit_test(test_keys_of_other_types),
 		cmocka_unit_test(test_engine_override), cmocka_unit_test(test_units),
-		cmocka_unit_test(test_norway),          cmocka_unit_test(test_schema_golden),
+		cmocka_unit_test(test_norway),          cmocka_unit_test(test_resolved_spec),
+		cmocka_unit_test(test_schema_golden),
 	};
 
 	return cmocka_run_group_tests_name("flow", tests, setup, teardown);
