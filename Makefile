@@ -3,7 +3,9 @@
 #   make BUILD=DIR        everything that is made goes there; default build/
 #   make SAN=address,undefined CC=clang CFLAGS=-DX
 BUILD ?= build
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 PREFIX ?= /usr/local
 # Where `make deps` put libduckdb, its extensions and its header; and the page, as C. A sanitized build shares both.
 DEPS ?= $(BUILD)
@@ -71,18 +73,19 @@ $(DEPS)/include/duckdb.h:
 
 -include $(OBJ:.o=.d) $(BUILD)/obj/page_assets.d $(UNIT:=.d)
 
-# The page: TypeScript by Vite, then bytes in a C file.
-web/node_modules/.package-lock.json: web/package-lock.json
+# The page: TypeScript, checked and bundled by Vite, then its files as bytes in C.
+web/node_modules/.package-lock.json: web/package.json web/package-lock.json
 	@echo "  NPM   web"
-	@cd web && npm ci --no-audit --no-fund --loglevel=error >/dev/null
+	@cd web && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 	@touch $@
 
-$(BUILD)/page_assets.c: $(WEB_SRC) $(wildcard tools/embed) $(if $(wildcard web/package-lock.json),web/node_modules/.package-lock.json)
-	@mkdir -p $(@D)
-	@echo "  WEB   $@"
-	@if [ -x tools/embed ] && [ -f web/index.html ]; then \
-		(cd web && npm run --silent build -- --outDir $(abspath $(BUILD))/web --emptyOutDir --logLevel warn) && tools/embed $(BUILD)/web >$@; \
-	else printf '#include "api/page.h"\nconst struct page_asset page_assets[1];\nconst size_t page_assets_count = 0;\n' >$@; fi
+$(BUILD)/web/index.html: $(WEB_SRC) web/node_modules/.package-lock.json
+	@mkdir -p $(BUILD)
+	@echo "  WEB   $(BUILD)/web"
+	@cd web && npm run --silent build -- --outDir $(abspath $(BUILD))/web --emptyOutDir --logLevel warn
+
+$(BUILD)/page_assets.c: $(BUILD)/web/index.html tools/embed
+	@tools/embed $@ $(BUILD)/web
 
 .PHONY: deps
 deps: ## install what is missing: Debian packages, libduckdb and its extensions (pinned by SHA-256)
