@@ -1,0 +1,757 @@
+/*
+ * stage: files in, one Parquet file (or a partitioned folder) out. The order of its steps: read (types by `schema` and
+ * `cast`, text otherwise for CSV), `where` on the source's columns, `select`, `rename`. The target appears by rename, whole.
+ */
+#include <errno.h>
+#include <ftw.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "tasks/context.h"
+#include "tasks/engines/duckdb.h"
+#include "tasks/report.h"
+
+enum on_reject { REJECT_FAIL, REJECT_SKIP, REJECT_QUARANTINE };
+
+struct stage {
+	struct context *cx;
+	const json_t *source, *target;
+	const char *format;
+	json_t *files;      /* list of paths */
+	json_t *names;      /* list of the source's column names */
+	json_t *types;      /* object: column -> type, for those that have one */
+	json_t *not_null;   /* list of names */
+	enum on_reject on_reject;
+	struct buf reader;  /* table function call over the files */
+	char *path, *tmp;   /* target and its temporary name */
+	int64_t rejected;
+};
+
+static bool
+is_name(const char *s)
+{
+	if (!(*s == '_' || (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z')))
+		return false;
+	for (; *s; s++)
+		if (!(*s == '_' || (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9')))
+			return false;
+	return true;
+}
+
+static int
+missing_column(struct stage *st, const char *key, const char *name)
+{
+	const char *near = task_nearest(st->names, name);
+	struct buf b = BUF_INIT;
+	json_t *have;
+	size_t i;
+	int rc;
+
+	json_array_foreach(st->names, i, have)
+		buf_addf(&b, "%s%s", i ? ", " : "", json_string_value(have));
+	rc = task_fail_at(st->cx, key, "%s: the source has no column \"%s\"%s%s%s; its columns are: %s", key, name, near ? "; did you mean \"" : "",
+	                  near ? near : "", near ? "\"?" : "", b.s);
+	buf_release(&b);
+	return rc;
+}
+
+static bool
+has_name(const json_t *names, const char *name)
+{
+	json_t *have;
+	size_t i;
+
+	json_array_foreach(names, i, have)
+		if (strcmp(json_string_value(have), name) == 0)
+			return true;
+	return false;
+}
+
+/* ---- the source ---- */
+
+static int
+stage_files(struct stage *st)
+{
+	struct context *cx = st->cx;
+	const json_t *path = json_object_get(st->source, "path");
+	size_t n = json_is_array(path) ? json_array_size(path) : 1;
+
+	st->files = json_array();
+	for (size_t i = 0; i < n; i++) {
+		const char *given = json_string_value(json_is_array(path) ? json_array_get(path, i) : path), *local;
+		struct buf b = BUF_INIT;
+		struct duck_result *r;
+
+		if (given == NULL)
+			return task_fail(cx, ERR_INVALID, "source.path must be a path or a list of paths");
+		if ((local = task_local_path(cx, "source", given)) == NULL)
+			return -1;
+		buf_adds(&b, "SELECT file FROM glob(");
+		buf_add_sql_string(&b, local);
+		buf_adds(&b, ") ORDER BY file");
+		r = duck_query(cx->db, b.s, &cx->err);
+		buf_release(&b);
+		if (r == NULL)
+			return -1;
+		if (duck_rows(r) == 0) {
+			duck_result_free(r);
+			return task_fail_at(cx, "source/path", "no file matches %s; is the path right, and did the files arrive?", local);
+		}
+		for (size_t k = 0; k < duck_rows(r); k++) {
+			char *file = duck_text(r, k, 0);
+
+			json_array_append_new(st->files, json_string(file));
+			free(file);
+		}
+		duck_result_free(r);
+	}
+	return 0;
+}
+
+static void
+add_file_list(struct buf *b, const json_t *files)
+{
+	json_t *file;
+	size_t i;
+
+	buf_addc(b, '[');
+	json_array_foreach(files, i, file) {
+		if (i)
+			buf_adds(b, ", ");
+		buf_add_sql_string(b, json_string_value(file));
+	}
+	buf_addc(b, ']');
+}
+
+static const char *
+source_text(const struct stage *st, const char *name, const char *otherwise)
+{
+	const char *v = json_string_value(json_object_get(st->source, name));
+
+	return v ? v : otherwise;
+}
+
+/* Splits a header line as CSV does. */
+static json_t *
+split_header(const char *line, char delimiter, char quote)
+{
+	json_t *names = json_array();
+	struct buf b = BUF_INIT;
+	bool quoted = false;
+
+	if (strncmp(line, "\xef\xbb\xbf", 3) == 0)
+		line += 3;
+	for (;; line++) {
+		if (quoted && *line == quote && line[1] == quote) {
+			buf_addc(&b, *++line);
+		} else if (*line == quote && *line) {
+			quoted = !quoted;
+		} else if (*line == '\0' || (!quoted && (*line == delimiter || *line == '\r'))) {
+			json_array_append_new(names, json_string(b.s));
+			buf_clear(&b);
+			if (*line != delimiter || *line == '\0')
+				break;
+		} else {
+			buf_addc(&b, *line);
+		}
+	}
+	buf_release(&b);
+	return names;
+}
+
+/* The first line of a file, decompressed where it must be. */
+static char *
+first_line(struct stage *st, const char *file)
+{
+	struct buf b = BUF_INIT;
+	struct duck_result *r;
+	char *line = NULL;
+
+	buf_adds(&b, "SELECT line FROM read_csv(");
+	buf_add_sql_string(&b, file);
+	buf_adds(&b, ", auto_detect = false, header = false, delim = '\x01', quote = '', escape = '', strict_mode = false, columns = {'line': 'VARCHAR'}");
+	if (json_object_get(st->source, "compression")) {
+		buf_adds(&b, ", compression = ");
+		buf_add_sql_string(&b, source_text(st, "compression", "auto"));
+	}
+	buf_adds(&b, ") LIMIT 1");
+	r = duck_query(st->cx->db, b.s, &st->cx->err);
+	buf_release(&b);
+	if (r && duck_rows(r) == 1)
+		line = duck_text(r, 0, 0);
+	duck_result_free(r);
+	return line;
+}
+
+/* All files must have one header: columns are matched by place. */
+static int
+csv_names(struct stage *st, bool header)
+{
+	const char *delimiter = source_text(st, "delimiter", ","), *quote = source_text(st, "quote", "\"");
+	json_t *file, *names;
+	size_t i;
+
+	json_array_foreach(st->files, i, file) {
+		char *line = first_line(st, json_string_value(file));
+
+		if (line == NULL) {
+			if (st->cx->err.code)
+				return -1;
+			if (header)
+				return task_fail(st->cx, ERR_UNPROCESSABLE, "%s is empty: it has no header line", json_string_value(file));
+			continue;
+		}
+		names = split_header(line, *delimiter, *quote);
+		free(line);
+		if (!header) {
+			for (size_t k = 0; k < json_array_size(names); k++) {
+				char *name = xasprintf("column%zu", k);
+
+				json_array_set_new(names, k, json_string(name));
+				free(name);
+			}
+		}
+		if (st->names && !json_equal(st->names, names)) {
+			json_decref(names);
+			return task_fail(st->cx, ERR_UNPROCESSABLE, "%s has another header than %s; files of one source must have the same columns",
+			                 json_string_value(file), json_string_value(json_array_get(st->files, 0)));
+		}
+		if (st->names)
+			json_decref(names);
+		else
+			st->names = names;
+	}
+	if (st->names == NULL)
+		st->names = json_array();
+	return 0;
+}
+
+/* The types that the task asks for: `schema` (with "not null") and `cast`. */
+static int
+stage_types(struct stage *st)
+{
+	const json_t *schema = json_object_get(st->cx->spec, "schema"), *cast = json_object_get(st->cx->spec, "cast");
+	json_t *type;
+	const char *name;
+
+	st->types = json_object();
+	st->not_null = json_array();
+	json_object_foreach((json_t *)(uintptr_t)schema, name, type) {
+		char *text = xstrdup(json_string_value(type) ? json_string_value(type) : "VARCHAR"), *nn = strcasestr(text, " not null");
+
+		if (nn) {
+			*nn = '\0';
+			json_array_append_new(st->not_null, json_string(name));
+		}
+		json_object_set_new(st->types, name, json_string(text));
+		free(text);
+		if (!has_name(st->names, name))
+			return missing_column(st, "schema", name);
+	}
+	json_object_foreach((json_t *)(uintptr_t)cast, name, type) {
+		if (!has_name(st->names, name))
+			return missing_column(st, "cast", name);
+		json_object_set(st->types, name, type);
+	}
+	return 0;
+}
+
+static int
+read_csv(struct stage *st)
+{
+	json_t *header = json_object_get(st->source, "header"), *name;
+	struct buf *b = &st->reader;
+	bool has_header = header == NULL || json_is_true(header) || (json_is_string(header) && strcmp(json_string_value(header), "true") == 0);
+	size_t i;
+
+	if (csv_names(st, has_header) < 0 || stage_types(st) < 0)
+		return -1;
+	buf_adds(b, "read_csv(");
+	add_file_list(b, st->files);
+	buf_addf(b, ", auto_detect = false, header = %s, store_rejects = true, rejects_limit = 0, strict_mode = true, delim = ", has_header ? "true" : "false");
+	buf_add_sql_string(b, source_text(st, "delimiter", ","));
+	buf_adds(b, ", quote = ");
+	buf_add_sql_string(b, source_text(st, "quote", "\""));
+	buf_adds(b, ", escape = ");
+	buf_add_sql_string(b, source_text(st, "quote", "\""));
+	if (json_object_get(st->source, "compression")) {
+		buf_adds(b, ", compression = ");
+		buf_add_sql_string(b, source_text(st, "compression", "auto"));
+	}
+	buf_adds(b, ", columns = {");
+	json_array_foreach(st->names, i, name) {
+		const char *type = json_string_value(json_object_get(st->types, json_string_value(name)));
+
+		if (i)
+			buf_adds(b, ", ");
+		buf_add_sql_string(b, json_string_value(name));
+		buf_adds(b, ": ");
+		buf_add_sql_string(b, type ? type : "VARCHAR");
+	}
+	buf_adds(b, "})");
+	return 0;
+}
+
+/* JSON and Parquet bring their own types; what is asked for beyond them is cast. */
+static int
+read_typed(struct stage *st, const char *function)
+{
+	struct context *cx = st->cx;
+	struct buf plain = BUF_INIT;
+	json_t *columns, *column, *name;
+	size_t i;
+
+	buf_addf(&plain, "%s(", function);
+	add_file_list(&plain, st->files);
+	if (strcmp(function, "read_parquet") == 0)
+		buf_adds(&plain, ", union_by_name = false");
+	buf_adds(&plain, ")");
+	{
+		char *query = xasprintf("SELECT * FROM %s", plain.s);
+
+		columns = duck_describe(cx->db, query, &cx->err);
+		free(query);
+	}
+	if (columns == NULL) {
+		buf_release(&plain);
+		return -1;
+	}
+	st->names = json_array();
+	json_array_foreach(columns, i, column)
+		json_array_append(st->names, json_object_get(column, "name"));
+	json_decref(columns);
+	if (stage_types(st) < 0) {
+		buf_release(&plain);
+		return -1;
+	}
+	/* TRY_CAST where bad values may be dropped; a plain cast, which fails with the value, otherwise. */
+	buf_adds(&st->reader, "(SELECT * REPLACE (");
+	if (json_object_size(st->types) == 0) {
+		buf_clear(&st->reader);
+		buf_adds(&st->reader, plain.s);
+	} else {
+		bool first = true;
+
+		json_array_foreach(st->names, i, name) {
+			const char *n = json_string_value(name), *type = json_string_value(json_object_get(st->types, n));
+
+			if (type == NULL)
+				continue;
+			buf_adds(&st->reader, first ? "" : ", ");
+			first = false;
+			buf_adds(&st->reader, st->on_reject == REJECT_FAIL ? "CAST(" : "TRY_CAST(");
+			buf_add_sql_name(&st->reader, n);
+			buf_addf(&st->reader, " AS %s) AS ", type);
+			buf_add_sql_name(&st->reader, n);
+		}
+		buf_addf(&st->reader, ") FROM %s", plain.s);
+		if (st->on_reject != REJECT_FAIL) {
+			/* Rows with a value that does not fit go to the side, with their number in the source. */
+			struct buf bad = BUF_INIT;
+
+			first = true;
+			json_array_foreach(st->names, i, name) {
+				const char *n = json_string_value(name), *type = json_string_value(json_object_get(st->types, n));
+
+				if (type == NULL)
+					continue;
+				buf_adds(&bad, first ? "" : " OR ");
+				first = false;
+				buf_adds(&bad, "(");
+				buf_add_sql_name(&bad, n);
+				buf_adds(&bad, " IS NOT NULL AND TRY_CAST(");
+				buf_add_sql_name(&bad, n);
+				buf_addf(&bad, " AS %s) IS NULL)", type);
+			}
+			if (duck_execf(cx->db, &cx->err,
+			               "CREATE TEMP TABLE sluice_rejects AS SELECT '' AS file, line, 'CAST' AS reason, "
+			               "'a value does not fit its type' AS message, to_json(t)::VARCHAR AS \"text\" FROM "
+			               "(SELECT *, row_number() OVER () AS line FROM %s) t WHERE %s",
+			               plain.s, bad.s) < 0) {
+				buf_release(&plain);
+				buf_release(&bad);
+				return -1;
+			}
+			buf_addf(&st->reader, " WHERE NOT (%s)", bad.s);
+			buf_release(&bad);
+		}
+		buf_adds(&st->reader, ")");
+	}
+	buf_release(&plain);
+	return 0;
+}
+
+/* ---- the rows ---- */
+
+/* The text of each `select` entry: a name, "expr AS name", or name: expr. */
+static int
+add_select(struct stage *st, struct buf *b)
+{
+	const json_t *select = json_object_get(st->cx->spec, "select"), *schema = json_object_get(st->cx->spec, "schema");
+	const char *name;
+	json_t *item;
+	size_t i;
+
+	if (json_is_array(select)) {
+		json_array_foreach(select, i, item) {
+			const char *text = json_string_value(item);
+			char *key = xasprintf("select/%zu", i), *from = xasprintf(" FROM %s", st->reader.s);
+			int rc = 0;
+
+			if (i)
+				buf_adds(b, ", ");
+			if (is_name(text)) {
+				if (!has_name(st->names, text))
+					rc = missing_column(st, key, text);
+				buf_add_sql_name(b, text);
+			} else {
+				rc = task_check_sql(st->cx, key, "SELECT ", text, from);
+				buf_adds(b, text);
+			}
+			free(key);
+			free(from);
+			if (rc < 0)
+				return rc;
+		}
+		return 0;
+	}
+	if (json_is_object(select) || json_is_object(schema)) {
+		bool first = true;
+
+		json_object_foreach((json_t *)(uintptr_t)(json_is_object(select) ? select : schema), name, item) {
+			if (!first)
+				buf_adds(b, ", ");
+			first = false;
+			if (json_is_object(select)) {
+				char *key = xasprintf("select/%s", name), *from = xasprintf(" FROM %s", st->reader.s);
+				int rc = task_check_sql(st->cx, key, "SELECT ", json_string_value(item), from);
+
+				free(key);
+				free(from);
+				if (rc < 0)
+					return rc;
+				buf_addf(b, "%s AS ", json_string_value(item));
+			}
+			buf_add_sql_name(b, name);
+		}
+		return 0;
+	}
+	buf_adds(b, "*");
+	return 0;
+}
+
+static int
+build_query(struct stage *st, struct buf *out)
+{
+	const char *where = spec_text(st->cx, "where"), *name;
+	const json_t *rename = json_object_get(st->cx->spec, "rename");
+	struct buf inner = BUF_INIT;
+	json_t *to;
+	int rc = -1;
+	size_t i;
+
+	buf_adds(&inner, "SELECT ");
+	if (add_select(st, &inner) < 0)
+		goto out;
+	buf_addf(&inner, " FROM %s", st->reader.s);
+	if (where) {
+		char *before = xasprintf("SELECT * FROM %s WHERE ", st->reader.s);
+
+		rc = task_check_sql(st->cx, "where", before, where, "");
+		free(before);
+		if (rc < 0)
+			goto out;
+		buf_addf(&inner, " WHERE (%s\n)", where);
+	}
+	json_array_foreach(st->not_null, i, to) {
+		buf_adds(&inner, where || i ? " AND " : " WHERE ");
+		buf_add_sql_name(&inner, json_string_value(to));
+		buf_adds(&inner, " IS NOT NULL");
+	}
+	if (json_object_size(rename)) {
+		json_t *columns = duck_describe(st->cx->db, inner.s, &st->cx->err), *names = json_array(), *column;
+		bool first = true;
+
+		if (columns == NULL) {
+			json_decref(names);
+			goto out;
+		}
+		json_array_foreach(columns, i, column)
+			json_array_append(names, json_object_get(column, "name"));
+		json_decref(columns);
+		json_decref(st->names);
+		st->names = names;
+		buf_adds(out, "SELECT * RENAME (");
+		json_object_foreach((json_t *)(uintptr_t)rename, name, to) {
+			if (!has_name(st->names, name)) {
+				rc = missing_column(st, "rename", name);
+				goto out;
+			}
+			buf_adds(out, first ? "" : ", ");
+			first = false;
+			buf_add_sql_name(out, name);
+			buf_adds(out, " AS ");
+			buf_add_sql_name(out, json_string_value(to));
+		}
+		buf_addf(out, ") FROM (%s)", inner.s);
+	} else {
+		buf_adds(out, inner.s);
+	}
+	rc = 0;
+out:
+	buf_release(&inner);
+	return rc < 0 ? -1 : 0;
+}
+
+/* ---- rejects ---- */
+
+/* Puts what the reader refused, and rows without a value that must be there, into one table. */
+static int
+collect_rejects(struct stage *st)
+{
+	struct context *cx = st->cx;
+
+	if (strcmp(st->format, "csv") == 0 &&
+	    duck_exec(cx->db,
+	              "CREATE TEMP TABLE sluice_rejects AS SELECT s.file_path AS file, e.line::BIGINT AS line, e.error_type::VARCHAR AS reason, "
+	              "e.error_message AS message, e.csv_line AS \"text\" FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id)",
+	              &cx->err) < 0) {
+		if (strstr(cx->err.msg, "reject_errors") == NULL)
+			return -1;
+		err_release(&cx->err); /* nothing was ever rejected: the tables are not there */
+		if (duck_exec(cx->db, "CREATE TEMP TABLE sluice_rejects (file VARCHAR, line BIGINT, reason VARCHAR, message VARCHAR, \"text\" VARCHAR)",
+		              &cx->err) < 0)
+			return -1;
+	} else if (strcmp(st->format, "csv") != 0 &&
+	           duck_exec(cx->db,
+	                     "CREATE TEMP TABLE IF NOT EXISTS sluice_rejects (file VARCHAR, line BIGINT, reason VARCHAR, message VARCHAR, \"text\" VARCHAR)",
+	                     &cx->err) < 0) {
+		return -1;
+	}
+	if (json_array_size(st->not_null)) {
+		struct buf b = BUF_INIT;
+		json_t *name;
+		size_t i;
+
+		buf_addf(&b, "INSERT INTO sluice_rejects SELECT '', NULL, 'NULL', 'a value is missing that the schema says is not null', "
+		             "to_json(t)::VARCHAR FROM %s t WHERE false",
+		         st->reader.s);
+		json_array_foreach(st->not_null, i, name) {
+			buf_adds(&b, " OR ");
+			buf_add_sql_name(&b, json_string_value(name));
+			buf_adds(&b, " IS NULL");
+		}
+		/* Not a second scan with rejects: those are counted already. */
+		int rc = duck_exec(cx->db, b.s, &cx->err);
+
+		buf_release(&b);
+		if (rc < 0)
+			return -1;
+	}
+	st->rejected = duck_count(cx->db, "SELECT count(*) FROM sluice_rejects", &cx->err);
+	return st->rejected < 0 ? -1 : 0;
+}
+
+static int
+judge_rejects(struct stage *st)
+{
+	struct context *cx = st->cx;
+	json_t *max = json_object_get(cx->spec, "max_rejects");
+	struct duck_result *r;
+	char *path;
+	int rc;
+
+	if (collect_rejects(st) < 0)
+		return -1;
+	if (st->rejected == 0)
+		return 0;
+	if (st->on_reject == REJECT_FAIL || (json_is_integer(max) && json_integer_value(max) > 0 && st->rejected > json_integer_value(max))) {
+		char *file, *message, *text;
+		int64_t line;
+
+		r = duck_query(cx->db, "SELECT file, coalesce(line, 0), message, \"text\" FROM sluice_rejects ORDER BY file, line LIMIT 1", &cx->err);
+		if (r == NULL)
+			return -1;
+		file = duck_text(r, 0, 0);
+		line = duck_int(r, 0, 1);
+		message = duck_text(r, 0, 2);
+		text = duck_text(r, 0, 3);
+		duck_result_free(r);
+		text[strcspn(text, "\r\n")] = '\0';
+		if (strlen(text) > 200)
+			strcpy(text + 197, "...");
+		rc = task_fail(cx, ERR_UNPROCESSABLE,
+		               "%s:%" PRId64 ": %s: \"%s\"; %" PRId64 " row%s of the source %s bad; nothing was written (on_reject: skip or quarantine takes the rest)",
+		               file && *file ? file : json_string_value(json_array_get(st->files, 0)), line, message, text, st->rejected,
+		               st->rejected == 1 ? "" : "s", st->rejected == 1 ? "is" : "are");
+		free(file);
+		free(message);
+		free(text);
+		return rc;
+	}
+	report_metric("rows_rejected", (json_int_t)st->rejected);
+	printf("%" PRId64 " rows rejected\n", st->rejected);
+	if (st->on_reject != REJECT_QUARANTINE)
+		return 0;
+	path = xasprintf("%s.rejects.parquet", st->path);
+	{
+		struct buf b = BUF_INIT;
+
+		buf_adds(&b, "COPY (SELECT * FROM sluice_rejects ORDER BY file, line) TO ");
+		buf_add_sql_string(&b, path);
+		buf_adds(&b, " (FORMAT parquet)");
+		rc = duck_exec(cx->db, b.s, &cx->err);
+		buf_release(&b);
+	}
+	if (rc == 0)
+		report_output("rejects", json_string(path));
+	free(path);
+	return rc < 0 ? -1 : 0;
+}
+
+/* ---- the target ---- */
+
+static int
+on_remove(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)st;
+	(void)ftw;
+	return type == FTW_DP || type == FTW_D ? rmdir(path) : unlink(path);
+}
+
+static int64_t
+write_target(struct stage *st, const char *query)
+{
+	const char *compression = json_string_value(json_object_get(st->target, "compression"));
+	const json_t *partitions = json_object_get(st->target, "partition_by");
+	json_t *row_group = json_object_get(st->target, "row_group_size"), *name;
+	struct buf b = BUF_INIT;
+	struct duck_result *r;
+	int64_t rows = -1;
+	size_t i;
+
+	buf_addf(&b, "COPY (%s) TO ", query);
+	buf_add_sql_string(&b, st->tmp);
+	buf_addf(&b, " (FORMAT parquet, COMPRESSION %s", compression ? compression : "zstd");
+	if (json_is_integer(row_group) && json_integer_value(row_group) > 0)
+		buf_addf(&b, ", ROW_GROUP_SIZE_BYTES %lld", (long long)json_integer_value(row_group));
+	if (json_array_size(partitions)) {
+		buf_adds(&b, ", PARTITION_BY (");
+		json_array_foreach(partitions, i, name) {
+			if (i)
+				buf_adds(&b, ", ");
+			buf_add_sql_name(&b, json_string_value(name));
+		}
+		buf_adds(&b, ")");
+	}
+	buf_adds(&b, ")");
+	/* A size in bytes for row groups is honoured only without order. */
+	if (json_is_integer(row_group) && duck_exec(st->cx->db, "SET preserve_insertion_order = false", &st->cx->err) < 0)
+		goto out;
+	r = duck_query(st->cx->db, b.s, &st->cx->err);
+	if (r)
+		rows = duck_int(r, 0, 0);
+	duck_result_free(r);
+out:
+	buf_release(&b);
+	return rows;
+}
+
+static int64_t stage_bytes, stage_nfiles;
+
+static int
+on_measure(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	(void)path;
+	(void)ftw;
+	if (type == FTW_F) {
+		stage_bytes += st->st_size;
+		stage_nfiles++;
+	}
+	return 0;
+}
+
+static int
+stage_work(struct stage *st)
+{
+	struct context *cx = st->cx;
+	struct buf query = BUF_INIT;
+	int64_t rows;
+	int rc = -1;
+
+	if (stage_files(st) < 0)
+		return -1;
+	if (strcmp(st->format, "csv") == 0)
+		rc = read_csv(st);
+	else if (strcmp(st->format, "json") == 0)
+		rc = read_typed(st, "read_json");
+	else if (strcmp(st->format, "parquet") == 0)
+		rc = read_typed(st, "read_parquet");
+	else
+		rc = task_fail(cx, ERR_UNSUPPORTED, "source.format \"%s\" is not supported yet", st->format);
+	if (rc < 0 || build_query(st, &query) < 0 || task_make_parents(cx, st->path) < 0) {
+		buf_release(&query);
+		return -1;
+	}
+	rows = write_target(st, query.s);
+	buf_release(&query);
+	if (rows < 0 || judge_rejects(st) < 0)
+		return -1;
+	nftw(st->path, on_remove, 16, FTW_DEPTH | FTW_PHYS); /* an earlier attempt's */
+	if (rename(st->tmp, st->path) < 0)
+		return task_fail(cx, ERR_IO, "cannot rename %s to %s: %s", st->tmp, st->path, strerror(errno));
+	nftw(st->path, on_measure, 16, FTW_PHYS);
+	report("metrics", json_pack("{s:I,s:I,s:I,s:I}", "rows_out", (json_int_t)rows, "bytes_out", (json_int_t)stage_bytes, "files_out",
+	                            (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));
+	/* A partitioned target is read by its files. */
+	if (json_array_size(json_object_get(st->target, "partition_by"))) {
+		char *glob = xasprintf("%s/**/*.parquet", st->path);
+
+		report_output("path", json_string(glob));
+		free(glob);
+	} else {
+		report_output("path", json_string(st->path));
+	}
+	report_output("rows", json_integer((json_int_t)rows));
+	printf("%" PRId64 " rows from %zu files to %s\n", rows, json_array_size(st->files), st->path);
+	return 0;
+}
+
+int
+stage_run(struct context *cx)
+{
+	static const char *const reject_names[] = { "fail", "skip", "quarantine" };
+	struct stage st = { .cx = cx, .reader = BUF_INIT };
+	const char *on_reject = spec_text(cx, "on_reject"), *path;
+	int rc = -1;
+
+	st.source = json_object_get(cx->spec, "source");
+	st.target = json_object_get(cx->spec, "target");
+	st.format = source_text(&st, "format", "csv");
+	for (int i = 0; on_reject && i < 3; i++)
+		if (strcmp(on_reject, reject_names[i]) == 0)
+			st.on_reject = (enum on_reject)i;
+	path = json_string_value(json_object_get(st.target, "path"));
+	if (path == NULL)
+		return task_fail(cx, ERR_INVALID, "target.path is missing");
+	if ((path = task_local_path(cx, "target", path)) == NULL)
+		return -1;
+	st.path = xstrdup(path);
+	st.tmp = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"), (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
+	rc = stage_work(&st);
+	if (rc < 0)
+		nftw(st.tmp, on_remove, 16, FTW_DEPTH | FTW_PHYS);
+	buf_release(&st.reader);
+	json_decref(st.files);
+	json_decref(st.names);
+	json_decref(st.types);
+	json_decref(st.not_null);
+	free(st.path);
+	free(st.tmp);
+	return rc;
+}
