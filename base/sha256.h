@@ -1,4 +1,5 @@
-/* SHA-256 (FIPS 180-4), for naming things by content and for storing tokens; our own, so that the base links no crypto library. */
+/* SHA-256 (FIPS 180-4), for naming things by content and for storing tokens; our own, so that the base links no crypto library.
+ */
 #ifndef BASE_SHA256_H
 #define BASE_SHA256_H
 

@@ -34,7 +34,8 @@ id_is_valid(const char *text)
 {
 	size_t n = strlen(text);
 
-	return n >= 1 && n <= 63 && text[0] >= 'a' && text[0] <= 'z' && text[strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_-")] == '\0';
+	return n >= 1 && n <= 63 && text[0] >= 'a' && text[0] <= 'z' &&
+	       text[strspn(text, "abcdefghijklmnopqrstuvwxyz0123456789_-")] == '\0';
 }
 
 void
@@ -163,10 +164,11 @@ check_number(struct check *c, const struct grammar_row *row, const struct ynode 
 
 		where = place_name(c);
 		if (dots[2])
-			check_error(c, n, "%s must be from %.*s to %s, and is %s", where, (int)(dots - row->range), row->range, dots + 2,
-			            n->text);
+			check_error(c, n, "%s must be from %.*s to %s, and is %s", where, (int)(dots - row->range), row->range,
+				    dots + 2, n->text);
 		else
-			check_error(c, n, "%s must be at least %.*s, and is %s", where, (int)(dots - row->range), row->range, n->text);
+			check_error(c, n, "%s must be at least %.*s, and is %s", where, (int)(dots - row->range), row->range,
+				    n->text);
 		free(where);
 	}
 	return v;
@@ -348,8 +350,10 @@ report_cut_comma(struct check *c, const struct ynode *n, size_t i)
 	if (!strchr(name, ')') || strchr(name, '(') || !ynode_is_null(n->items[i]))
 		return false;
 	diags_add(c->diags, SEVERITY_ERROR, c->file, n->keys[i].line, n->keys[i].col,
-	          "\"%.60s\" looks like the rest of a text that was cut at its comma; inside { } and [ ] quote a text that has one, as in "
-	          "\"decimal(18,2)\"", name);
+		  "\"%.60s\" looks like the rest of a text that was cut at its comma; inside { } and [ ] quote a text that has "
+		  "one, as in "
+		  "\"decimal(18,2)\"",
+		  name);
 	return true;
 }
 
@@ -446,8 +450,8 @@ check_map(struct check *c, const struct grammar_row *row, const struct ynode *n)
 			char *where = place_name(c);
 
 			diags_add(c->diags, SEVERITY_ERROR, c->file, n->keys[i].line, n->keys[i].col,
-			          "\"%.60s\" in %s is not a name; names have letters, digits, _ and -, and begin with a letter",
-			          n->keys[i].name, where);
+				  "\"%.60s\" in %s is not a name; names have letters, digits, _ and -, and begin with a letter",
+				  n->keys[i].name, where);
 			free(where);
 			continue;
 		}
@@ -484,8 +488,12 @@ check_value(struct check *c, const struct grammar_row *row, const struct ynode *
 		if (row->type == G_SELECT && n->kind == Y_MAP) {
 			list = json_array();
 			for (size_t i = 0; i < n->count; i++) {
-				struct ynode one = { .kind = Y_MAP, .line = n->keys[i].line, .col = n->keys[i].col,
-					             .keys = &n->keys[i], .items = &n->items[i], .count = 1 };
+				struct ynode one = { .kind = Y_MAP,
+						     .line = n->keys[i].line,
+						     .col = n->keys[i].col,
+						     .keys = &n->keys[i],
+						     .items = &n->items[i],
+						     .count = 1 };
 
 				snprintf(index, sizeof(index), "%zu", i);
 				back = path_push(c, index);
@@ -549,7 +557,8 @@ report_unknown(struct check *c, const char *const *objects, size_t nobjects, con
 		buf_addf(&hint, "; it belongs to tasks of type %s, and this one is of type %s", owner, objects[nobjects - 1]);
 	else
 		suggest_hint(&hint, key->name, names, count, "known keys are");
-	diags_add(c->diags, SEVERITY_ERROR, c->file, key->line, key->col, "unknown key \"%.60s\" in %s%s", key->name, where, hint.s);
+	diags_add(c->diags, SEVERITY_ERROR, c->file, key->line, key->col, "unknown key \"%.60s\" in %s%s", key->name, where,
+		  hint.s);
 	buf_release(&hint);
 	free(where);
 }
@@ -646,8 +655,8 @@ check_object(struct check *c, const char *const *objects, size_t nobjects, const
 		if (row && (row->flags & G_LATER)) {
 			char *where = place_name(c);
 
-			diags_add(c->diags, SEVERITY_ERROR, c->file, key->line, key->col, "\"%s\" in %s is not supported yet", key->name,
-			          where);
+			diags_add(c->diags, SEVERITY_ERROR, c->file, key->line, key->col, "\"%s\" in %s is not supported yet",
+				  key->name, where);
 			free(where);
 			continue;
 		}

@@ -20,8 +20,9 @@ struct check {
 	bool any_key;      /* unknown keys are let pass: of a task type that is not supported yet */
 	bool resolved;     /* refs were resolved already: a number or boolean may have become a text */
 	bool partial;      /* neither required keys nor defaults: for `defaults` */
-	json_t *pos;       /* object that gets "path/of/text" -> [line, col] for every text, and for the maps and lists around; may be NULL */
-	struct buf path;   /* where we are below the owner, "checks/2" */
+	json_t *pos; /* object that gets "path/of/text" -> [line, col] for every text, and for the maps and lists around; may be
+			NULL */
+	struct buf path; /* where we are below the owner, "checks/2" */
 };
 
 /*

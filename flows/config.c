@@ -222,7 +222,7 @@ override_map(struct ynode *root, const char *section, const json_t *env)
 	size_t n = strlen(prefix);
 	json_t *v;
 
-	json_object_foreach((json_t *)env, name, v) {
+	json_object_foreach ((json_t *)env, name, v) {
 		struct ynode *map;
 
 		if (strncmp(name, prefix, n) != 0 || name[n] != '_' || name[n + 1] == '\0')
@@ -320,13 +320,14 @@ complete_config(struct reading *r, json_t *j)
 	size_t errors = r->diags->errors;
 	void *tmp;
 
-	json_object_foreach_safe(paths, tmp, key, v)
-		set_absolute(r, paths, key);
+	json_object_foreach_safe(paths, tmp, key, v) set_absolute(r, paths, key);
 	set_absolute(r, catalog, "warehouse");
 	set_absolute(r, json_object_get(j, "server"), "flows");
 	if (!json_object_get(catalog, "type"))
 		json_object_set_new(catalog, "type",
-		                    json_string(json_object_get(catalog, "jdbc_uri") ? "jdbc" : json_object_get(catalog, "uri") ? "rest" : "sluice"));
+				    json_string(json_object_get(catalog, "jdbc_uri") ? "jdbc"
+						: json_object_get(catalog, "uri")    ? "rest"
+										     : "sluice"));
 	type = json_string_value(json_object_get(catalog, "type"));
 	warehouse = json_string_value(json_object_get(catalog, "warehouse"));
 	if (strcmp(type, "jdbc") == 0 && !json_object_get(catalog, "jdbc_uri"))
@@ -335,17 +336,19 @@ complete_config(struct reading *r, json_t *j)
 		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type %s needs \"uri\"", type);
 	if (strcmp(type, "sluice") != 0 && r->diags->errors == errors)
 		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
-		          "a catalog of type %s is not supported yet: flows that use tables are refused; set catalog.type: sluice to use "
-		          "the catalog in the daemon", type);
+			  "a catalog of type %s is not supported yet: flows that use tables are refused; set catalog.type: "
+			  "sluice to use "
+			  "the catalog in the daemon",
+			  type);
 	if (warehouse && is_remote(warehouse))
 		remote = warehouse;
-	json_object_foreach(paths, key, v) {
+	json_object_foreach (paths, key, v) {
 		if (is_remote(json_string_value(v)))
 			remote = json_string_value(v);
 	}
 	if (remote)
 		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
-		          "object stores are not supported yet: flows that use a path such as %s are refused", remote);
+			  "object stores are not supported yet: flows that use a path such as %s are refused", remote);
 }
 
 static struct ynode *

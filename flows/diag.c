@@ -59,7 +59,8 @@ diags_print(const struct diags *d, struct buf *out)
 			buf_addf(out, "%s:", item->file);
 		if (item->line > 0)
 			buf_addf(out, "%d:%d:", item->line, item->col);
-		buf_addf(out, "%s%s: %s\n", item->file || item->line > 0 ? " " : "", severity_names[item->severity], item->message);
+		buf_addf(out, "%s%s: %s\n", item->file || item->line > 0 ? " " : "", severity_names[item->severity],
+			 item->message);
 	}
 }
 
@@ -71,9 +72,9 @@ diags_json(const struct diags *d)
 	for (size_t i = 0; i < d->count; i++) {
 		const struct diag *item = &d->items[i];
 
-		json_array_append_new(list, json_pack("{s:s?, s:i, s:i, s:s, s:s}", "file", item->file, "line", item->line, "col",
-		                                      item->col, "severity", severity_names[item->severity], "message",
-		                                      item->message));
+		json_array_append_new(list,
+				      json_pack("{s:s?, s:i, s:i, s:s, s:s}", "file", item->file, "line", item->line, "col",
+						item->col, "severity", severity_names[item->severity], "message", item->message));
 	}
 	return list;
 }

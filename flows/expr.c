@@ -62,7 +62,7 @@ expr_resolve(const json_t *in, const json_t *scope, json_t **out, struct err *e)
 		return resolve_text(json_string_value(in), scope, out, e);
 	case JSON_ARRAY:
 		copy = json_array();
-		json_array_foreach(in, i, item) {
+		json_array_foreach (in, i, item) {
 			rc = expr_resolve(item, scope, &value, e);
 			if (rc < 0)
 				break;
@@ -71,7 +71,7 @@ expr_resolve(const json_t *in, const json_t *scope, json_t **out, struct err *e)
 		break;
 	case JSON_OBJECT:
 		copy = json_object();
-		json_object_foreach((json_t *)in, key, item) {
+		json_object_foreach ((json_t *)in, key, item) {
 			rc = expr_resolve(item, scope, &value, e);
 			if (rc < 0)
 				break;

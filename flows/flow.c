@@ -102,7 +102,8 @@ check_engine_task(const struct flow *f, const char *id, struct err *e)
 		if (strcmp(f->tasks[i].id, id) != 0)
 			continue;
 		if (f->tasks[i].engine == NULL)
-			rc = err_set(e, ERR_UNPROCESSABLE, "task \"%s\" is a %s and runs on no engine", id, task_type_name(f->tasks[i].type));
+			rc = err_set(e, ERR_UNPROCESSABLE, "task \"%s\" is a %s and runs on no engine", id,
+				     task_type_name(f->tasks[i].type));
 		goto out;
 	}
 	suggest_hint(&hint, id, names, f->ntasks, "tasks are");
@@ -126,7 +127,7 @@ flow_check_engine(const struct flow *f, const json_t *override, struct err *e)
 		return check_engine_name(json_string_value(override), e);
 	if (!json_is_object(override))
 		return err_set(e, ERR_UNPROCESSABLE, "engine must be a name or a map of tasks to names");
-	json_object_foreach((json_t *)override, id, v) {
+	json_object_foreach ((json_t *) override, id, v) {
 		if (!json_is_string(v))
 			return err_set(e, ERR_UNPROCESSABLE, "the engine of task \"%s\" must be a name", id);
 		rc = check_engine_task(f, id, e);
@@ -157,8 +158,9 @@ schedules_json(const struct flow *f)
 	for (size_t i = 0; i < f->nschedules; i++) {
 		const struct schedule_def *s = &f->schedules[i];
 
-		json_array_append_new(out, json_pack("{s:s, s:s, s:s, s:b, s:O?}", "cron", s->cron_text, "timezone", s->timezone, "catchup",
-		                                     catchups[s->catchup], "enabled", s->enabled, "params", s->params));
+		json_array_append_new(out,
+				      json_pack("{s:s, s:s, s:s, s:b, s:O?}", "cron", s->cron_text, "timezone", s->timezone,
+						"catchup", catchups[s->catchup], "enabled", s->enabled, "params", s->params));
 	}
 	return out;
 }
@@ -175,9 +177,9 @@ task_json(const struct flow *f, const struct task_def *t)
 
 	for (size_t i = 0; i < t->ndeps; i++)
 		json_array_append_new(deps, json_string(f->tasks[t->deps[i]].id));
-	return json_pack("{s:s, s:s, s:s?, s:o, s:s, s:s?, s:i, s:b, s:b, s:i}", "id", t->id, "type", task_type_name(t->type), "engine",
-	                 t->engine, "depends_on", deps, "trigger_rule", rules[t->rule], "when", t->when, "max_attempts",
-	                 t->retry.max_attempts, "allow_failure", t->allow_failure, "enabled", t->enabled, "line", t->line);
+	return json_pack("{s:s, s:s, s:s?, s:o, s:s, s:s?, s:i, s:b, s:b, s:i}", "id", t->id, "type", task_type_name(t->type),
+			 "engine", t->engine, "depends_on", deps, "trigger_rule", rules[t->rule], "when", t->when, "max_attempts",
+			 t->retry.max_attempts, "allow_failure", t->allow_failure, "enabled", t->enabled, "line", t->line);
 }
 
 json_t *
@@ -188,10 +190,11 @@ flow_json(const struct flow *f)
 
 	for (size_t i = 0; i < f->ntasks; i++)
 		json_array_append_new(tasks, task_json(f, &f->tasks[i]));
-	out = json_pack("{s:s, s:s, s:s, s:O, s:s, s:s, s:b, s:o, s:o, s:{s:i, s:i, s:s}, s:o}", "id", f->id, "namespace", f->namespace_,
-	                "description", f->description, "labels", f->labels, "file", f->file, "hash", f->hash, "enabled", f->enabled, "params",
-	                params_json(f), "schedules", schedules_json(f), "concurrency", "max_active_runs", f->max_active_runs,
-	                "max_active_tasks", f->max_active_tasks, "overlap", overlaps[f->overlap], "tasks", tasks);
+	out = json_pack("{s:s, s:s, s:s, s:O, s:s, s:s, s:b, s:o, s:o, s:{s:i, s:i, s:s}, s:o}", "id", f->id, "namespace",
+			f->namespace_, "description", f->description, "labels", f->labels, "file", f->file, "hash", f->hash,
+			"enabled", f->enabled, "params", params_json(f), "schedules", schedules_json(f), "concurrency",
+			"max_active_runs", f->max_active_runs, "max_active_tasks", f->max_active_tasks, "overlap",
+			overlaps[f->overlap], "tasks", tasks);
 	if (out == NULL)
 		BUG("flow_json: a flow's text is not UTF-8");
 	return out;

@@ -118,7 +118,9 @@ load_defaults(struct loader *l, const struct ynode *root)
 {
 	static const char *const objects[] = { "task", "native", "stage", "publish", "curate", "validate", "command" };
 	const struct ynode *n = ynode_get(root, "defaults");
-	struct check c = { .file = l->file, .diags = l->diags, .owner = "\"defaults\"", .refs = true, .partial = true, .path = BUF_INIT };
+	struct check c = {
+		.file = l->file, .diags = l->diags, .owner = "\"defaults\"", .refs = true, .partial = true, .path = BUF_INIT
+	};
 	size_t before = l->diags->errors;
 
 	if (n == NULL)
@@ -127,8 +129,8 @@ load_defaults(struct loader *l, const struct ynode *root)
 	buf_release(&c.path);
 	for (size_t i = 0; n->kind == Y_MAP && i < n->count; i++) {
 		if (strcmp(n->keys[i].name, "id") == 0 || strcmp(n->keys[i].name, "depends_on") == 0)
-			load_error(l, n->keys[i].line, n->keys[i].col, "\"%s\" cannot have a default: it differs from task to task",
-			           n->keys[i].name);
+			load_error(l, n->keys[i].line, n->keys[i].col,
+				   "\"%s\" cannot have a default: it differs from task to task", n->keys[i].name);
 	}
 	return l->diags->errors == before ? n : NULL;
 }
@@ -167,7 +169,7 @@ absolute(const struct loader *l, const json_t *path)
 
 	if (json_is_array(path)) {
 		out = json_array();
-		json_array_foreach((json_t *)path, i, item)
+		json_array_foreach ((json_t *)path, i, item)
 			json_array_append_new(out, absolute(l, item));
 		return out;
 	}
@@ -190,7 +192,9 @@ build_retry(struct retry *r, const json_t *j)
 {
 	const char *backoff = json_string_value(json_object_get(j, "backoff"));
 
-	r->max_attempts = json_is_integer(json_object_get(j, "max_attempts")) ? (int)json_integer_value(json_object_get(j, "max_attempts")) : 1;
+	r->max_attempts = json_is_integer(json_object_get(j, "max_attempts"))
+				  ? (int)json_integer_value(json_object_get(j, "max_attempts"))
+				  : 1;
 	r->interval = get_dur(j, "interval");
 	r->backoff = backoff && strcmp(backoff, "exponential") == 0 ? BACKOFF_EXPONENTIAL : BACKOFF_CONSTANT;
 	r->factor = json_number_value(json_object_get(j, "factor"));
@@ -211,7 +215,8 @@ load_sql_file(struct loader *l, struct task_def *t)
 		return;
 	pos_find(t->pos, "sql_file", &line, &col);
 	if (text_has_ref(path)) {
-		load_error(l, line, col, "\"sql_file\" of task \"%s\" cannot use refs: the file is read when the flow is loaded", t->id);
+		load_error(l, line, col, "\"sql_file\" of task \"%s\" cannot use refs: the file is read when the flow is loaded",
+			   t->id);
 		return;
 	}
 	rc = buf_add_file(&text, path);
@@ -254,7 +259,8 @@ build_engine_options(const json_t *j)
 	json_t *options = j ? json_copy((json_t *)j) : json_object(), *limit = json_object_get(options, "memory_limit");
 
 	if (json_is_integer(limit))
-		json_object_set_new(options, "memory_limit", json_sprintf("%" JSON_INTEGER_FORMAT "B", json_integer_value(limit)));
+		json_object_set_new(options, "memory_limit",
+				    json_sprintf("%" JSON_INTEGER_FORMAT "B", json_integer_value(limit)));
 	return options;
 }
 
@@ -275,10 +281,11 @@ build_task(struct loader *l, struct task_def *t, json_t *j, json_t *pos, const s
 	t->line = n->line;
 	t->col = n->col;
 	t->id = take_string(j, "id");
-	t->type = (enum task_type)enum_index(types, sizeof(types) / sizeof(types[0]), json_string_value(json_object_get(j, "type")));
+	t->type = (enum task_type)enum_index(types, sizeof(types) / sizeof(types[0]),
+					     json_string_value(json_object_get(j, "type")));
 	t->engine = take_string(j, "engine");
 	t->rule = (enum trigger_rule)enum_index(rules, sizeof(rules) / sizeof(rules[0]),
-	                                        json_string_value(json_object_get(j, "trigger_rule")));
+						json_string_value(json_object_get(j, "trigger_rule")));
 	t->when = take_string(j, "when");
 	build_retry(&t->retry, json_object_get(j, "retry"));
 	t->timeout = get_dur(j, "timeout");
@@ -356,8 +363,8 @@ check_task(struct loader *l, struct ynode *n, size_t index, const struct ynode *
 static void
 refuse_early_refs(struct loader *l, const struct task_def *t, const json_t *j)
 {
-	static const char *const early[] = { "id", "type", "depends_on", "trigger_rule", "timeout", "stop_grace", "engine", "allow_failure",
-		                             "enabled", "retry" };
+	static const char *const early[] = { "id",         "type",   "depends_on",    "trigger_rule", "timeout",
+					     "stop_grace", "engine", "allow_failure", "enabled",      "retry" };
 
 	for (size_t i = 0; i < sizeof(early) / sizeof(early[0]); i++) {
 		json_t *v = json_object_get(j, early[i]), *item;
@@ -366,14 +373,15 @@ refuse_early_refs(struct loader *l, const struct task_def *t, const json_t *j)
 		int line = t->line, col = t->col;
 		size_t k;
 
-		json_array_foreach(v, k, item)
+		json_array_foreach (v, k, item)
 			found = found || (json_is_string(item) && text_has_ref(json_string_value(item)));
-		json_object_foreach(v, key, item)
+		json_object_foreach (v, key, item)
 			found = found || (json_is_string(item) && text_has_ref(json_string_value(item)));
 		if (!found)
 			continue;
 		pos_find(t->pos, early[i], &line, &col);
-		load_error(l, line, col, "\"%s\" of task \"%s\" cannot use refs: it is read before the run begins", early[i], t->id);
+		load_error(l, line, col, "\"%s\" of task \"%s\" cannot use refs: it is read before the run begins", early[i],
+			   t->id);
 	}
 }
 
@@ -395,7 +403,7 @@ link_deps(struct loader *l, struct task_def *t, const json_t *deps)
 	size_t i;
 
 	t->deps = xcalloc(json_array_size(deps) + 1, sizeof(*t->deps));
-	json_array_foreach(deps, i, item) {
+	json_array_foreach (deps, i, item) {
 		const char *id = json_string_value(item);
 		int d = id ? find_task(f, id) : -1, line = t->line, col = t->col;
 		char path[40];
@@ -508,7 +516,8 @@ check_duplicates(struct loader *l)
 			if (strcmp(f->tasks[i].id, f->tasks[k].id) != 0)
 				continue;
 			pos_find(f->tasks[i].pos, "id", &line, &col);
-			load_error(l, line, col, "duplicate task id \"%s\"; the first one is in line %d", f->tasks[i].id, f->tasks[k].line);
+			load_error(l, line, col, "duplicate task id \"%s\"; the first one is in line %d", f->tasks[i].id,
+				   f->tasks[k].line);
 			break;
 		}
 	}
@@ -527,7 +536,8 @@ load_tasks(struct loader *l, struct ynode *root)
 	if (list == NULL || list->kind != Y_LIST)
 		return; /* reported by the check of the flow's own keys */
 	if (list->count == 0 || list->count > MAX_TASKS) {
-		load_error(l, list->line, list->col, list->count ? "a flow can have at most 5000 tasks" : "a flow needs at least one task");
+		load_error(l, list->line, list->col,
+			   list->count ? "a flow can have at most 5000 tasks" : "a flow needs at least one task");
 		return;
 	}
 	f->tasks = xcalloc(list->count, sizeof(*f->tasks));
@@ -617,8 +627,10 @@ local_time(struct loader *l, const struct schedule_def *s, const json_t *j, cons
 		return 0;
 	if (time_parse(text, &t) < 0) {
 		place_schedule(l, index, key, &line, &col);
-		load_error(l, line, col, "\"%s\" of the schedule must be a date or time such as 2026-11-21 or 2026-11-21T06:00:00Z, not \"%.40s\"",
-		           key, text);
+		load_error(
+			l, line, col,
+			"\"%s\" of the schedule must be a date or time such as 2026-11-21 or 2026-11-21T06:00:00Z, not \"%.40s\"",
+			key, text);
 		return 0;
 	}
 	tail = strlen(text) > 10 ? text + 10 : "";
@@ -631,7 +643,7 @@ static void
 build_schedule(struct loader *l, struct schedule_def *s, const json_t *j, size_t index)
 {
 	static const char *const gaps[] = { "shift", "skip" }, *const repeats[] = { "first", "last", "both" },
-		*const catchups[] = { "none", "last", "all" };
+				 *const catchups[] = { "none", "last", "all" };
 	const json_t *dst = json_object_get(j, "dst");
 	int line = 0, col = 0;
 	struct err e = ERR_INIT;
@@ -687,7 +699,7 @@ load_schedules(struct loader *l, const json_t *list)
 	size_t i;
 
 	f->schedules = xcalloc(json_array_size(list) + 1, sizeof(*f->schedules));
-	json_array_foreach((json_t *)list, i, item) {
+	json_array_foreach ((json_t *)list, i, item) {
 		if (!json_is_object(item))
 			continue;
 		build_schedule(l, &f->schedules[f->nschedules], item, i);
@@ -704,7 +716,7 @@ load_vars(struct loader *l, json_t *vars)
 	json_t *v;
 
 	l->flow->vars = json_object();
-	json_object_foreach(vars, name, v) {
+	json_object_foreach (vars, name, v) {
 		json_t *resolved;
 		struct err e = ERR_INIT;
 		char *path = xasprintf("vars/%s", name);
@@ -715,7 +727,8 @@ load_vars(struct loader *l, json_t *vars)
 		if (expr_resolve(v, l->scope, &resolved, &e) == 0) {
 			json_object_set_new(l->flow->vars, name, resolved);
 		} else {
-			load_error(l, line, col, "var \"%s\" can use only ${env.…}, ${config.…} and earlier ${vars.…}: %s", name, e.msg);
+			load_error(l, line, col, "var \"%s\" can use only ${env.…}, ${config.…} and earlier ${vars.…}: %s", name,
+				   e.msg);
 			err_release(&e);
 			json_object_set_new(l->flow->vars, name, json_string(""));
 		}

@@ -24,15 +24,15 @@ struct place {
 };
 
 static const char *const scopes[] = { "params", "run", "flow", "tasks", "env", "secrets", "vars", "config" };
-static const char *const run_keys[] = { "id", "trigger", "created_at", "started_at", "scheduled_for", "data_interval_start",
-	"data_interval_end", "error" };
+static const char *const run_keys[] = {
+	"id", "trigger", "created_at", "started_at", "scheduled_for", "data_interval_start", "data_interval_end", "error"
+};
 static const char *const flow_keys[] = { "id", "namespace", "file", "dir" };
 static const char *const task_keys[] = { "outputs", "state", "error" };
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 /* Reports at byte `offset` of the place's text. */
-static void __attribute__((format(printf, 3, 4)))
-place_error(const struct place *p, size_t offset, const char *fmt, ...)
+static void __attribute__((format(printf, 3, 4))) place_error(const struct place *p, size_t offset, const char *fmt, ...)
 {
 	int line = p->task ? p->task->line : 0, col = p->task ? p->task->col : 0, start_col;
 	va_list ap;
@@ -58,7 +58,7 @@ place_error(const struct place *p, size_t offset, const char *fmt, ...)
 /* `${path}: unknown WHAT "name"; did you mean …` */
 static void
 unknown_name(const struct place *p, size_t offset, const char *path, const char *what, const char *name, const char *const *names,
-             size_t count, const char *known)
+	     size_t count, const char *known)
 {
 	struct buf hint = BUF_INIT;
 
@@ -105,7 +105,8 @@ check_output(const struct place *p, size_t offset, const char *path, const struc
 			return;
 		suggest_hint(&hint, name, by_type[t->type], n, "outputs are");
 	}
-	place_error(p, offset, "${%s}: task \"%s\" (%s) has no output \"%s\"%s", path, t->id, task_type_name(t->type), name, hint.s);
+	place_error(p, offset, "${%s}: task \"%s\" (%s) has no output \"%s\"%s", path, t->id, task_type_name(t->type), name,
+		    hint.s);
 	buf_release(&hint);
 }
 
@@ -135,8 +136,8 @@ check_task_ref(const struct place *p, size_t offset, const char *path, char **pa
 	} else if (p->task == NULL) {
 		place_error(p, offset, "${%s}: what tasks report is not known here", path);
 	} else if (p->upstream && !p->upstream[i]) {
-		place_error(p, offset, "${%s}: task \"%s\" does not run after \"%s\"; add \"%s\" to its depends_on", path, p->task->id, part[1],
-		            part[1]);
+		place_error(p, offset, "${%s}: task \"%s\" does not run after \"%s\"; add \"%s\" to its depends_on", path,
+			    p->task->id, part[1], part[1]);
 	} else if (strcmp(part[2], "outputs") == 0 && n > 3) {
 		check_output(p, offset, path, &f->tasks[i], part[3]);
 	}
@@ -163,7 +164,7 @@ check_secret_ref(const struct place *p, size_t offset, const char *path, const c
 	json_t *item;
 	size_t i;
 
-	json_array_foreach(p->l->flow->secrets, i, item) {
+	json_array_foreach (p->l->flow->secrets, i, item) {
 		if (json_is_string(item) && strcmp(json_string_value(item), name) == 0) {
 			if (p->no_secrets)
 				place_error(p, offset, "${%s}: a secret cannot be used here", path);
@@ -181,7 +182,8 @@ check_object_ref(const struct place *p, size_t offset, const char *path, char **
 
 	buf_adds(&seen, part[0]);
 	for (size_t i = 1; i < n; i++) {
-		const json_t *next = json_is_array(at) ? json_array_get(at, strtoul(part[i], NULL, 10)) : json_object_get(at, part[i]);
+		const json_t *next =
+			json_is_array(at) ? json_array_get(at, strtoul(part[i], NULL, 10)) : json_object_get(at, part[i]);
 
 		if (next == NULL) {
 			char *known = xasprintf("%s has", seen.s);
@@ -207,11 +209,14 @@ check_config_ref(const struct place *p, size_t offset, const char *path, char **
 		const json_t *json = p->l->config ? p->l->config->json : NULL;
 
 		if (n < 2 || json_object_size(json_object_get(json, part[1])) == 0) {
-			place_error(p, offset, "${%s}: there is no config file; give one with --config, or put sluice.yaml beside the flow", path);
+			place_error(p, offset,
+				    "${%s}: there is no config file; give one with --config, or put sluice.yaml beside the flow",
+				    path);
 			return;
 		}
 	}
-	if (among(path, hidden, COUNT(hidden)) || (n == 2 && (strcmp(part[1], "catalog") == 0 || strcmp(part[1], "s3") == 0)) || n == 1)
+	if (among(path, hidden, COUNT(hidden)) || (n == 2 && (strcmp(part[1], "catalog") == 0 || strcmp(part[1], "s3") == 0)) ||
+	    n == 1)
 		place_error(p, offset, "${%s}: a flow cannot read this, since it holds credentials; use secrets", path);
 	else
 		check_object_ref(p, offset, path, part, n, p->l->config->json);
@@ -223,14 +228,15 @@ check_env_ref(const struct place *p, size_t offset, const char *path, const char
 	const json_t *process = p->l->config ? p->l->config->env : NULL;
 	struct buf hint = BUF_INIT;
 
-	if (json_object_get(process, name) || json_object_get(p->l->flow->env, name) || (p->task && json_object_get(p->task->env, name)))
+	if (json_object_get(process, name) || json_object_get(p->l->flow->env, name) ||
+	    (p->task && json_object_get(p->task->env, name)))
 		return;
 	if (process) {
 		const char **names = xcalloc(json_object_size(process) + 1, sizeof(*names)), *key, *near;
 		json_t *ignored;
 		size_t count = 0;
 
-		json_object_foreach((json_t *)process, key, ignored)
+		json_object_foreach ((json_t *)process, key, ignored)
 			names[count++] = key;
 		near = suggest(name, names, count);
 		if (near)
@@ -238,7 +244,7 @@ check_env_ref(const struct place *p, size_t offset, const char *path, const char
 		free(names);
 	}
 	place_error(p, offset, "${%s}: the environment variable \"%s\" is not set%s", path, name,
-	            hint.len ? hint.s : "; set it, put it in .env, or add \"| default(…)\"");
+		    hint.len ? hint.s : "; set it, put it in .env, or add \"| default(…)\"");
 	buf_release(&hint);
 }
 
@@ -327,7 +333,8 @@ struct remote {
 static const char *
 remote_in(const char *text)
 {
-	static const char *const schemes[] = { "s3://", "s3a://", "s3n://", "gs://", "gcs://", "az://", "abfs://", "abfss://", "hdfs://" };
+	static const char *const schemes[] = { "s3://", "s3a://",  "s3n://",   "gs://",  "gcs://",
+					       "az://", "abfs://", "abfss://", "hdfs://" };
 
 	for (size_t i = 0; i < COUNT(schemes); i++) {
 		const char *at = strstr(text, schemes[i]);
@@ -372,8 +379,10 @@ check_remote(const struct place *p)
 		(void)expr_refs(p->text, find_remote, &r, &e);
 	err_release(&e);
 	if (r.found)
-		place_error(p, at ? (size_t)(at - p->text) : 0, "object stores are not supported yet, and \"%s\" of task \"%s\" uses %s; use a "
-		            "local path", p->path, p->task->id, r.found);
+		place_error(p, at ? (size_t)(at - p->text) : 0,
+			    "object stores are not supported yet, and \"%s\" of task \"%s\" uses %s; use a "
+			    "local path",
+			    p->path, p->task->id, r.found);
 	free(r.found);
 }
 
@@ -389,13 +398,17 @@ check_table_name(struct loader *l, const struct task_def *t, const char *key)
 	if (l->config)
 		c = config_get(l->config, "catalog.type");
 	if (text && c && strcmp(c, "sluice") != 0)
-		load_error(l, line, col, "task \"%s\" writes or reads tables, and the config's catalog \"%s\" is of type %s, which is not "
-		           "supported yet; set catalog.type: sluice to use the catalog in the daemon", t->id,
-		           config_get(l->config, "catalog.name"), c);
+		load_error(l, line, col,
+			   "task \"%s\" writes or reads tables, and the config's catalog \"%s\" is of type %s, which is not "
+			   "supported yet; set catalog.type: sluice to use the catalog in the daemon",
+			   t->id, config_get(l->config, "catalog.name"), c);
 	else if (text && l->config && config_get(l->config, "catalog.warehouse") &&
-	         remote_in(config_get(l->config, "catalog.warehouse")))
-		load_error(l, line, col, "task \"%s\" writes or reads tables, and the config's warehouse is %s: object stores are not supported "
-		           "yet; use a local folder", t->id, config_get(l->config, "catalog.warehouse"));
+		 remote_in(config_get(l->config, "catalog.warehouse")))
+		load_error(
+			l, line, col,
+			"task \"%s\" writes or reads tables, and the config's warehouse is %s: object stores are not supported "
+			"yet; use a local folder",
+			t->id, config_get(l->config, "catalog.warehouse"));
 	if (name == NULL)
 		return;
 	for (const char *s = name; *s && !bad; s++) {
@@ -407,7 +420,8 @@ check_table_name(struct loader *l, const struct task_def *t, const char *key)
 		}
 	}
 	if (bad || dots == 0)
-		load_error(l, line, col, "\"%s\" of task \"%s\" must be a table, namespace.table, not \"%.80s\"", key, t->id, name);
+		load_error(l, line, col, "\"%s\" of task \"%s\" must be a table, namespace.table, not \"%.80s\"", key, t->id,
+			   name);
 	free(name);
 }
 
@@ -428,13 +442,13 @@ walk(struct place *p, const json_t *v, struct buf *path)
 			check_remote(p);
 		return;
 	}
-	json_object_foreach((json_t *)v, key, item) {
+	json_object_foreach ((json_t *)v, key, item) {
 		buf_addf(path, "%s%s", len ? "/" : "", key);
 		walk(p, item, path);
 		path->len = len;
 		path->s[len] = '\0';
 	}
-	json_array_foreach((json_t *)v, i, item) {
+	json_array_foreach ((json_t *)v, i, item) {
 		buf_addf(path, "%s%zu", len ? "/" : "", i);
 		walk(p, item, path);
 		path->len = len;

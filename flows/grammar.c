@@ -7,11 +7,13 @@
 const char *const grammar_task_types[] = { "stage", "publish", "curate", "validate", "command", NULL };
 
 #define PARAM_TYPES "string int float bool date datetime duration size enum list object !file"
-#define ENGINES "duckdb !polars !pyiceberg !spark !spark_sql"
+#define ENGINES     "duckdb !polars !pyiceberg !spark !spark_sql"
 #define WRITE_MODES "append replace overwrite !overwrite_partitions !upsert !merge"
-#define RULES "all_success all_done all_failed one_failed one_success one_done none_failed none_failed_min_one_success none_skipped " \
+#define RULES                                                                                                                    \
+	"all_success all_done all_failed one_failed one_success one_done none_failed none_failed_min_one_success none_skipped "  \
 	"all_skipped always"
 
+/* clang-format off */
 /* object, key, shape, type, arg, flags, default, range, text */
 const struct grammar_row grammar_rows[] = {
 	{ "flow", "id", G_ONE, G_ID, NULL, G_REQUIRED, NULL, NULL,
@@ -321,13 +323,12 @@ const struct grammar_row grammar_rows[] = {
 	{ "secret", "file", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "The file that holds the secret, relative to this file; one newline at its end is taken away." },
 };
+/* clang-format on */
 const size_t grammar_row_count = sizeof(grammar_rows) / sizeof(grammar_rows[0]);
 
 const struct grammar_group grammar_groups[] = {
-	{ "schedule", "cron" },
-	{ "curate", "sql sql_file" },
-	{ "validate", "table sql" },
-	{ "check", "row_count not_null unique accepted_values range schema sql same_rows" },
+	{ "schedule", "cron" },      { "curate", "sql sql_file" },
+	{ "validate", "table sql" }, { "check", "row_count not_null unique accepted_values range schema sql same_rows" },
 	{ "secret", "env file" },
 };
 const size_t grammar_group_count = sizeof(grammar_groups) / sizeof(grammar_groups[0]);

@@ -9,8 +9,8 @@
 #include <stddef.h>
 
 enum gtype {
-	G_STRING,   /* any single value, taken as text */
-	G_ID,       /* [a-z][a-z0-9_-]{0,62} */
+	G_STRING, /* any single value, taken as text */
+	G_ID,     /* [a-z][a-z0-9_-]{0,62} */
 	G_BOOL,
 	G_INT,
 	G_NUMBER,
@@ -45,7 +45,7 @@ struct grammar_row {
 	enum gtype type;
 	const char *arg; /* values of an enum, name of an object */
 	unsigned flags;
-	const char *def; /* default as YAML would write it; NULL: none */
+	const char *def;   /* default as YAML would write it; NULL: none */
 	const char *range; /* "1..100", "0.."; NULL: none */
 	const char *doc;
 };

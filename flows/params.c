@@ -137,7 +137,7 @@ listed(const json_t *values, const json_t *v)
 	json_t *item;
 	size_t i;
 
-	json_array_foreach(values, i, item) {
+	json_array_foreach (values, i, item) {
 		if (json_equal(item, v))
 			return true;
 	}
@@ -148,7 +148,8 @@ json_t *
 param_convert(const json_t *def, const json_t *value, struct buf *why)
 {
 	const char *type = param_type(def), *pattern = json_string_value(json_object_get(def, "pattern"));
-	const json_t *values = json_object_get(def, "enum"), *min = json_object_get(def, "min"), *max = json_object_get(def, "max");
+	const json_t *values = json_object_get(def, "enum"), *min = json_object_get(def, "min"),
+		     *max = json_object_get(def, "max");
 	json_t *v = to_type(type, value, why);
 	char *list;
 
@@ -219,7 +220,7 @@ convert_limits(struct loader *l, const char *name, json_t *def, int line, int co
 		else
 			load_error(l, line, col, "\"%s\" of param \"%s\" %s", limits[k], name, why.s);
 	}
-	json_array_foreach(values, i, item) {
+	json_array_foreach (values, i, item) {
 		buf_clear(&why);
 		v = to_type(param_type(def), item, &why);
 		if (v)
@@ -258,7 +259,8 @@ check_default(struct loader *l, const char *name, json_t *def, const char *path,
 
 	pos_find(l->pos, path, &line, &col);
 	if (expr_resolve(value, l->scope, &resolved, &e) < 0) {
-		load_error(l, line, col, "the default of param \"%s\" can use only ${env.…}, ${config.…} and ${vars.…}: %s", name, e.msg);
+		load_error(l, line, col, "the default of param \"%s\" can use only ${env.…}, ${config.…} and ${vars.…}: %s", name,
+			   e.msg);
 		err_release(&e);
 		return;
 	}
@@ -278,7 +280,7 @@ params_build(struct loader *l, json_t *params)
 	json_t *def;
 
 	l->flow->params = xcalloc(json_object_size(params) + 1, sizeof(*l->flow->params));
-	json_object_foreach(params, name, def) {
+	json_object_foreach (params, name, def) {
 		struct param_def *p = &l->flow->params[l->flow->nparams++];
 		char *path = xasprintf("params/%s/default", name);
 		json_t *value = json_object_get(def, "default");
@@ -292,7 +294,10 @@ params_build(struct loader *l, json_t *params)
 			value = NULL;
 		}
 		if (!json_object_get(def, "type"))
-			json_object_set_new(def, "type", json_string(json_object_get(def, "enum") ? "enum" : value ? type_of(value) : "string"));
+			json_object_set_new(def, "type",
+					    json_string(json_object_get(def, "enum") ? "enum"
+							: value                      ? type_of(value)
+										     : "string"));
 		p->name = xstrdup(name);
 		p->def = json_incref(def);
 		convert_limits(l, name, def, line, col);
@@ -343,7 +348,7 @@ flow_params(const struct flow *f, const json_t *given, json_t **out, struct err 
 		json_decref(result);
 		return err_set(e, ERR_UNPROCESSABLE, "params must be a map of names to values");
 	}
-	json_object_foreach((json_t *)given, name, value) {
+	json_object_foreach ((json_t *)given, name, value) {
 		if (param_find(f, name) == NULL)
 			add_unknown(f, name, &problems);
 	}

@@ -69,7 +69,8 @@ ref_find(const char *text, size_t from, size_t *start, size_t *end, struct err *
 				break;
 		}
 		if (*p != '}')
-			return err_set(e, ERR_UNPROCESSABLE, "\"${\" is not closed by \"}\"; write \"$${\" for the characters themselves");
+			return err_set(e, ERR_UNPROCESSABLE,
+				       "\"${\" is not closed by \"}\"; write \"$${\" for the characters themselves");
 		*end = (size_t)(p - text) + 1;
 		return 1;
 	}
@@ -164,7 +165,8 @@ parse(const char *text, size_t start, size_t end, struct ref *r, struct err *e)
 		at = skip_blanks(text, at);
 	}
 	if (rc == 0 && at != close)
-		rc = err_set(e, ERR_UNPROCESSABLE, "\"%.*s\" is not understood; a ref is ${scope.name | filter}", (int)(close - at), text + at);
+		rc = err_set(e, ERR_UNPROCESSABLE, "\"%.*s\" is not understood; a ref is ${scope.name | filter}",
+			     (int)(close - at), text + at);
 	if (rc < 0) {
 		ref_release(r);
 		*r = (struct ref){ 0 };
@@ -280,7 +282,7 @@ add_sql(struct buf *out, const json_t *value)
 	size_t i;
 
 	if (json_is_array(value)) {
-		json_array_foreach(value, i, item) {
+		json_array_foreach (value, i, item) {
 			if (i > 0)
 				buf_adds(out, ", ");
 			add_sql(out, item);
@@ -382,7 +384,7 @@ filter_join(json_t **value, const struct filter *f, struct err *e)
 
 	if (!json_is_array(*value))
 		return err_set(e, ERR_UNPROCESSABLE, "the value is not a list");
-	json_array_foreach(*value, i, item) {
+	json_array_foreach (*value, i, item) {
 		if (i > 0)
 			buf_adds(&b, f->nargs > 0 ? f->args[0] : ",");
 		ref_add_text(&b, item);
@@ -426,11 +428,11 @@ static const struct {
 	int min_args, max_args;
 	filter_fn *fn;
 } filters[] = {
-	{ "upper", 0, 0, filter_case },     { "lower", 0, 0, filter_case },   { "trim", 0, 0, filter_trim },
-	{ "date", 0, 1, filter_date },      { "default", 1, 1, filter_default }, { "json", 0, 0, filter_json },
-	{ "quote", 0, 1, filter_quote },    { "int", 0, 0, filter_int },      { "float", 0, 0, filter_float },
-	{ "length", 0, 0, filter_length },  { "first", 0, 0, filter_first },  { "last", 0, 0, filter_first },
-	{ "join", 0, 1, filter_join },      { "replace", 2, 2, filter_replace },
+	{ "upper", 0, 0, filter_case },    { "lower", 0, 0, filter_case },      { "trim", 0, 0, filter_trim },
+	{ "date", 0, 1, filter_date },     { "default", 1, 1, filter_default }, { "json", 0, 0, filter_json },
+	{ "quote", 0, 1, filter_quote },   { "int", 0, 0, filter_int },         { "float", 0, 0, filter_float },
+	{ "length", 0, 0, filter_length }, { "first", 0, 0, filter_first },     { "last", 0, 0, filter_first },
+	{ "join", 0, 1, filter_join },     { "replace", 2, 2, filter_replace },
 };
 #define NFILTERS (sizeof(filters) / sizeof(filters[0]))
 
@@ -530,7 +532,8 @@ ref_value(const char *text, size_t start, size_t end, const json_t *scope, bool 
 			rc = filters[index].fn(&value, &r.filters[i], &why);
 	}
 	if (rc == 0 && value == NULL)
-		rc = err_set(&why, ERR_UNPROCESSABLE, "%s has no value; give one with \"| default(…)\" if it may be absent", r.path);
+		rc = err_set(&why, ERR_UNPROCESSABLE, "%s has no value; give one with \"| default(…)\" if it may be absent",
+			     r.path);
 	if (rc < 0) {
 		err_prefix(&why, "%.*s", (int)(end - start), text + start);
 		json_decref(value);

@@ -16,7 +16,7 @@
 int ref_find(const char *text, size_t from, size_t *start, size_t *end, struct err *e);
 /* The value of the ref text[start..end), filters applied. A null value counts as none unless `null_ok`. */
 MUSTCHECK int ref_value(const char *text, size_t start, size_t end, const json_t *scope, bool null_ok, json_t **out,
-                        struct err *e);
+			struct err *e);
 /* Checks a ref's form and gives its path (caller frees) and whether a `default` filter covers its absence. */
 MUSTCHECK int ref_parse(const char *text, size_t start, size_t end, char **path, bool *has_default, struct err *e);
 /* Adds a value as text: strings as they are, everything else as JSON. */

@@ -80,8 +80,9 @@ one_schema(const struct grammar_row *row)
 static bool
 takes_refs(const struct grammar_row *row)
 {
-	static const char *const spec[] = { "stage", "source", "target", "publish", "curate", "validate", "check", "row_count",
-		                            "accepted_values", "range", "same_rows", "command", "engine_options" };
+	static const char *const spec[] = { "stage",     "source",  "target",        "publish",         "curate",
+					    "validate",  "check",   "row_count",     "accepted_values", "range",
+					    "same_rows", "command", "engine_options" };
 
 	if (row->type != G_BOOL && row->type != G_INT && row->type != G_NUMBER && row->type != G_SIZE && row->type != G_ENUM)
 		return false;
@@ -153,7 +154,7 @@ add_groups(const char *object, json_t *schema)
 			continue;
 		keys = enum_values(grammar_groups[i].keys);
 		any = json_array();
-		json_array_foreach(keys, k, key)
+		json_array_foreach (keys, k, key)
 			json_array_append_new(any, json_pack("{s:[O]}", "required", key));
 		json_object_set_new(schema, "oneOf", any);
 		json_decref(keys);
@@ -176,7 +177,7 @@ object_schema(const char *object)
 		return s;
 	/* The bare form is everything that is not a map; its description says what it is short for. */
 	bare = json_pack("{s:{s:s}, s:o}", "not", "type", "object", "description",
-	                 json_sprintf("Short for {%s: value}.", shorthand->key));
+			 json_sprintf("Short for {%s: value}.", shorthand->key));
 	if (shorthand->type != G_ANY)
 		json_object_update_new(bare, one_schema(shorthand));
 	return json_pack("{s:[o, o]}", "anyOf", s, bare);
@@ -195,11 +196,12 @@ task_schema(void)
 	for (size_t i = 0; grammar_task_types[i]; i++) {
 		const char *type = grammar_task_types[i];
 
-		json_array_append_new(branches, json_pack("{s:{s:{s:{s:s}}, s:[s]}, s:{s:o}}", "if", "properties", "type", "const", type,
-		                                          "required", "type", "then", "$ref", json_sprintf("#/$defs/%s", type)));
+		json_array_append_new(branches,
+				      json_pack("{s:{s:{s:{s:s}}, s:[s]}, s:{s:o}}", "if", "properties", "type", "const", type,
+						"required", "type", "then", "$ref", json_sprintf("#/$defs/%s", type)));
 	}
-	return json_pack("{s:s, s:o, s:[s], s:o, s:b}", "type", "object", "properties", properties, "required", "id", "allOf", branches,
-	                 "unevaluatedProperties", 0);
+	return json_pack("{s:s, s:o, s:[s], s:o, s:b}", "type", "object", "properties", properties, "required", "id", "allOf",
+			 branches, "unevaluatedProperties", 0);
 }
 
 /* Keys of one type. Required keys may come from the defaults of the flow, so only the loader insists on them. */
@@ -239,12 +241,15 @@ defaults_schema(void)
 static void
 add_scalars(json_t *defs)
 {
-	json_object_set_new(defs, "duration", json_pack("{s:s, s:s, s:s}", "type", "string", "pattern", "^([0-9]+(ms|s|m|h|d|w))+$", "description",
-	                                                "Numbers with units ms s m h d w, such as 1h30m."));
-	json_object_set_new(defs, "size", json_pack("{s:[s, s], s:s, s:s}", "type", "string", "integer", "pattern", "^[0-9]+([KMGT]?B)?$",
-	                                            "description", "A number with a unit B KB MB GB TB (1 KB is 1024 bytes), such as 128MB."));
-	json_object_set_new(defs, "percent", json_pack("{s:s, s:s, s:s}", "type", "string", "pattern", "^[0-9.]+%$", "description",
-	                                               "A share, such as 10%."));
+	json_object_set_new(defs, "duration",
+			    json_pack("{s:s, s:s, s:s}", "type", "string", "pattern", "^([0-9]+(ms|s|m|h|d|w))+$", "description",
+				      "Numbers with units ms s m h d w, such as 1h30m."));
+	json_object_set_new(defs, "size",
+			    json_pack("{s:[s, s], s:s, s:s}", "type", "string", "integer", "pattern", "^[0-9]+([KMGT]?B)?$",
+				      "description", "A number with a unit B KB MB GB TB (1 KB is 1024 bytes), such as 128MB."));
+	json_object_set_new(
+		defs, "percent",
+		json_pack("{s:s, s:s, s:s}", "type", "string", "pattern", "^[0-9.]+%$", "description", "A share, such as 10%."));
 }
 
 json_t *
@@ -272,10 +277,11 @@ flow_schema(void)
 		json_object_set_new(defs, object, s);
 	}
 	json_object_set_new(defs, "defaults", defaults_schema());
-	json_object_set_new(json_object_get(flow, "properties"), "defaults",
-	                    json_pack("{s:s, s:s}", "$ref", "#/$defs/defaults", "description", grammar_find("flow", "defaults")->doc));
-	s = json_pack("{s:s, s:s, s:s}", "$schema", "https://json-schema.org/draft/2020-12/schema", "title", "Sluice flow", "description",
-	              "A flow of Sluice: what to run, when, and in which order.");
+	json_object_set_new(
+		json_object_get(flow, "properties"), "defaults",
+		json_pack("{s:s, s:s}", "$ref", "#/$defs/defaults", "description", grammar_find("flow", "defaults")->doc));
+	s = json_pack("{s:s, s:s, s:s}", "$schema", "https://json-schema.org/draft/2020-12/schema", "title", "Sluice flow",
+		      "description", "A flow of Sluice: what to run, when, and in which order.");
 	json_object_update_new(s, flow);
 	json_object_set_new(s, "$defs", defs);
 	if (s == NULL)

@@ -65,9 +65,10 @@ read_default(const struct config *c, const char *name, json_t **out, struct err 
 		rc = read_file(name, path, out, &why);
 		if (rc < 0)
 			rc = err_set(e, ERR_UNPROCESSABLE,
-			             "secret \"%s\": the environment variable %s is not set, and the file %s cannot be read; set one of them, or "
-			             "say where it is in the config: secrets: {%s: {env: NAME}} or {file: PATH}",
-			             name, upper, path, name);
+				     "secret \"%s\": the environment variable %s is not set, and the file %s cannot be read; set "
+				     "one of them, or "
+				     "say where it is in the config: secrets: {%s: {env: NAME}} or {file: PATH}",
+				     name, upper, path, name);
 		err_release(&why);
 	}
 	free(upper);
@@ -106,7 +107,7 @@ secrets_load(const struct config *c, const json_t *names, json_t **out, struct e
 	json_t *result = json_object(), *item, *value;
 	size_t i;
 
-	json_array_foreach((json_t *)names, i, item) {
+	json_array_foreach ((json_t *)names, i, item) {
 		const char *name = json_string_value(item);
 		int rc = name ? read_secret(c, name, &value, e) : 0;
 

@@ -10,22 +10,52 @@
 #include "base/alloc.h"
 
 #define NAME_MAX_COMPARED 64
-#define NAMES_LISTED 30
+#define NAMES_LISTED      30
 
 /* What people coming from other orchestrators type, and our word for it. */
 static const struct {
 	const char *theirs, *ours;
 } synonyms[] = {
-	{ "steps", "tasks" },           { "jobs", "tasks" },         { "needs", "depends_on" },     { "depends", "depends_on" },
-	{ "dependsOn", "depends_on" },  { "upstream", "depends_on" }, { "after", "depends_on" },    { "inputs", "params" },
-	{ "parameters", "params" },     { "retries", "retry" },      { "retry_policy", "retry" },   { "if", "when" },
-	{ "condition", "when" },        { "cmd", "command" },        { "run", "command" },          { "script", "command" },
-	{ "name", "id" },               { "tags", "labels" },        { "disabled", "enabled" },     { "variables", "vars" },
-	{ "environment", "env" },       { "query", "sql" },          { "to", "into" },              { "separator", "delimiter" },
-	{ "limit", "max_attempts" },    { "delay", "interval" },     { "cwd", "working_dir" },      { "workdir", "working_dir" },
-	{ "tz", "timezone" },           { "shell", "command" },      { "bash", "command" },         { "transform", "curate" },
-	{ "load", "publish" },          { "extract", "stage" },      { "test", "validate" },        { "check", "validate" },
-	{ "number", "float" },          { "integer", "int" },        { "boolean", "bool" },         { "text", "string" },
+	{ "steps", "tasks" },
+	{ "jobs", "tasks" },
+	{ "needs", "depends_on" },
+	{ "depends", "depends_on" },
+	{ "dependsOn", "depends_on" },
+	{ "upstream", "depends_on" },
+	{ "after", "depends_on" },
+	{ "inputs", "params" },
+	{ "parameters", "params" },
+	{ "retries", "retry" },
+	{ "retry_policy", "retry" },
+	{ "if", "when" },
+	{ "condition", "when" },
+	{ "cmd", "command" },
+	{ "run", "command" },
+	{ "script", "command" },
+	{ "name", "id" },
+	{ "tags", "labels" },
+	{ "disabled", "enabled" },
+	{ "variables", "vars" },
+	{ "environment", "env" },
+	{ "query", "sql" },
+	{ "to", "into" },
+	{ "separator", "delimiter" },
+	{ "limit", "max_attempts" },
+	{ "delay", "interval" },
+	{ "cwd", "working_dir" },
+	{ "workdir", "working_dir" },
+	{ "tz", "timezone" },
+	{ "shell", "command" },
+	{ "bash", "command" },
+	{ "transform", "curate" },
+	{ "load", "publish" },
+	{ "extract", "stage" },
+	{ "test", "validate" },
+	{ "check", "validate" },
+	{ "number", "float" },
+	{ "integer", "int" },
+	{ "boolean", "bool" },
+	{ "text", "string" },
 };
 
 static int

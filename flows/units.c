@@ -12,8 +12,8 @@ duration_parse(const char *text, dur_us *out)
 		const char *name;
 		dur_us us;
 	} units[] = {
-		{ "ms", US_PER_MS },    { "s", US_PER_S },     { "m", US_PER_MIN },
-		{ "h", US_PER_HOUR },   { "d", US_PER_DAY },   { "w", 7 * US_PER_DAY },
+		{ "ms", US_PER_MS },  { "s", US_PER_S },   { "m", US_PER_MIN },
+		{ "h", US_PER_HOUR }, { "d", US_PER_DAY }, { "w", 7 * US_PER_DAY },
 	};
 	dur_us total = 0;
 	const char *p = text;
@@ -35,7 +35,8 @@ duration_parse(const char *text, dur_us *out)
 				return -1;
 		}
 		len = strspn(p, "abcdefghijklmnopqrstuvwxyz");
-		while (unit < sizeof(units) / sizeof(units[0]) && (strlen(units[unit].name) != len || strncmp(p, units[unit].name, len) != 0))
+		while (unit < sizeof(units) / sizeof(units[0]) &&
+		       (strlen(units[unit].name) != len || strncmp(p, units[unit].name, len) != 0))
 			unit++;
 		if (unit == sizeof(units) / sizeof(units[0]) || __builtin_mul_overflow(n, units[unit].us, &part) ||
 		    __builtin_add_overflow(total, part, &total))

@@ -20,7 +20,7 @@ struct parser {
 	size_t at;
 	const json_t *scope;
 	struct err *e;
-	int skip;  /* > 0: read only */
+	int skip; /* > 0: read only */
 	int depth;
 };
 
@@ -257,7 +257,7 @@ contains(const json_t *a, const json_t *b)
 	size_t i;
 
 	if (json_is_array(b)) {
-		json_array_foreach(b, i, item) {
+		json_array_foreach (b, i, item) {
 			if (compare(a, item) == 0)
 				return 1;
 		}

@@ -121,7 +121,7 @@ report_syntax(struct reader *r)
 		while (line + 1 < r->lines && r->line_at[line + 1] <= upto)
 			line++;
 		diags_add(r->diags, SEVERITY_ERROR, r->file, (int)line + 1, (int)(upto - r->line_at[line]) + 1,
-		          "the file is not text in UTF-8: %s", problem);
+			  "the file is not text in UTF-8: %s", problem);
 	} else if (*here == '\t') {
 		reader_error(r, at, "a tab is used where YAML wants spaces; indent with spaces");
 	} else if (*here == '{' && at.column > 0 && *before == '$') {
@@ -130,12 +130,13 @@ report_syntax(struct reader *r)
 		reader_error(r, at, "a \":\" is not allowed here; check the indentation, or quote the text");
 	} else if (strstr(problem, "cannot start any token")) {
 		diags_add(r->diags, SEVERITY_ERROR, r->file, (int)at.line + 1, (int)at.column + 1,
-		          "a text cannot begin with \"%c\" unless it is quoted", *here ? *here : '?');
+			  "a text cannot begin with \"%c\" unless it is quoted", *here ? *here : '?');
 	} else if (p->context) {
 		diags_add(r->diags, SEVERITY_ERROR, r->file, (int)at.line + 1, (int)at.column + 1,
-		          "this is not YAML: %s (%s that begins in line %d)", problem, p->context, (int)p->context_mark.line + 1);
+			  "this is not YAML: %s (%s that begins in line %d)", problem, p->context, (int)p->context_mark.line + 1);
 	} else {
-		diags_add(r->diags, SEVERITY_ERROR, r->file, (int)at.line + 1, (int)at.column + 1, "this is not YAML: %s", problem);
+		diags_add(r->diags, SEVERITY_ERROR, r->file, (int)at.line + 1, (int)at.column + 1, "this is not YAML: %s",
+			  problem);
 	}
 }
 
@@ -222,15 +223,17 @@ read_pair(struct reader *r, struct ynode *map, json_t *seen, yaml_event_t *ev, i
 	int rc;
 
 	if (ev->type != YAML_SCALAR_EVENT || ev->data.scalar.anchor || ev->data.scalar.tag) {
-		reader_error(r, ev->start_mark, ev->type == YAML_ALIAS_EVENT || ev->type == YAML_SCALAR_EVENT ?
-		             "anchors, aliases and tags are not allowed" : "a key must be a plain text");
+		reader_error(r, ev->start_mark,
+			     ev->type == YAML_ALIAS_EVENT || ev->type == YAML_SCALAR_EVENT
+				     ? "anchors, aliases and tags are not allowed"
+				     : "a key must be a plain text");
 		return -1;
 	}
 	key.name = xstrndup((const char *)ev->data.scalar.value, ev->data.scalar.length);
 	earlier = json_object_get(seen, key.name);
 	if (earlier)
 		diags_add(r->diags, SEVERITY_ERROR, r->file, key.line, key.col, "duplicate key \"%s\"; it is already in line %d",
-		          key.name, (int)json_integer_value(earlier));
+			  key.name, (int)json_integer_value(earlier));
 	else
 		json_object_set_new_nocheck(seen, key.name, json_integer(key.line));
 	if (!next_event(r, &value)) {
@@ -297,8 +300,9 @@ read_node(struct reader *r, yaml_event_t *ev, int depth)
 	const char *wrong = NULL;
 
 	if (has_anchor(ev))
-		wrong = "anchors (&) and aliases (*) are not allowed, since a few lines of them can stand for billions of values; "
-		        "use \"defaults\" or \"vars\" for what repeats, or quote the text";
+		wrong = "anchors (&) and aliases (*) are not allowed, since a few lines of them can stand for billions of "
+			"values; "
+			"use \"defaults\" or \"vars\" for what repeats, or quote the text";
 	else if (has_tag(ev))
 		wrong = "tags (!) are not allowed; quote the text if it begins with \"!\"";
 	else if (depth > MAX_DEPTH)
@@ -338,7 +342,7 @@ read_document(struct reader *r)
 			reader_error(r, at, "a second document begins here; a file holds one");
 			fail = true;
 		} else if (type != YAML_STREAM_START_EVENT && type != YAML_DOCUMENT_START_EVENT &&
-		           type != YAML_DOCUMENT_END_EVENT && type != YAML_STREAM_END_EVENT) {
+			   type != YAML_DOCUMENT_END_EVENT && type != YAML_STREAM_END_EVENT) {
 			root = read_node(r, &ev, 0);
 			fail = root == NULL;
 		}
@@ -361,7 +365,7 @@ yaml_parse(const char *file, const char *text, size_t len, struct diags *diags)
 
 	if (len > YAML_MAX_BYTES) {
 		diags_add(diags, SEVERITY_ERROR, file, 0, 0, "the file has %.1f MB; 10 MB is the most that is read",
-		          (double)len / (1024 * 1024));
+			  (double)len / (1024 * 1024));
 		return NULL;
 	}
 	index_lines(&r);
@@ -390,12 +394,12 @@ yaml_from_json(const json_t *value)
 	switch (json_typeof(value)) {
 	case JSON_OBJECT:
 		n = ynode_new(Y_MAP, 0, 0);
-		json_object_foreach((json_t *)value, key, v)
+		json_object_foreach ((json_t *)value, key, v)
 			ynode_add(n, (struct ykey){ xstrdup(key), 0, 0 }, yaml_from_json(v));
 		return n;
 	case JSON_ARRAY:
 		n = ynode_new(Y_LIST, 0, 0);
-		json_array_foreach(value, i, v)
+		json_array_foreach (value, i, v)
 			ynode_add(n, (struct ykey){ 0 }, yaml_from_json(v));
 		return n;
 	default:
@@ -429,7 +433,7 @@ ynode_is_null(const struct ynode *n)
 {
 	return n->kind == Y_SCALAR && n->plain &&
 	       (*n->text == '\0' || strcmp(n->text, "~") == 0 || strcmp(n->text, "null") == 0 || strcmp(n->text, "Null") == 0 ||
-	        strcmp(n->text, "NULL") == 0);
+		strcmp(n->text, "NULL") == 0);
 }
 
 /* YAML 1.2 core: decimal, 0o17, 0x1f; 1_000, 1:30 and 017 (seventeen) stay what they look like. */

@@ -57,7 +57,8 @@ load(const char *text, const char *const *env, struct buf *out)
 	write_file("sluice.yaml", text);
 	c = config_load(path, (char *const *)env, &d);
 	for (size_t i = 0; i < d.count; i++)
-		buf_addf(out, "%s:%d:%d: %s\n", strrchr(d.items[i].file, '/') + 1, d.items[i].line, d.items[i].col, d.items[i].message);
+		buf_addf(out, "%s:%d:%d: %s\n", strrchr(d.items[i].file, '/') + 1, d.items[i].line, d.items[i].col,
+			 d.items[i].message);
 	assert_int_equal(c == NULL, d.errors > 0);
 	diags_release(&d);
 	free(path);
@@ -78,7 +79,8 @@ expect_error(const char *text, const char *problems)
 /* A config as teams keep it today. */
 static const char team[] =
 	"env: dev\n"
-	"catalog: {name: local, jdbc_uri: \"jdbc:postgresql://127.0.0.1:5432/iceberg_catalog\", user: iceberg_user, password: iceberg_pass, "
+	"catalog: {name: local, jdbc_uri: \"jdbc:postgresql://127.0.0.1:5432/iceberg_catalog\", user: iceberg_user, password: "
+	"iceberg_pass, "
 	"warehouse: \"s3a://iceberg-warehouse/\"}\n"
 	"s3: {endpoint: \"https://127.0.0.1:9000\", access_key: minioadmin, secret_key: minioadmin, path_style: true}\n"
 	"tables: {stg_active_employees: local.stg.active_employees, cur_employee_counts: local.cur.employee_counts}\n"
@@ -92,10 +94,11 @@ test_team_config(void **state)
 	struct buf out = BUF_INIT;
 	struct config *c = load(team, env, &out);
 	struct diags d = DIAGS_INIT;
-	static const char flow[] = "id: a\ntasks:\n"
-	                           "  - {id: s, type: stage, source: {format: csv, path: \"${config.paths.raw_employees}\"}, target: {path: /x}}\n"
-	                           "  - {id: p, type: publish, depends_on: s, from: /x, into: \"${config.tables.stg_active_employees}\"}\n"
-	                           "  - {id: t, type: stage, source: {format: csv, path: \"s3://b/x\"}, target: {path: /x}}\n";
+	static const char flow[] =
+		"id: a\ntasks:\n"
+		"  - {id: s, type: stage, source: {format: csv, path: \"${config.paths.raw_employees}\"}, target: {path: /x}}\n"
+		"  - {id: p, type: publish, depends_on: s, from: /x, into: \"${config.tables.stg_active_employees}\"}\n"
+		"  - {id: t, type: stage, source: {format: csv, path: \"s3://b/x\"}, target: {path: /x}}\n";
 
 	(void)state;
 	assert_non_null(c);
@@ -106,19 +109,23 @@ test_team_config(void **state)
 	assert_string_equal(config_get(c, "paths.raw_employees"), "s3://data-raw/employees/*.csv");
 	assert_string_equal(config_get(c, "s3.region"), "us-east-1");
 	assert_null(config_get(c, "nothing.there"));
-	assert_int_equal(json_integer_value(json_object_get(json_object_get(c->json, "housekeeping"), "target_file_size")), 134217728);
-	assert_string_equal(out.s, "sluice.yaml:0:0: a catalog of type jdbc is not supported yet: flows that use tables are refused; set "
-	                           "catalog.type: sluice to use the catalog in the daemon\n"
-	                           "sluice.yaml:0:0: object stores are not supported yet: flows that use a path such as "
-	                           "s3://data-staging/intermediate are refused\n");
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(c->json, "housekeeping"), "target_file_size")),
+			 134217728);
+	assert_string_equal(
+		out.s, "sluice.yaml:0:0: a catalog of type jdbc is not supported yet: flows that use tables are refused; set "
+		       "catalog.type: sluice to use the catalog in the daemon\n"
+		       "sluice.yaml:0:0: object stores are not supported yet: flows that use a path such as "
+		       "s3://data-staging/intermediate are refused\n");
 	assert_null(flow_load("f.yaml", flow, strlen(flow), c, &d));
 	assert_int_equal(d.count, 3);
 	assert_string_equal(d.items[0].message, "object stores are not supported yet, and \"source/path\" of task \"s\" uses "
-	                                        "s3://data-raw/employees/*.csv; use a local path");
-	assert_string_equal(d.items[1].message, "task \"p\" writes or reads tables, and the config's catalog \"local\" is of type jdbc, which is "
-	                                        "not supported yet; set catalog.type: sluice to use the catalog in the daemon");
-	assert_string_equal(d.items[2].message, "object stores are not supported yet, and \"source/path\" of task \"t\" uses s3://b/x; use a "
-	                                        "local path");
+						"s3://data-raw/employees/*.csv; use a local path");
+	assert_string_equal(d.items[1].message,
+			    "task \"p\" writes or reads tables, and the config's catalog \"local\" is of type jdbc, which is "
+			    "not supported yet; set catalog.type: sluice to use the catalog in the daemon");
+	assert_string_equal(d.items[2].message,
+			    "object stores are not supported yet, and \"source/path\" of task \"t\" uses s3://b/x; use a "
+			    "local path");
 	diags_release(&d);
 	buf_release(&out);
 	config_free(c);
@@ -147,8 +154,12 @@ test_defaults(void **state)
 static void
 test_environment(void **state)
 {
-	static const char *const env[] = { "SLUICE_CATALOG_WAREHOUSE=/wh", "SLUICE_SERVER_MAX_ACTIVE_TASKS=3", "SLUICE_TABLES_ORDERS=a.b",
-		                           "SLUICE_ENV=prod", "ROOT=/process", NULL };
+	static const char *const env[] = { "SLUICE_CATALOG_WAREHOUSE=/wh",
+					   "SLUICE_SERVER_MAX_ACTIVE_TASKS=3",
+					   "SLUICE_TABLES_ORDERS=a.b",
+					   "SLUICE_ENV=prod",
+					   "ROOT=/process",
+					   NULL };
 	struct buf out = BUF_INIT;
 	struct config *c;
 	char *expected;
@@ -156,9 +167,9 @@ test_environment(void **state)
 	(void)state;
 	write_file(".env", "# comment\nROOT=/dotenv\nexport USER_NAME='a b'\n\nQ=\"x\\n\\\"y\" \nPLAIN=one # two\n");
 	c = load("env: test\ncatalog: {warehouse: wh}\ntables: {Orders: c.d, orders: e.f}\n"
-	         "paths: {root: \"${env.ROOT}/in\", mine: \"data/${env.USER_NAME}\", q: \"/${env.Q}\", p: \"/${env.PLAIN}\", "
-	         "d: \"/${env.NONE | default(d)}\"}\n",
-	         env, &out);
+		 "paths: {root: \"${env.ROOT}/in\", mine: \"data/${env.USER_NAME}\", q: \"/${env.Q}\", p: \"/${env.PLAIN}\", "
+		 "d: \"/${env.NONE | default(d)}\"}\n",
+		 env, &out);
 	assert_string_equal(out.s, "");
 	assert_string_equal(config_get(c, "env"), "prod");
 	assert_string_equal(config_get(c, "catalog.warehouse"), "/wh");
@@ -184,18 +195,21 @@ test_errors(void **state)
 {
 	(void)state;
 	expect_error("enviroment: dev\ncatalog: {warehose: x, type: nessie}\npaths: {a b: x}\nhousekeeping: {expire_days: many}\n"
-	             "s3: {path_style: yes}\nsecrets: {p: {}}\n",
-	             "sluice.yaml:1:1: unknown key \"enviroment\" in the config; known keys are: env, catalog, s3, tables, paths, housekeeping, "
-	             "server, secrets\n"
-	             "sluice.yaml:2:11: unknown key \"warehose\" in \"catalog\" of the config; did you mean \"warehouse\"?\n"
-	             "sluice.yaml:2:30: unknown type \"nessie\" in \"catalog\" of the config; type is one of: sluice, jdbc, rest, hive, glue\n"
-	             "sluice.yaml:3:9: \"a b\" in \"paths\" of the config is not a name; names have letters, digits, _ and -, and begin with a "
-	             "letter\n"
-	             "sluice.yaml:4:29: \"housekeeping.expire_days\" of the config must be a whole number, not \"many\"\n"
-	             "sluice.yaml:5:18: \"s3.path_style\" of the config must be true or false, not \"yes\"\n"
-	             "sluice.yaml:6:14: \"secrets.p\" of the config needs exactly one of these keys: env file\n");
-	expect_error("paths: {x: \"${env.NOT_THERE}\"}\n",
-	             "sluice.yaml:1:13: ${env.NOT_THERE}: env.NOT_THERE has no value; give one with \"| default(…)\" if it may be absent\n");
+		     "s3: {path_style: yes}\nsecrets: {p: {}}\n",
+		     "sluice.yaml:1:1: unknown key \"enviroment\" in the config; known keys are: env, catalog, s3, tables, "
+		     "paths, housekeeping, "
+		     "server, secrets\n"
+		     "sluice.yaml:2:11: unknown key \"warehose\" in \"catalog\" of the config; did you mean \"warehouse\"?\n"
+		     "sluice.yaml:2:30: unknown type \"nessie\" in \"catalog\" of the config; type is one of: sluice, jdbc, "
+		     "rest, hive, glue\n"
+		     "sluice.yaml:3:9: \"a b\" in \"paths\" of the config is not a name; names have letters, digits, _ and -, "
+		     "and begin with a "
+		     "letter\n"
+		     "sluice.yaml:4:29: \"housekeeping.expire_days\" of the config must be a whole number, not \"many\"\n"
+		     "sluice.yaml:5:18: \"s3.path_style\" of the config must be true or false, not \"yes\"\n"
+		     "sluice.yaml:6:14: \"secrets.p\" of the config needs exactly one of these keys: env file\n");
+	expect_error("paths: {x: \"${env.NOT_THERE}\"}\n", "sluice.yaml:1:13: ${env.NOT_THERE}: env.NOT_THERE has no value; give "
+							   "one with \"| default(…)\" if it may be absent\n");
 	expect_error("catalog: {type: rest}\n", "sluice.yaml:0:0: a catalog of type rest needs \"uri\"\n");
 	expect_error("- a\n", "sluice.yaml:1:1: the config must be a map, and is a list\n");
 }
@@ -236,8 +250,10 @@ test_secrets(void **state)
 	json_decref(names);
 	names = json_pack("[s]", "smtp-key");
 	assert_int_equal(secrets_load(c, names, &values, &e), ERR_UNPROCESSABLE);
-	message = xasprintf("secret \"smtp-key\": the environment variable SMTP_KEY is not set, and the file %s/secrets/smtp-key cannot be read; "
-	                    "set one of them, or say where it is in the config: secrets: {smtp-key: {env: NAME}} or {file: PATH}", folder);
+	message = xasprintf("secret \"smtp-key\": the environment variable SMTP_KEY is not set, and the file %s/secrets/smtp-key "
+			    "cannot be read; "
+			    "set one of them, or say where it is in the config: secrets: {smtp-key: {env: NAME}} or {file: PATH}",
+			    folder);
 	assert_string_equal(e.msg, message);
 	free(message);
 	json_decref(names);

@@ -74,8 +74,10 @@ test_resolve_errors(void **state)
 	static const struct {
 		const char *in, *message;
 	} cases[] = {
-		{ "x ${params.nope}", "${params.nope}: params.nope has no value; give one with \"| default(…)\" if it may be absent" },
-		{ "${params.none}", "${params.none}: params.none has no value; give one with \"| default(…)\" if it may be absent" },
+		{ "x ${params.nope}",
+		  "${params.nope}: params.nope has no value; give one with \"| default(…)\" if it may be absent" },
+		{ "${params.none}",
+		  "${params.none}: params.none has no value; give one with \"| default(…)\" if it may be absent" },
 		{ "${params.n", "\"${\" is not closed by \"}\"; write \"$${\" for the characters themselves" },
 		{ "${}", "${}: a ref is ${scope.name}, as in ${params.day}" },
 		{ "${params..n}", "${params..n}: a ref is ${scope.name}, as in ${params.day}" },
@@ -163,12 +165,15 @@ test_when_errors(void **state)
 		{ "1 ==", "when: the expression ends too early at character 5 of \"1 ==\"", true },
 		{ "1 = 1", "when: \"=\" is not an operator (write \"==\") at character 3 of \"1 = 1\"", true },
 		{ "active == 1",
-		  "when: not understood (a text needs quotes, a name is ${scope.name}): at character 1 of \"active == 1\"", true },
+		  "when: not understood (a text needs quotes, a name is ${scope.name}): at character 1 of \"active == 1\"",
+		  true },
 		{ "'a", "when: a text that begins here is not closed at character 1 of \"'a\"", true },
 		{ "(true", "when: \")\" is missing at character 6 of \"(true\"", true },
 		{ "1 in [1, 2", "when: \"]\" is missing at character 11 of \"1 in [1, 2\"", true },
 		{ "true true", "when: something is left over at character 6 of \"true true\"", true },
-		{ "${params.n}", "when: a value that is neither true nor false stands where a condition is needed, at character 1 of \"${params.n}\"",
+		{ "${params.n}",
+		  "when: a value that is neither true nor false stands where a condition is needed, at character 1 of "
+		  "\"${params.n}\"",
 		  false },
 		{ "1 < 'a'", "when: the two sides have types that cannot be ordered; at character 3 of \"1 < 'a'\"", false },
 		{ "1 in 2", "when: \"in\" needs a list, a map or a text on its right side; at character 3 of \"1 in 2\"", false },
@@ -217,10 +222,11 @@ static int
 setup(void **state)
 {
 	(void)state;
-	scope = json_loads("{\"params\": {\"n\": 3, \"name\": \"O'Neil \", \"text\": \"42\", \"list\": [1, \"b\"], \"none\": null, \"full\": true},"
-	                   " \"run\": {\"at\": \"2026-11-21T06:00:00.000000Z\"},"
-	                   " \"tasks\": {\"load-it\": {\"state\": \"success\", \"outputs\": {\"path\": \"/x\"}}}}",
-	                   0, NULL);
+	scope = json_loads("{\"params\": {\"n\": 3, \"name\": \"O'Neil \", \"text\": \"42\", \"list\": [1, \"b\"], \"none\": "
+			   "null, \"full\": true},"
+			   " \"run\": {\"at\": \"2026-11-21T06:00:00.000000Z\"},"
+			   " \"tasks\": {\"load-it\": {\"state\": \"success\", \"outputs\": {\"path\": \"/x\"}}}}",
+			   0, NULL);
 	return scope ? 0 : -1;
 }
 

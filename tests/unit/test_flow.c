@@ -58,47 +58,46 @@ expect(const char *text, const char *problems)
 /* One command task, for texts about everything else. */
 #define TASKS "tasks:\n  - {id: a, type: command, command: \"true\"}\n"
 
-static const char employees[] =
-	"id: employees_pipeline\n"
-	"description: Active employees, counted by department\n"
-	"params:\n"
-	"  status: {type: string, default: active}\n"
-	"schedule: {cron: \"0 6 * * *\", timezone: Europe/Madrid, catchup: last}\n"
-	"defaults:\n"
-	"  engine: duckdb\n"
-	"  retry: {max_attempts: 3, interval: 10s, backoff: exponential, max_interval: 5m}\n"
-	"tasks:\n"
-	"  - id: stage\n"
-	"    type: stage\n"
-	"    source: {format: csv, path: \"${config.paths.raw_employees}\"}\n"
-	"    select: [id, name, department, status]\n"
-	"    where: status = '${params.status}'\n"
-	"    target: {path: \"${config.paths.stage_root}/employees_active/run=${run.id}/part.parquet\"}\n"
-	"  - id: publish\n"
-	"    type: publish\n"
-	"    depends_on: [stage]\n"
-	"    from: ${tasks.stage.outputs.path}\n"
-	"    into: ${config.tables.stg_active_employees}\n"
-	"    mode: replace\n"
-	"  - id: curate\n"
-	"    type: curate\n"
-	"    depends_on: [publish]\n"
-	"    into: ${config.tables.cur_employee_counts}\n"
-	"    mode: overwrite\n"
-	"    sql: |\n"
-	"      SELECT department, count(*) AS cnt\n"
-	"      FROM ${config.tables.stg_active_employees} GROUP BY department\n"
-	"  - id: validate\n"
-	"    type: validate\n"
-	"    depends_on: [curate]\n"
-	"    retry: {max_attempts: 1}\n"
-	"    table: ${config.tables.cur_employee_counts}\n"
-	"    checks:\n"
-	"      - row_count: {min: 1}\n"
-	"      - unique: department\n"
-	"      - sql: SELECT count(*) > 0 FROM this\n"
-	"        severity: warn\n"
-	"      - same_rows: {count_of: \"${tasks.stage.outputs.path}\", as: SELECT sum(cnt) FROM this}\n";
+static const char employees[] = "id: employees_pipeline\n"
+				"description: Active employees, counted by department\n"
+				"params:\n"
+				"  status: {type: string, default: active}\n"
+				"schedule: {cron: \"0 6 * * *\", timezone: Europe/Madrid, catchup: last}\n"
+				"defaults:\n"
+				"  engine: duckdb\n"
+				"  retry: {max_attempts: 3, interval: 10s, backoff: exponential, max_interval: 5m}\n"
+				"tasks:\n"
+				"  - id: stage\n"
+				"    type: stage\n"
+				"    source: {format: csv, path: \"${config.paths.raw_employees}\"}\n"
+				"    select: [id, name, department, status]\n"
+				"    where: status = '${params.status}'\n"
+				"    target: {path: \"${config.paths.stage_root}/employees_active/run=${run.id}/part.parquet\"}\n"
+				"  - id: publish\n"
+				"    type: publish\n"
+				"    depends_on: [stage]\n"
+				"    from: ${tasks.stage.outputs.path}\n"
+				"    into: ${config.tables.stg_active_employees}\n"
+				"    mode: replace\n"
+				"  - id: curate\n"
+				"    type: curate\n"
+				"    depends_on: [publish]\n"
+				"    into: ${config.tables.cur_employee_counts}\n"
+				"    mode: overwrite\n"
+				"    sql: |\n"
+				"      SELECT department, count(*) AS cnt\n"
+				"      FROM ${config.tables.stg_active_employees} GROUP BY department\n"
+				"  - id: validate\n"
+				"    type: validate\n"
+				"    depends_on: [curate]\n"
+				"    retry: {max_attempts: 1}\n"
+				"    table: ${config.tables.cur_employee_counts}\n"
+				"    checks:\n"
+				"      - row_count: {min: 1}\n"
+				"      - unique: department\n"
+				"      - sql: SELECT count(*) > 0 FROM this\n"
+				"        severity: warn\n"
+				"      - same_rows: {count_of: \"${tasks.stage.outputs.path}\", as: SELECT sum(cnt) FROM this}\n";
 
 static void
 test_employees(void **state)
@@ -127,8 +126,10 @@ test_employees(void **state)
 	assert_int_equal(t->retry.backoff, BACKOFF_EXPONENTIAL);
 	assert_int_equal(t->stop_grace, 10 * US_PER_S);
 	spec = json_dumps(t->spec, JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(spec, "{\"create\":true,\"from\":\"${tasks.stage.outputs.path}\",\"into\":\"${config.tables.stg_active_employees}\","
-	                          "\"mode\":\"replace\"}");
+	assert_string_equal(
+		spec,
+		"{\"create\":true,\"from\":\"${tasks.stage.outputs.path}\",\"into\":\"${config.tables.stg_active_employees}\","
+		"\"mode\":\"replace\"}");
 	free(spec);
 	/* A block scalar's text begins in the next line; the task's own retry wins key by key. */
 	spec = json_dumps(json_object_get(f->tasks[2].pos, "sql"), JSON_COMPACT);
@@ -137,9 +138,11 @@ test_employees(void **state)
 	assert_int_equal(f->tasks[3].retry.max_attempts, 1);
 	assert_int_equal(f->tasks[3].retry.interval, 10 * US_PER_S);
 	spec = json_dumps(json_object_get(f->tasks[3].spec, "checks"), JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(spec, "[{\"row_count\":{\"min\":1},\"severity\":\"error\"},{\"severity\":\"error\",\"unique\":[\"department\"]},"
-	                          "{\"severity\":\"warn\",\"sql\":\"SELECT count(*) > 0 FROM this\"},{\"same_rows\":{\"as\":\"SELECT sum(cnt) "
-	                          "FROM this\",\"count_of\":\"${tasks.stage.outputs.path}\"},\"severity\":\"error\"}]");
+	assert_string_equal(
+		spec,
+		"[{\"row_count\":{\"min\":1},\"severity\":\"error\"},{\"severity\":\"error\",\"unique\":[\"department\"]},"
+		"{\"severity\":\"warn\",\"sql\":\"SELECT count(*) > 0 FROM this\"},{\"same_rows\":{\"as\":\"SELECT sum(cnt) "
+		"FROM this\",\"count_of\":\"${tasks.stage.outputs.path}\"},\"severity\":\"error\"}]");
 	free(spec);
 	spec = json_dumps(json_object_get(f->tasks[3].pos, "checks/2/sql"), JSON_COMPACT);
 	assert_string_equal(spec, "[38,14]");
@@ -166,7 +169,8 @@ test_all_problems_at_once(void **state)
 	       "    type: cmd\n"
 	       "  - id: last\n"
 	       "    type: command\n",
-	       "f.yaml:1:5: error: \"id\" of the flow must be a name of a-z, 0-9, _ and - that begins with a letter and has at most 63 "
+	       "f.yaml:1:5: error: \"id\" of the flow must be a name of a-z, 0-9, _ and - that begins with a letter and has at "
+	       "most 63 "
 	       "characters, not \"Orders\"\n"
 	       "f.yaml:2:1: error: unknown key \"shedule\" in the flow; did you mean \"schedule\"?\n"
 	       "f.yaml:3:10: error: \"timeout\" of the flow must be a duration such as 30s, 10m or 1h30m, not \"soon\"\n"
@@ -190,8 +194,10 @@ test_later(void **state)
 	       "f.yaml:2:1: error: \"priority\" in the flow is not supported yet\n"
 	       "f.yaml:3:1: error: \"triggers\" in the flow is not supported yet\n"
 	       "f.yaml:4:12: error: \"every\" in \"schedule\" of the flow is not supported yet\n"
-	       "f.yaml:5:24: error: overlap \"fail\" in \"concurrency\" of the flow is not supported yet; supported: queue, skip, allow\n"
-	       "f.yaml:7:19: error: task type \"maintain\" in task \"a\" is not supported yet; supported: stage, publish, curate, validate, "
+	       "f.yaml:5:24: error: overlap \"fail\" in \"concurrency\" of the flow is not supported yet; supported: queue, "
+	       "skip, allow\n"
+	       "f.yaml:7:19: error: task type \"maintain\" in task \"a\" is not supported yet; supported: stage, publish, "
+	       "curate, validate, "
 	       "command\n"
 	       "f.yaml:8:54: error: mode \"upsert\" in task \"b\" is not supported yet; supported: append, replace, overwrite\n"
 	       "f.yaml:8:62: error: \"key\" in task \"b\" is not supported yet\n"
@@ -223,10 +229,10 @@ static void
 test_order(void **state)
 {
 	struct flow *f = load_good("id: a\ntasks:\n"
-	                           "  - {id: last, type: command, command: x, depends_on: [left, right]}\n"
-	                           "  - {id: left, type: command, command: x, depends_on: [first]}\n"
-	                           "  - {id: right, type: command, command: x, depends_on: [first]}\n"
-	                           "  - {id: first, type: command, command: x}\n");
+				   "  - {id: last, type: command, command: x, depends_on: [left, right]}\n"
+				   "  - {id: left, type: command, command: x, depends_on: [first]}\n"
+				   "  - {id: right, type: command, command: x, depends_on: [first]}\n"
+				   "  - {id: first, type: command, command: x}\n");
 
 	(void)state;
 	assert_int_equal(f->topo[0], 3);
@@ -272,18 +278,23 @@ test_refs(void **state)
 	       "f.yaml:12:9: error: ${param.day}: unknown scope \"param\"; did you mean \"params\"?\n"
 	       "f.yaml:13:9: error: ${params.dya}: unknown param \"dya\"; did you mean \"day\"?\n"
 	       "f.yaml:14:9: error: ${tasks.stge.outputs.path}: no task \"stge\"; did you mean \"stage\"?\n"
-	       "f.yaml:15:9: error: ${tasks.stage.outputs.paths}: task \"stage\" (command) has no output \"paths\"; did you mean \"path\"?\n"
-	       "f.yaml:16:9: error: ${tasks.other.state}: task \"last\" does not run after \"other\"; add \"other\" to its depends_on\n"
+	       "f.yaml:15:9: error: ${tasks.stage.outputs.paths}: task \"stage\" (command) has no output \"paths\"; did you mean "
+	       "\"path\"?\n"
+	       "f.yaml:16:9: error: ${tasks.other.state}: task \"last\" does not run after \"other\"; add \"other\" to its "
+	       "depends_on\n"
 	       "f.yaml:17:9: error: ${secrets.tokn}: the flow does not list the secret \"tokn\"; add it: secrets: [tokn]\n"
 	       "f.yaml:18:9: error: ${vars.rot}: vars has no \"rot\"; did you mean \"root\"?\n"
 	       "f.yaml:19:9: error: ${run.idd}: unknown part of run \"idd\"; did you mean \"id\"?\n"
-	       "f.yaml:20:9: error: ${config.tables.stg_active_employes}: config.tables has no \"stg_active_employes\"; did you mean "
+	       "f.yaml:20:9: error: ${config.tables.stg_active_employes}: config.tables has no \"stg_active_employes\"; did you "
+	       "mean "
 	       "\"stg_active_employees\"?\n"
-	       "f.yaml:21:9: error: ${env.SLUICE_TEST_NOT_THERE}: the environment variable \"SLUICE_TEST_NOT_THERE\" is not set; set it, put "
+	       "f.yaml:21:9: error: ${env.SLUICE_TEST_NOT_THERE}: the environment variable \"SLUICE_TEST_NOT_THERE\" is not set; "
+	       "set it, put "
 	       "it in .env, or add \"| default(…)\"\n"
 	       "f.yaml:23:9: error: ${params.day | dat}: unknown filter \"dat\"; did you mean \"date\"?\n"
 	       "f.yaml:24:9: error: \"${\" is not closed by \"}\"; write \"$${\" for the characters themselves\n"
-	       "f.yaml:26:9: error: ${config.catalog.password}: a flow cannot read this, since it holds credentials; use secrets\n"
+	       "f.yaml:26:9: error: ${config.catalog.password}: a flow cannot read this, since it holds credentials; use "
+	       "secrets\n"
 	       "f.yaml:29:13: error: ${item.x}: for_each and its item are not supported yet\n");
 }
 
@@ -311,7 +322,8 @@ test_when(void **state)
 	       "  - {id: d, type: command, command: x, when: \"${secrets.s} == 'x'\"}\n"
 	       "  - {id: e, type: command, command: x, when: \"(${params.full}\"}\n",
 	       "f.yaml:5:47: error: when: \"=\" is not an operator (write \"==\") at character 16 of \"${params.full} = true\"\n"
-	       "f.yaml:6:47: error: when: not understood (a text needs quotes, a name is ${scope.name}): at character 1 of \"full == true\"\n"
+	       "f.yaml:6:47: error: when: not understood (a text needs quotes, a name is ${scope.name}): at character 1 of "
+	       "\"full == true\"\n"
 	       "f.yaml:7:47: error: ${params.ful}: unknown param \"ful\"; did you mean \"full\"?\n"
 	       "f.yaml:8:47: error: ${secrets.s}: a secret cannot be used here\n"
 	       "f.yaml:9:47: error: when: \")\" is missing at character 16 of \"(${params.full}\"\n");
@@ -325,21 +337,24 @@ test_yaml(void **state)
 	expect("id: a\ntasks:\n\t- id: a\n", "f.yaml:3:1: error: a tab is used where YAML wants spaces; indent with spaces\n");
 	expect("id: a\ntasks:\n  - {id: a, type: command, command: ${params.x}}\n",
 	       "f.yaml:3:38: error: a ${…} inside { } or [ ] must be quoted: \"${…}\"\n");
-	expect("id: a\ndescription: this: that\n", "f.yaml:2:18: error: a \":\" is not allowed here; check the indentation, or quote the text\n");
+	expect("id: a\ndescription: this: that\n",
+	       "f.yaml:2:18: error: a \":\" is not allowed here; check the indentation, or quote the text\n");
 	expect("id: a\ndescription: @x\n", "f.yaml:2:14: error: a text cannot begin with \"@\" unless it is quoted\n");
 	expect("id: a\n---\nid: b\n", "f.yaml:2:1: error: a second document begins here; a file holds one\n");
 	expect("- a\n", "f.yaml:1:1: error: the flow must be a map, and is a list\n");
 	expect("", "f.yaml:1:1: error: the flow needs the key \"id\"\nf.yaml:1:1: error: the flow needs the key \"tasks\"\n");
 	expect("id: a\ntasks: []\n", "f.yaml:2:8: error: a flow needs at least one task\n");
-	expect("id: a\nenv: {A: &x 1, B: *x}\n" TASKS,
-	       "f.yaml:2:10: error: anchors (&) and aliases (*) are not allowed, since a few lines of them can stand for billions of values; use "
-	       "\"defaults\" or \"vars\" for what repeats, or quote the text\n");
+	expect("id: a\nenv: {A: &x 1, B: *x}\n" TASKS, "f.yaml:2:10: error: anchors (&) and aliases (*) are not allowed, since a "
+						       "few lines of them can stand for billions of values; use "
+						       "\"defaults\" or \"vars\" for what repeats, or quote the text\n");
 	expect("id: a\ndescription: !!python/object:os.system x\n" TASKS,
 	       "f.yaml:2:14: error: tags (!) are not allowed; quote the text if it begins with \"!\"\n");
-	expect("id: a\ndescription: \"\xff\"\n", "f.yaml:2:15: error: the file is not text in UTF-8: invalid leading UTF-8 octet\n");
+	expect("id: a\ndescription: \"\xff\"\n",
+	       "f.yaml:2:15: error: the file is not text in UTF-8: invalid leading UTF-8 octet\n");
 	expect("id: a\ntasks:\n  - id: s\n    type: stage\n    source: {format: csv, path: /x}\n    target: {path: /y}\n"
 	       "    schema: {amount: decimal(18,2), id: int}\n",
-	       "f.yaml:7:33: error: \"2)\" looks like the rest of a text that was cut at its comma; inside { } and [ ] quote a text that has "
+	       "f.yaml:7:33: error: \"2)\" looks like the rest of a text that was cut at its comma; inside { } and [ ] quote a "
+	       "text that has "
 	       "one, as in \"decimal(18,2)\"\n");
 }
 
@@ -352,10 +367,11 @@ test_bomb(void **state)
 	(void)state;
 	buf_adds(&b, "a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]\n");
 	for (int i = 1; i < 10; i++)
-		buf_addf(&b, "a%d: &a%d [*a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d]\n", i, i, i - 1, i - 1, i - 1, i - 1, i - 1, i - 1,
-		         i - 1, i - 1, i - 1);
-	expect(b.s, "f.yaml:1:5: error: anchors (&) and aliases (*) are not allowed, since a few lines of them can stand for billions of values; "
-	            "use \"defaults\" or \"vars\" for what repeats, or quote the text\n");
+		buf_addf(&b, "a%d: &a%d [*a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d, *a%d]\n", i, i, i - 1, i - 1, i - 1,
+			 i - 1, i - 1, i - 1, i - 1, i - 1, i - 1);
+	expect(b.s, "f.yaml:1:5: error: anchors (&) and aliases (*) are not allowed, since a few lines of them can stand for "
+		    "billions of values; "
+		    "use \"defaults\" or \"vars\" for what repeats, or quote the text\n");
 	buf_clear(&b);
 	for (int i = 0; i < 100; i++)
 		buf_addc(&b, '[');
@@ -400,7 +416,8 @@ test_large(void **state)
 	while (b.len < 2 * 1024 * 1024)
 		buf_adds(&b, "1,");
 	assert_null(load(b.s, b.len, &out));
-	assert_string_equal(out.s, "f.yaml:2:400003: error: too much for one file: more than 200000 values; keep data in data files\n");
+	assert_string_equal(out.s,
+			    "f.yaml:2:400003: error: too much for one file: more than 200000 values; keep data in data files\n");
 	diags_release(&d);
 	buf_release(&b);
 	buf_release(&out);
@@ -409,8 +426,10 @@ test_large(void **state)
 static void
 test_schedules(void **state)
 {
-	struct flow *f = load_good("id: a\nparams: {n: 1}\nschedule:\n  - \"@daily\"\n  - {cron: \"30 2 * * mon\", timezone: Europe/Paris, start: 2026-07-01, "
-	                           "dst: {gap: skip, repeat: both}, catchup: all, catchup_window: 2d, params: {n: \"5\"}}\n" TASKS);
+	struct flow *f =
+		load_good("id: a\nparams: {n: 1}\nschedule:\n  - \"@daily\"\n  - {cron: \"30 2 * * mon\", timezone: "
+			  "Europe/Paris, start: 2026-07-01, "
+			  "dst: {gap: skip, repeat: both}, catchup: all, catchup_window: 2d, params: {n: \"5\"}}\n" TASKS);
 
 	(void)state;
 	assert_int_equal(f->nschedules, 2);
@@ -418,12 +437,15 @@ test_schedules(void **state)
 	assert_int_equal(f->schedules[0].catchup_window, US_PER_DAY);
 	assert_int_equal(f->schedules[1].gap, GAP_SKIP);
 	assert_int_equal(f->schedules[1].repeat, REPEAT_BOTH);
-	assert_int_equal(f->schedules[1].start, (int64_t)1782856800 * US_PER_S); /* midnight in Paris is 22:00 UTC of the day before */
+	assert_int_equal(f->schedules[1].start,
+			 (int64_t)1782856800 * US_PER_S); /* midnight in Paris is 22:00 UTC of the day before */
 	flow_unref(f);
-	expect("id: a\nparams: {n: 1}\nschedule:\n  - {cron: \"0 6 * * *\", timezone: Europe/Madird}\n  - {cron: \"0 6 * * *\", start: soon}\n"
+	expect("id: a\nparams: {n: 1}\nschedule:\n  - {cron: \"0 6 * * *\", timezone: Europe/Madird}\n  - {cron: \"0 6 * * *\", "
+	       "start: soon}\n"
 	       "  - {cron: \"0 6 * * *\", params: {m: 1}}\n  - {timezone: UTC}\n" TASKS,
 	       "f.yaml:4:35: error: unknown timezone \"Europe/Madird\"; give an IANA name such as Europe/Madrid\n"
-	       "f.yaml:5:32: error: \"start\" of the schedule must be a date or time such as 2026-11-21 or 2026-11-21T06:00:00Z, not \"soon\"\n"
+	       "f.yaml:5:32: error: \"start\" of the schedule must be a date or time such as 2026-11-21 or 2026-11-21T06:00:00Z, "
+	       "not \"soon\"\n"
 	       "f.yaml:6:33: error: the params of schedule \"0 6 * * *\": flow \"a\": unknown param \"m\"; params are: n\n"
 	       "f.yaml:7:5: error: \"schedule[3]\" of the flow needs the key \"cron\"\n");
 }
@@ -432,12 +454,12 @@ static void
 test_params(void **state)
 {
 	struct flow *f = load_good("id: a\nparams:\n"
-	                           "  day: {type: date, required: true}\n"
-	                           "  n: {type: int, default: 5, min: 1, max: 10}\n"
-	                           "  full: false\n"
-	                           "  mode: {enum: [fast, slow], default: fast}\n"
-	                           "  code: {pattern: \"[A-Z]{2}[0-9]+\", default: AB1}\n"
-	                           "  free:\n" TASKS);
+				   "  day: {type: date, required: true}\n"
+				   "  n: {type: int, default: 5, min: 1, max: 10}\n"
+				   "  full: false\n"
+				   "  mode: {enum: [fast, slow], default: fast}\n"
+				   "  code: {pattern: \"[A-Z]{2}[0-9]+\", default: AB1}\n"
+				   "  free:\n" TASKS);
 	struct err e = ERR_INIT;
 	json_t *given = json_pack("{s:s, s:s, s:s}", "day", "2026-02-28", "n", "7", "full", "true"), *out;
 	char *dump;
@@ -445,15 +467,18 @@ test_params(void **state)
 	(void)state;
 	assert_int_equal(flow_params(f, given, &out, &e), 0);
 	dump = json_dumps(out, JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(dump, "{\"code\":\"AB1\",\"day\":\"2026-02-28\",\"free\":null,\"full\":true,\"mode\":\"fast\",\"n\":7}");
+	assert_string_equal(dump,
+			    "{\"code\":\"AB1\",\"day\":\"2026-02-28\",\"free\":null,\"full\":true,\"mode\":\"fast\",\"n\":7}");
 	free(dump);
 	json_decref(out);
 	json_decref(given);
 	given = json_pack("{s:s, s:i, s:s, s:s, s:s}", "n", "many", "ful", 1, "mode", "quick", "code", "x", "full", "yes");
 	assert_int_equal(flow_params(f, given, &out, &e), ERR_UNPROCESSABLE);
-	assert_string_equal(e.msg, "flow \"a\": unknown param \"ful\"; did you mean \"full\"?; param \"day\" is required; param \"n\" must be a "
-	                           "whole number; param \"full\" must be true or false; param \"mode\" must be one of [\"fast\", \"slow\"]; "
-	                           "param \"code\" must match the pattern [A-Z]{2}[0-9]+");
+	assert_string_equal(
+		e.msg,
+		"flow \"a\": unknown param \"ful\"; did you mean \"full\"?; param \"day\" is required; param \"n\" must be a "
+		"whole number; param \"full\" must be true or false; param \"mode\" must be one of [\"fast\", \"slow\"]; "
+		"param \"code\" must match the pattern [A-Z]{2}[0-9]+");
 	json_decref(given);
 	given = json_pack("{s:s, s:i}", "day", "2026-02-28", "n", 11);
 	assert_int_equal(flow_params(f, given, &out, &e), ERR_UNPROCESSABLE);
@@ -461,11 +486,13 @@ test_params(void **state)
 	json_decref(given);
 	err_release(&e);
 	flow_unref(f);
-	expect("id: a\nparams:\n  n: {type: int, default: many}\n  m: {type: integer}\n  p: {pattern: \"(\"}\n  f: {type: file}\n" TASKS,
+	expect("id: a\nparams:\n  n: {type: int, default: many}\n  m: {type: integer}\n  p: {pattern: \"(\"}\n  f: {type: "
+	       "file}\n" TASKS,
 	       "f.yaml:3:27: error: the default of param \"n\" must be a whole number\n"
 	       "f.yaml:4:13: error: unknown type \"integer\" in \"params.m\" of the flow; did you mean \"int\"?\n"
 	       "f.yaml:5:6: error: \"pattern\" of param \"p\" is not a regular expression: Unmatched ( or \\(\n"
-	       "f.yaml:6:13: error: type \"file\" in \"params.f\" of the flow is not supported yet; supported: string, int, float, bool, date, "
+	       "f.yaml:6:13: error: type \"file\" in \"params.f\" of the flow is not supported yet; supported: string, int, "
+	       "float, bool, date, "
 	       "datetime, duration, size, enum, list, object\n");
 }
 
@@ -477,13 +504,16 @@ test_keys_of_other_types(void **state)
 	       "  - {id: b, type: curate, into: a.b, sql: SELECT 1, sql_file: /nonexistent/x.sql}\n"
 	       "  - {id: c, type: validate, checks: [{not_null: a, unique: a}]}\n"
 	       "  - {id: d, type: command, command: x, retry: {max_attempts: 0}, depends_on: \"${params.x}\"}\n",
-	       "f.yaml:3:40: error: unknown key \"sql\" in task \"a\"; it belongs to tasks of type curate, and this one is of type command\n"
-	       "f.yaml:3:55: error: unknown key \"engine\" in task \"a\"; it belongs to tasks of type stage, publish, curate and validate, and "
+	       "f.yaml:3:40: error: unknown key \"sql\" in task \"a\"; it belongs to tasks of type curate, and this one is of "
+	       "type command\n"
+	       "f.yaml:3:55: error: unknown key \"engine\" in task \"a\"; it belongs to tasks of type stage, publish, curate and "
+	       "validate, and "
 	       "this one is of type command\n"
 	       "f.yaml:4:5: error: task \"b\" needs exactly one of these keys: sql sql_file\n"
 	       "f.yaml:4:63: error: cannot read the file \"/nonexistent/x.sql\" of task \"b\": No such file or directory\n"
 	       "f.yaml:5:5: error: task \"c\" needs exactly one of these keys: table sql\n"
-	       "f.yaml:5:38: error: \"checks[0]\" of task \"c\" needs exactly one of these keys: row_count not_null unique accepted_values range "
+	       "f.yaml:5:38: error: \"checks[0]\" of task \"c\" needs exactly one of these keys: row_count not_null unique "
+	       "accepted_values range "
 	       "schema sql same_rows\n"
 	       "f.yaml:6:62: error: \"retry.max_attempts\" of task \"d\" must be from 1 to 1000, and is 0\n"
 	       "f.yaml:6:79: error: \"depends_on\" of task \"d\" cannot use refs: it is read before the run begins\n");
@@ -493,27 +523,31 @@ test_keys_of_other_types(void **state)
 static void
 test_resolved_spec(void **state)
 {
-	struct flow *f = load_good("id: a\nparams: {mode: append, size: 64MB, create: true, files: []}\ntasks:\n"
-	                           "  - id: p\n    type: publish\n    from: ${params.files}\n    into: a.b\n    mode: ${params.mode}\n"
-	                           "    target_file_size: ${params.size}\n    create: ${params.create}\n"
-	                           "    engine_options: {memory_limit: 4GB, threads: 2}\n");
-	json_t *spec = json_pack("{s:[s], s:s, s:s, s:s, s:s}", "from", "/x", "into", "a.b", "mode", "append", "target_file_size", "64MB",
-	                         "create", "true");
+	struct flow *f =
+		load_good("id: a\nparams: {mode: append, size: 64MB, create: true, files: []}\ntasks:\n"
+			  "  - id: p\n    type: publish\n    from: ${params.files}\n    into: a.b\n    mode: ${params.mode}\n"
+			  "    target_file_size: ${params.size}\n    create: ${params.create}\n"
+			  "    engine_options: {memory_limit: 4GB, threads: 2}\n");
+	json_t *spec = json_pack("{s:[s], s:s, s:s, s:s, s:s}", "from", "/x", "into", "a.b", "mode", "append", "target_file_size",
+				 "64MB", "create", "true");
 	struct err e = ERR_INIT;
 	char *dump;
 
 	(void)state;
 	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
 	dump = json_dumps(spec, JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(dump, "{\"create\":true,\"from\":[\"/x\"],\"into\":\"a.b\",\"mode\":\"append\",\"target_file_size\":67108864}");
+	assert_string_equal(
+		dump, "{\"create\":true,\"from\":[\"/x\"],\"into\":\"a.b\",\"mode\":\"append\",\"target_file_size\":67108864}");
 	free(dump);
 	/* Checking what is checked changes nothing. */
 	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
 	json_decref(spec);
 	spec = json_pack("{s:s, s:s}", "mode", "apend", "target_file_size", "big");
 	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), ERR_UNPROCESSABLE);
-	assert_string_equal(e.msg, "unknown mode \"apend\" in task \"p\"; did you mean \"append\"?; \"target_file_size\" of task \"p\" must be a "
-	                           "size such as 128MB or 4GB, not \"big\"");
+	assert_string_equal(
+		e.msg,
+		"unknown mode \"apend\" in task \"p\"; did you mean \"append\"?; \"target_file_size\" of task \"p\" must be a "
+		"size such as 128MB or 4GB, not \"big\"");
 	json_decref(spec);
 	err_release(&e);
 	dump = json_dumps(f->tasks[0].engine_options, JSON_COMPACT | JSON_SORT_KEYS);
@@ -635,8 +669,11 @@ static int
 setup(void **state)
 {
 	static const char *const env[] = { "SLUICE_TABLES_STG_ACTIVE_EMPLOYEES=local.stg.active_employees",
-		"SLUICE_TABLES_CUR_EMPLOYEE_COUNTS=cur.employee_counts", "SLUICE_PATHS_RAW_EMPLOYEES=/data/*.csv",
-		"SLUICE_PATHS_STAGE_ROOT=/data/staging", "SLUICE_CATALOG_PASSWORD=p", NULL };
+					   "SLUICE_TABLES_CUR_EMPLOYEE_COUNTS=cur.employee_counts",
+					   "SLUICE_PATHS_RAW_EMPLOYEES=/data/*.csv",
+					   "SLUICE_PATHS_STAGE_ROOT=/data/staging",
+					   "SLUICE_CATALOG_PASSWORD=p",
+					   NULL };
 	struct diags d = DIAGS_INIT;
 
 	(void)state;
@@ -657,15 +694,24 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_employees),       cmocka_unit_test(test_all_problems_at_once),
-		cmocka_unit_test(test_later),           cmocka_unit_test(test_graph),
-		cmocka_unit_test(test_order),           cmocka_unit_test(test_refs),
-		cmocka_unit_test(test_outputs_by_type), cmocka_unit_test(test_when),
-		cmocka_unit_test(test_yaml),            cmocka_unit_test(test_bomb),
-		cmocka_unit_test(test_large),           cmocka_unit_test(test_schedules),
-		cmocka_unit_test(test_params),          cmocka_unit_test(test_keys_of_other_types),
-		cmocka_unit_test(test_engine_override), cmocka_unit_test(test_units),
-		cmocka_unit_test(test_norway),          cmocka_unit_test(test_resolved_spec),
+		cmocka_unit_test(test_employees),
+		cmocka_unit_test(test_all_problems_at_once),
+		cmocka_unit_test(test_later),
+		cmocka_unit_test(test_graph),
+		cmocka_unit_test(test_order),
+		cmocka_unit_test(test_refs),
+		cmocka_unit_test(test_outputs_by_type),
+		cmocka_unit_test(test_when),
+		cmocka_unit_test(test_yaml),
+		cmocka_unit_test(test_bomb),
+		cmocka_unit_test(test_large),
+		cmocka_unit_test(test_schedules),
+		cmocka_unit_test(test_params),
+		cmocka_unit_test(test_keys_of_other_types),
+		cmocka_unit_test(test_engine_override),
+		cmocka_unit_test(test_units),
+		cmocka_unit_test(test_norway),
+		cmocka_unit_test(test_resolved_spec),
 		cmocka_unit_test(test_schema_golden),
 	};
 
