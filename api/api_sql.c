@@ -1,0 +1,74 @@
+/* Queries over the tables, and which tables there are. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "api/api.h"
+#include "base/alloc.h"
+
+#define QUERY_TIMEOUT (300 * US_PER_S)
+#define ROWS_DEFAULT 1000
+#define ROWS_MAX 100000
+
+static void
+on_query_done(void *arg, const json_t *report, struct err *e)
+{
+	struct request *rq = arg;
+	json_t *result = json_object_get(report, "result");
+
+	if (report == NULL)
+		reply_err(rq, e);
+	else if (result == NULL)
+		reply_problem(rq, ERR_INTERNAL, "the query ended without a result");
+	else
+		reply_json(rq, 200, json_incref(result));
+}
+
+static void
+sql_post(struct request *rq)
+{
+	json_t *body = request_json(rq), *sql, *limit, *spec;
+
+	if (body == NULL)
+		return;
+	sql = json_object_get(body, "sql");
+	limit = json_object_get(body, "limit");
+	if (json_string_length(sql) == 0) {
+		reply_problem(rq, ERR_INVALID, "\"sql\" must be a statement, such as SELECT 1");
+	} else if (limit && !json_is_null(limit) &&
+	           (!json_is_integer(limit) || json_integer_value(limit) < 1 || json_integer_value(limit) > ROWS_MAX)) {
+		reply_problem(rq, ERR_INVALID, "\"limit\" must be a whole number from 1 to %d", ROWS_MAX);
+	} else {
+		spec = json_pack("{s:O,s:I}", "sql", sql, "limit", json_is_integer(limit) ? json_integer_value(limit) : (json_int_t)ROWS_DEFAULT);
+		sched_adhoc(rq->app->sched, "query", spec, QUERY_TIMEOUT, on_query_done, rq);
+		json_decref(spec);
+	}
+	json_decref(body);
+}
+
+static void
+on_tables_read(void *arg, const struct rows *r, struct err *e)
+{
+	if (r == NULL)
+		reply_err(arg, e);
+	else
+		reply_json_text(arg, 200, rows_get(r, 0, 0));
+}
+
+static void
+tables_get(struct request *rq)
+{
+	const char *name = config_get(rq->app->config, "catalog.name");
+
+	store_query(rq->app->store,
+	            "SELECT json_build_object('items', coalesce(json_agg(json_build_object('name', table_namespace || '.' || table_name,"
+	            " 'namespace', table_namespace, 'table', table_name, 'metadata_location', metadata_location)"
+	            " ORDER BY table_namespace, table_name), '[]'), 'next', NULL)::text FROM iceberg_tables"
+	            " WHERE catalog_name = $1 AND (iceberg_type IS NULL OR iceberg_type = 'TABLE')",
+	            1, (const char *[]){ name ? name : "local" }, on_tables_read, rq);
+}
+
+const struct route sql_routes[] = {
+	{ "POST", "/api/v1/sql", sql_post, ROLE_VIEWER, 1024 * 1024, "Runs a query over the tables." },
+	{ "GET", "/api/v1/tables", tables_get, ROLE_VIEWER, 0, "Lists the tables of the catalog." },
+};
+const size_t sql_routes_count = sizeof(sql_routes) / sizeof(sql_routes[0]);
