@@ -96,7 +96,7 @@ struct store {
 static void conn_start(struct conn *c);
 static void conn_down(struct conn *c, const char *why);
 static void conn_flush(struct conn *c);
-static void store_flush(struct store *s);
+static void store_wake(struct store *s);
 
 /* ---- rows ---- */
 
@@ -265,7 +265,7 @@ writer_batch_done(struct conn *c)
 		op_free(LIST_ENTRY(it, struct op, node));
 	}
 	after_run(&s->after_batch);
-	store_flush(s);
+	store_wake(s); /* not at once: what waits for a commit in this turn must not overtake the turn's own writes */
 }
 
 static void
