@@ -13,8 +13,8 @@ extern const size_t flows_routes_count, runs_routes_count, logs_routes_count, ev
 
 /* Replies with the run, at its end when the request says ?wait=30s. */
 void run_reply(struct request *rq, const char *run_id, int status);
-/* The body {params, engine} of a trigger; starts the run and replies with it. Borrows `flow`, takes `body` over. */
-void run_trigger(struct request *rq, struct flow *flow, json_t *body);
+/* The flow that the path names. Borrowed; replies 404 or 422 itself and returns NULL when there is none in force. */
+struct flow *flow_in_force(struct request *rq);
 /* "30s" of ?wait, at most a minute; 0 without. Replies 400 itself and returns -1 when it is malformed. */
 dur_us request_wait(struct request *rq);
 /* The whole number of a query, between `min` and `max`; `otherwise` without. Replies 400 itself and returns -1. */

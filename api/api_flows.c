@@ -179,13 +179,17 @@ flow_reply_one(struct request *rq)
 	flows_reply(rq, items, true);
 }
 
-static struct flow *
-flow_of(struct request *rq)
+struct flow *
+flow_in_force(struct request *rq)
 {
 	struct flow *f = registry_flow(rq->app->registry, rq->param[0]);
+	const struct registry_entry *en = f ? NULL : entry_find(rq->app->registry, rq->param[0]);
 
-	if (f == NULL)
-		reply_problem(rq, ERR_NOT_FOUND, "there is no flow \"%s\" in force", rq->param[0]);
+	if (en && en->diags)
+		reply_problem_errors(rq, ERR_UNPROCESSABLE, diags_json(en->diags), "%s has problems and never loaded without; nothing of it is in force",
+		                     en->file);
+	else if (f == NULL)
+		reply_problem(rq, ERR_NOT_FOUND, "there is no flow \"%s\" in %s", rq->param[0], rq->app->flows_dir);
 	return f;
 }
 
@@ -194,7 +198,7 @@ flow_of(struct request *rq)
 static void
 flow_next(struct request *rq)
 {
-	struct flow *f = flow_of(rq);
+	struct flow *f = flow_in_force(rq);
 	long count;
 	json_t *list;
 	wall_us after = clock_wall();
@@ -241,14 +245,14 @@ on_paused(void *arg, struct err *e)
 static void
 flow_pause(struct request *rq)
 {
-	if (flow_of(rq))
+	if (flow_in_force(rq))
 		sched_pause(rq->app->sched, rq->param[0], true, on_paused, rq);
 }
 
 static void
 flow_resume(struct request *rq)
 {
-	if (flow_of(rq))
+	if (flow_in_force(rq))
 		sched_pause(rq->app->sched, rq->param[0], false, on_paused, rq);
 }
 

@@ -384,20 +384,25 @@ keys_known(struct request *rq, json_t *body, const char *known)
 
 		free(word);
 		if (!ok) {
-			reply_problem(rq, ERR_INVALID, "the body has an unknown key \"%s\"; known keys are:%s", key, known);
+			reply_problem(rq, ERR_INVALID, "the body has an unknown key \"%s\"; known keys are:%.*s", key, (int)strlen(known) - 1, known);
 			return false;
 		}
 	}
 	return true;
 }
 
-void
+/* Starts the run and replies with it. Takes `body` over. */
+static void
 run_trigger(struct request *rq, struct flow *flow, json_t *body)
 {
 	const char *agent = request_header(rq, "User-Agent"), *key = request_header(rq, "Idempotency-Key");
 	json_t *params = json_object_get(body, "params"), *engine = json_object_get(body, "engine");
 	struct trigger t = { .flow = flow, .idempotency_key = key && *key ? key : NULL };
 
+	if (request_wait(rq) < 0) { /* before there is a run */
+		json_decref(body);
+		return;
+	}
 	t.params = json_is_null(params) ? NULL : params;
 	t.engine = json_is_null(engine) ? NULL : engine;
 	t.kind = agent && strncmp(agent, "sluice", 6) == 0 ? "cli" : request_header(rq, "Cookie") ? "page" : "api";
@@ -415,14 +420,11 @@ run_trigger(struct request *rq, struct flow *flow, json_t *body)
 static void
 flow_trigger(struct request *rq)
 {
-	struct flow *flow = registry_flow(rq->app->registry, rq->param[0]);
+	struct flow *flow = flow_in_force(rq);
 	json_t *body;
 
-	if (flow == NULL) {
-		reply_problem(rq, ERR_NOT_FOUND, "there is no flow \"%s\" in force; GET /api/v1/flows lists them, with what is wrong with files that do not load",
-		              rq->param[0]);
+	if (flow == NULL)
 		return;
-	}
 	body = request_json(rq);
 	if (body == NULL)
 		return;
