@@ -483,7 +483,7 @@ conn_down(struct conn *c, const char *why)
 	struct store *s = c->store;
 	char *reason = xstrdup(why);
 
-	if (c->state == CONN_UP)
+	if (c->state == CONN_UP && !s->closing)
 		log_warn("store: %s lost its connection: %s", c->role, reason);
 	conn_poll_stop(c);
 	if (c->pg)
@@ -496,7 +496,9 @@ conn_down(struct conn *c, const char *why)
 		struct sent *sent = LIST_ENTRY(it, struct sent, node);
 
 		list_remove(it);
-		if (sent->op && !c->writer)
+		if (sent->op && !c->writer && s->closing)
+			op_free(sent->op); /* those who asked are gone already */
+		else if (sent->op && !c->writer)
 			op_fail(sent->op, ERR_UNAVAILABLE, "the connection to the database was lost");
 		free(sent);
 	}
