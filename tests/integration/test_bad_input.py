@@ -85,7 +85,7 @@ def test_no_file_matches_the_glob(daemon):
 def test_a_malformed_csv_line(shop):
     assert shop.load(GOOD_CSV)["state"] == "success"
     run = shop.load("id,name,department\n1,Ada,engineering\n2,Grace,sales,oops,more\n3,Alan,sales\n")
-    assert_failed(run, "stage", "people.csv", "line 3")
+    assert_failed(run, "stage", "people.csv:3")
     assert task_of(run, "publish")["state"] == "upstream_failed"
     assert people(shop) == 3  # the good rows of before
 
@@ -105,7 +105,7 @@ def test_a_missing_column(shop):
 def test_a_type_that_does_not_fit(shop):
     csv = GOOD_CSV + "four,Linus,support\n"
     run = shop.load(csv, stage="schema: {id: bigint not null, name: varchar, department: varchar}")
-    assert_failed(run, "stage", "four", "id", "line 5")
+    assert_failed(run, "stage", "four", "id", "people.csv:5")
     run = shop.load(csv, stage="schema: {id: bigint not null, name: varchar, department: varchar}\non_reject: skip")
     assert run["state"] == "success", why(run)
     assert people(shop) == 3
@@ -312,7 +312,7 @@ def test_the_port_is_taken(make_daemon):
         port = taken.getsockname()[1]
         daemon = make_daemon(args=["--listen", f"127.0.0.1:{port}"], start=False)
         told = refused(daemon)
-    assert str(port) in told and "in use" in told and "--listen" in told
+    assert str(port) in told and "taken" in told and "--listen" in told
     assert not (daemon.home / "url").exists()
 
 
