@@ -10,13 +10,21 @@
 
 #define BATCH 500
 
+/* SQL is not C to the formatter. */
+/* clang-format off */
+#define EVENTS_SQL                                                                                                              \
+	"SELECT id, json_build_object('id', id, 'at', " SQL_TIME("at") ", 'kind', kind, 'flow', flow, 'run', run,"              \
+	" 'task', task, 'attempt', attempt, 'state', state, 'data', data)::text FROM sluice.events"                             \
+	" WHERE id > $1::bigint AND ($2::text IS NULL OR run = $2) AND ($3::text IS NULL OR flow = $3) ORDER BY id LIMIT 500"
+/* clang-format on */
+
 struct events {
 	struct app *app;
 	struct stream *stream; /* NULL: the client has left */
 	struct sched_sub *sub;
-	char *run, *flow;      /* only these; NULL: all */
-	json_int_t last;       /* sent */
-	json_int_t newest;     /* of those that came while we were catching up */
+	char *run, *flow;  /* only these; NULL: all */
+	json_int_t last;   /* sent */
+	json_int_t newest; /* of those that came while we were catching up */
 	bool catching, reading;
 };
 
@@ -125,11 +133,7 @@ events_read(struct events *ev)
 
 	snprintf(after, sizeof(after), "%lld", (long long)ev->last);
 	ev->reading = true;
-	store_query(ev->app->store,
-	            "SELECT id, json_build_object('id', id, 'at', " SQL_TIME("at") ", 'kind', kind, 'flow', flow, 'run', run, 'task', task,"
-	            " 'attempt', attempt, 'state', state, 'data', data)::text FROM sluice.events"
-	            " WHERE id > $1::bigint AND ($2::text IS NULL OR run = $2) AND ($3::text IS NULL OR flow = $3) ORDER BY id LIMIT 500",
-	            3, (const char *[]){ after, ev->run, ev->flow }, on_events_read, ev);
+	store_query(ev->app->store, EVENTS_SQL, 3, (const char *[]){ after, ev->run, ev->flow }, on_events_read, ev);
 }
 
 static char *

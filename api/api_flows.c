@@ -7,7 +7,7 @@
 #include "base/alloc.h"
 
 #define NEXT_DEFAULT 10
-#define NEXT_MAX 1000
+#define NEXT_MAX     1000
 
 /* A file that never loaded has no id of its own: it goes by its name. The caller frees it. */
 static char *
@@ -65,13 +65,14 @@ flow_item(struct request *rq, const struct registry_entry *en)
 			bool planned = !paused && f->enabled && f->schedules[i].enabled;
 
 			json_object_set_new(json_array_get(schedules, i), "next",
-			                    time_or_null(planned ? schedule_next(&f->schedules[i], clock_wall()) : 0));
+					    time_or_null(planned ? schedule_next(&f->schedules[i], clock_wall()) : 0));
 		}
 		json_object_set_new(item, "paused", json_boolean(paused));
 		json_object_set_new(item, "next", time_or_null(sched_next(rq->app->sched, f)));
 	} else {
-		item = json_pack("{s:s,s:n,s:n,s:{},s:s,s:b,s:b,s:[],s:[],s:n,s:[]}", "id", id, "namespace", "description", "labels", "file", en->file,
-		                 "enabled", 0, "paused", 0, "params", "schedules", "next", "tasks");
+		item = json_pack("{s:s, s:s, s:b, s:b}", "id", id, "file", en->file, "enabled", 0, "paused", 0);
+		json_object_update_new(item, json_pack("{s:n, s:n, s:n}", "namespace", "description", "next"));
+		json_object_update_new(item, json_pack("{s:{}, s:{}, s:[], s:[]}", "labels", "params", "schedules", "tasks"));
 	}
 	json_object_set_new(item, "problems", en->diags ? diags_json(en->diags) : json_array());
 	json_object_set_new(item, "last_runs", json_array());
@@ -80,6 +81,17 @@ flow_item(struct request *rq, const struct registry_entry *en)
 }
 
 /* ---- one statement brings the last runs of all flows shown ---- */
+
+/* SQL is not C to the formatter. */
+/* clang-format off */
+#define LAST_RUNS_SQL                                                                                                           \
+	"SELECT coalesce(json_object_agg(f.id, l.runs), '{}')::text FROM"                                                       \
+	" (SELECT DISTINCT json_array_elements_text($1::json) AS id) f CROSS JOIN LATERAL"                                      \
+	" (SELECT coalesce(json_agg(json_build_object('id', r.id, 'state', r.state, 'created_at', " SQL_TIME("r.created_at")    \
+	", 'started_at', " SQL_TIME("r.started_at") ", 'ended_at', " SQL_TIME("r.ended_at")                                     \
+	") ORDER BY r.created_at DESC, r.id DESC), '[]') AS runs FROM"                                                          \
+	" (SELECT * FROM sluice.runs r WHERE r.flow = f.id ORDER BY r.created_at DESC, r.id DESC LIMIT 20) r) l"
+/* clang-format on */
 
 struct flows_reply {
 	struct request *rq;
@@ -99,7 +111,7 @@ on_last_runs(void *arg, const struct rows *r, struct err *e)
 		json_decref(fr->items);
 	} else {
 		runs = rows_json(r, 0, 0);
-		json_array_foreach(fr->items, i, item) {
+		json_array_foreach (fr->items, i, item) {
 			json_t *last = json_object_get(runs, json_string_value(json_object_get(item, "id")));
 
 			if (last)
@@ -125,21 +137,14 @@ flows_reply(struct request *rq, json_t *items, bool one)
 	char *text;
 	size_t i;
 
-	json_array_foreach(items, i, item)
+	json_array_foreach (items, i, item)
 		json_array_append(ids, json_object_get(item, "id"));
 	text = json_dumps(ids, JSON_COMPACT);
 	json_decref(ids);
 	fr->rq = rq;
 	fr->items = items;
 	fr->one = one;
-	store_query(rq->app->store,
-	            "SELECT coalesce(json_object_agg(f.id, l.runs), '{}')::text FROM"
-	            " (SELECT DISTINCT json_array_elements_text($1::json) AS id) f CROSS JOIN LATERAL"
-	            " (SELECT coalesce(json_agg(json_build_object('id', r.id, 'state', r.state, 'created_at', " SQL_TIME("r.created_at")
-	            ", 'started_at', " SQL_TIME("r.started_at") ", 'ended_at', " SQL_TIME("r.ended_at")
-	            ") ORDER BY r.created_at DESC, r.id DESC), '[]') AS runs FROM"
-	            " (SELECT * FROM sluice.runs r WHERE r.flow = f.id ORDER BY r.created_at DESC, r.id DESC LIMIT 20) r) l",
-	            1, (const char *[]){ text }, on_last_runs, fr);
+	store_query(rq->app->store, LAST_RUNS_SQL, 1, (const char *[]){ text }, on_last_runs, fr);
 	free(text);
 }
 
@@ -186,8 +191,8 @@ flow_in_force(struct request *rq)
 	const struct registry_entry *en = f ? NULL : entry_find(rq->app->registry, rq->param[0]);
 
 	if (en && en->diags)
-		reply_problem_errors(rq, ERR_UNPROCESSABLE, diags_json(en->diags), "%s has problems and never loaded without; nothing of it is in force",
-		                     en->file);
+		reply_problem_errors(rq, ERR_UNPROCESSABLE, diags_json(en->diags),
+				     "%s has problems and never loaded without; nothing of it is in force", en->file);
 	else if (f == NULL)
 		reply_problem(rq, ERR_NOT_FOUND, "there is no flow \"%s\" in %s", rq->param[0], rq->app->flows_dir);
 	return f;
@@ -224,8 +229,8 @@ flow_next(struct request *rq)
 		if (at == 0)
 			break;
 		from = schedule_prev(first, at - 1);
-		json_array_append_new(list, json_pack("{s:o,s:o,s:o}", "scheduled_at", time_or_null(at), "interval_start", time_or_null(from),
-		                                      "interval_end", time_or_null(at)));
+		json_array_append_new(list, json_pack("{s:o,s:o,s:o}", "scheduled_at", time_or_null(at), "interval_start",
+						      time_or_null(from), "interval_end", time_or_null(at)));
 		after = at;
 	}
 	reply_json(rq, 200, json_pack("{s:o,s:n}", "items", list, "next"));

@@ -18,20 +18,20 @@
 #include "scheduler/alarm.h"
 #include "scheduler/run_states.h"
 
-#define LOG_TYPE "text/plain; charset=utf-8"
-#define PIECE 32768
+#define LOG_TYPE         "text/plain; charset=utf-8"
+#define PIECE            32768
 #define MASKED_RANGE_MAX ((off_t)16 * 1024 * 1024) /* a bigger masked file is sent whole, whatever range was asked for */
-#define LOOK_AGAIN (100 * US_PER_MS)               /* for a log that its attempt has not opened yet */
+#define LOOK_AGAIN       (100 * US_PER_MS)         /* for a log that its attempt has not opened yet */
 
 /* What is asked for, and what the database says about it. */
 struct logs {
 	struct request *rq;
 	struct app *app;
 	char *run, *task;
-	int n;                 /* of the attempt; 0: none yet */
+	int n; /* of the attempt; 0: none yet */
 	bool follow;
-	bool live;             /* the attempt (or, without one, the task) may still change */
-	char *state;           /* of the attempt or task, when it is over */
+	bool live;   /* the attempt (or, without one, the task) may still change */
+	char *state; /* of the attempt or task, when it is over */
 	struct mask *mask;
 	/* while followed */
 	struct stream *stream;
@@ -39,11 +39,11 @@ struct logs {
 	struct alarm *look;
 	uv_fs_event_t *watch;
 	int fd;
-	off_t offset, resume;  /* bytes read; where a client that comes back goes on */
-	int resume_n;          /* and in which attempt */
-	struct buf tail;       /* masked text whose last character is not complete */
-	char number[24];       /* of the attempt that was asked for; "0": the newest */
-	bool reading, again;   /* the database is being asked; and must be once more, since something happened meanwhile */
+	off_t offset, resume; /* bytes read; where a client that comes back goes on */
+	int resume_n;         /* and in which attempt */
+	struct buf tail;      /* masked text whose last character is not complete */
+	char number[24];      /* of the attempt that was asked for; "0": the newest */
+	bool reading, again;  /* the database is being asked; and must be once more, since something happened meanwhile */
 };
 
 static void
@@ -85,7 +85,7 @@ mask_add_secrets(struct mask *m, const struct config *config, const struct flow 
 	size_t i;
 
 	/* One by one: a secret that is gone by now must not keep the others from being hidden. */
-	json_array_foreach(flow->secrets, i, name) {
+	json_array_foreach (flow->secrets, i, name) {
 		json_t *one = json_array(), *values = NULL, *v;
 		struct err e = ERR_INIT;
 		const char *key;
@@ -93,7 +93,7 @@ mask_add_secrets(struct mask *m, const struct config *config, const struct flow 
 		json_array_append(one, name);
 		if (secrets_load(config, one, &values, &e) < 0)
 			err_release(&e);
-		json_object_foreach(values, key, v)
+		json_object_foreach (values, key, v)
 			if (json_is_string(v))
 				mask_add(m, json_string_value(v));
 		json_decref(values);
@@ -103,7 +103,8 @@ mask_add_secrets(struct mask *m, const struct config *config, const struct flow 
 
 /* The secrets of the flow's version that ran; NULL when it has none. */
 static int
-logs_mask(struct app *app, const char *flow_id, const char *hash, const char *file, const char *source, struct mask **out, struct err *e)
+logs_mask(struct app *app, const char *flow_id, const char *hash, const char *file, const char *source, struct mask **out,
+	  struct err *e)
 {
 	struct flow *flow = registry_flow(app->registry, flow_id), *loaded = NULL;
 	struct diags diags = DIAGS_INIT;
@@ -114,7 +115,9 @@ logs_mask(struct app *app, const char *flow_id, const char *hash, const char *fi
 		diags_release(&diags);
 	}
 	if (flow == NULL)
-		return err_set(e, ERR_INTERNAL, "the log is not shown: the flow's version that ran does not load any more, so it is not known which secrets to hide");
+		return err_set(e, ERR_INTERNAL,
+			       "the log is not shown: the flow's version that ran does not load any more, so it is not known "
+			       "which secrets to hide");
 	if (json_array_size(flow->secrets) > 0) {
 		*out = mask_new();
 		mask_add_secrets(*out, app->config, flow);
@@ -189,7 +192,7 @@ range_status(struct request *rq, uint64_t size, uint64_t *from, uint64_t *len)
 		return 416;
 	}
 	snprintf(text, sizeof(text), "bytes %llu-%llu/%llu", (unsigned long long)*from, (unsigned long long)(*from + *len - 1),
-	         (unsigned long long)size);
+		 (unsigned long long)size);
 	reply_header(rq, "Content-Range", text);
 	return 206;
 }
@@ -271,8 +274,8 @@ logs_reply_whole(struct logs *l)
 		if (errno == ENOENT && l->live)
 			reply_text(rq, 200, LOG_TYPE, "", 0); /* its attempt is about to open it */
 		else
-			reply_problem(rq, ERR_NOT_FOUND, "the log of attempt %d of task %s in run %s is not there: %s", l->n, l->task, l->run,
-			              strerror(errno));
+			reply_problem(rq, ERR_NOT_FOUND, "the log of attempt %d of task %s in run %s is not there: %s", l->n,
+				      l->task, l->run, strerror(errno));
 	} else if (mask_empty(l->mask)) {
 		reply_log_file(rq, l->fd, (uint64_t)st.st_size);
 		l->fd = -1;
@@ -359,7 +362,7 @@ follow_send(struct logs *l, const char *data, size_t len, bool final)
 	buf_drop_front(&l->tail, used);
 	if (text.len) {
 		snprintf(id, sizeof(id), "%d:%lld", l->n,
-		         (long long)(l->offset - (off_t)l->tail.len - (off_t)(mask_empty(l->mask) ? 0 : mask_pending(l->mask))));
+			 (long long)(l->offset - (off_t)l->tail.len - (off_t)(mask_empty(l->mask) ? 0 : mask_pending(l->mask))));
 		ev = json_pack("{s:s%}", "text", text.s, text.len);
 		stream_event(l->stream, id, "log", ev);
 		json_decref(ev);
@@ -411,7 +414,7 @@ on_follow_event(void *arg, const json_t *ev)
 {
 	struct logs *l = arg;
 	const char *run = json_string_value(json_object_get(ev, "run")), *task = json_string_value(json_object_get(ev, "task")),
-	           *state = json_string_value(json_object_get(ev, "state"));
+		   *state = json_string_value(json_object_get(ev, "state"));
 	int n = (int)json_integer_value(json_object_get(ev, "attempt")), st = state ? task_state_parse(state) : -1;
 
 	if (run == NULL || task == NULL || strcmp(run, l->run) != 0 || strcmp(task, l->task) != 0 || st < 0 || !l->live)
@@ -501,7 +504,8 @@ on_logs_read(void *arg, const struct rows *r, struct err *e)
 		logs_free(l);
 		return;
 	}
-	if (rows_get(r, 0, 6) && logs_mask(l->app, rows_get(r, 0, 3), rows_get(r, 0, 4), rows_get(r, 0, 5), rows_get(r, 0, 6), &l->mask, &mine) < 0) {
+	if (rows_get(r, 0, 6) &&
+	    logs_mask(l->app, rows_get(r, 0, 3), rows_get(r, 0, 4), rows_get(r, 0, 5), rows_get(r, 0, 6), &l->mask, &mine) < 0) {
 		reply_err(rq, &mine);
 		logs_free(l);
 		return;
@@ -522,12 +526,12 @@ logs_read(struct logs *l)
 	l->reading = true;
 	/* Only a flow whose text has the word can have secrets: the text of the others need not travel. */
 	store_query(l->app->store,
-	            "SELECT t.state, a.n, a.state, r.flow, v.hash, v.file, CASE WHEN v.source LIKE '%secrets%' THEN v.source END"
-	            " FROM sluice.tasks t JOIN sluice.runs r ON r.id = t.run_id JOIN sluice.flow_versions v ON v.hash = r.version"
-	            " LEFT JOIN LATERAL (SELECT n, state FROM sluice.attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
-	            "  AND ($3::int = 0 OR a.n = $3::int) ORDER BY n DESC LIMIT 1) a ON true"
-	            " WHERE t.run_id = $1 AND t.id = $2",
-	            3, (const char *[]){ l->run, l->task, l->number }, on_logs_read, l);
+		    "SELECT t.state, a.n, a.state, r.flow, v.hash, v.file, CASE WHEN v.source LIKE '%secrets%' THEN v.source END"
+		    " FROM sluice.tasks t JOIN sluice.runs r ON r.id = t.run_id JOIN sluice.flow_versions v ON v.hash = r.version"
+		    " LEFT JOIN LATERAL (SELECT n, state FROM sluice.attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
+		    "  AND ($3::int = 0 OR a.n = $3::int) ORDER BY n DESC LIMIT 1) a ON true"
+		    " WHERE t.run_id = $1 AND t.id = $2",
+		    3, (const char *[]){ l->run, l->task, l->number }, on_logs_read, l);
 }
 
 /* Stopping while the database is asked: the answer frees us, but the scheduler may be gone by then. */
@@ -559,7 +563,8 @@ logs_get(struct request *rq)
 	l->fd = -1;
 	l->live = true;
 	buf_init(&l->tail, 0);
-	l->follow = (accept && strstr(accept, "text/event-stream")) || (follow && (strcmp(follow, "true") == 0 || strcmp(follow, "1") == 0));
+	l->follow = (accept && strstr(accept, "text/event-stream")) ||
+		    (follow && (strcmp(follow, "true") == 0 || strcmp(follow, "1") == 0));
 	if (l->follow) { /* before the question, so that no end is missed */
 		l->sub = sched_subscribe(l->app->sched, on_follow_event, l);
 		rq->data = l;

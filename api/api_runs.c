@@ -12,10 +12,13 @@
 #include "scheduler/alarm.h"
 #include "scheduler/run_states.h"
 
-#define WAIT_MAX (60 * US_PER_S)
+#define WAIT_MAX     (60 * US_PER_S)
+#define READ_AGAIN   (300 * US_PER_MS)
 #define LIST_DEFAULT 50
-#define LIST_MAX 500
+#define LIST_MAX     500
 
+/* SQL is not C to the formatter. */
+/* clang-format off */
 #define RUN_FIELDS                                                                                                              \
 	"'id', r.id, 'flow', r.flow, 'state', r.state, 'trigger', r.trigger, 'params', r.params, 'engine', r.engine,"           \
 	" 'created_at', " SQL_TIME("r.created_at") ", 'scheduled_for', " SQL_TIME("r.scheduled_for")                            \
@@ -41,6 +44,7 @@
 	" FROM sluice.tasks t WHERE t.run_id = r.id))::text, r.state FROM sluice.runs r WHERE r.id = $1"
 
 #define TASK_SQL "SELECT " TASK "::text, t.state FROM sluice.tasks t WHERE t.run_id = $1 AND t.id = $2"
+/* clang-format on */
 
 /* ---- queries of a request ---- */
 
@@ -80,13 +84,13 @@ request_number(struct request *rq, const char *name, long otherwise, long min, l
 struct run_wait {
 	struct request *rq;
 	char *id;
-	int status;           /* of the reply */
+	int status;            /* of the reply */
 	struct sched_sub *sub; /* NULL: does not wait, or no longer */
-	struct alarm *deadline;
-	bool reading, again;  /* again: it ended while we read */
+	struct alarm *deadline, *retry;
+	bool reading, again; /* again: it ended while we read */
 };
 
-static void run_read(struct run_wait *w);
+static void run_read(void *arg);
 
 static void
 run_wait_stop(struct run_wait *w)
@@ -95,6 +99,7 @@ run_wait_stop(struct run_wait *w)
 		sched_unsubscribe(w->rq->app->sched, w->sub);
 	w->sub = NULL;
 	alarm_cancel(&w->deadline);
+	alarm_cancel(&w->retry);
 }
 
 static void
@@ -159,7 +164,7 @@ run_reply_live(struct request *rq, int status, const char *run_id, const char *t
 
 	if (run == NULL)
 		BUG("run %s: PostgreSQL made no JSON", run_id);
-	json_array_foreach(tasks, i, t) {
+	json_array_foreach (tasks, i, t) {
 		const char *state = json_string_value(json_object_get(t, "state"));
 		json_t *progress;
 
@@ -196,7 +201,9 @@ on_run_read(void *arg, const struct rows *r, struct err *e)
 	struct request *rq = w->rq;
 
 	w->reading = false;
-	if (r == NULL) {
+	if (r == NULL && w->sub && e->code == ERR_UNAVAILABLE) { /* who waits may as well wait for the database */
+		alarm_set(&w->retry, rq->app->loop, READ_AGAIN, run_read, w);
+	} else if (r == NULL) {
 		run_wait_stop(w);
 		reply_err(rq, e);
 	} else if (rows_count(r) == 0) {
@@ -214,8 +221,11 @@ on_run_read(void *arg, const struct rows *r, struct err *e)
 }
 
 static void
-run_read(struct run_wait *w)
+run_read(void *arg)
 {
+	struct run_wait *w = arg;
+
+	alarm_cancel(&w->retry);
 	w->reading = true;
 	store_query(w->rq->app->store, RUN_SQL, 1, (const char *[]){ w->id }, on_run_read, w);
 }
@@ -259,7 +269,7 @@ on_task_read(void *arg, const struct rows *r, struct err *e)
 	} else if (rows_count(r) == 0) {
 		reply_problem(rq, ERR_NOT_FOUND, "there is no task %s in a run %s", rq->param[1], rq->param[0]);
 	} else if (strcmp(rows_get(r, 0, 1), "running") == 0 &&
-	           (progress = sched_progress(rq->app->sched, rq->param[0], rq->param[1])) != NULL) {
+		   (progress = sched_progress(rq->app->sched, rq->param[0], rq->param[1])) != NULL) {
 		task = rows_json(r, 0, 0);
 		json_object_set_new(task, "progress", progress);
 		reply_json(rq, 200, task);
@@ -315,7 +325,8 @@ cursor_parse(const char *text, char **time, const char **id)
 static void
 runs_list(struct request *rq)
 {
-	const char *flow = request_query(rq, "flow"), *state = request_query(rq, "state"), *cursor = request_query(rq, "cursor"), *id;
+	const char *flow = request_query(rq, "flow"), *state = request_query(rq, "state"), *cursor = request_query(rq, "cursor"),
+		   *id;
 	long limit = request_number(rq, "limit", LIST_DEFAULT, 1, LIST_MAX);
 	const char *params[4];
 	size_t n = 0, *kept;
@@ -325,7 +336,7 @@ runs_list(struct request *rq)
 	if (limit < 0)
 		return;
 	buf_adds(&sql, "SELECT json_build_object(" RUN_FIELDS ")::text,"
-	               " (extract(epoch FROM r.created_at) * 1000000)::bigint || '.' || r.id FROM sluice.runs r WHERE true");
+		       " (extract(epoch FROM r.created_at) * 1000000)::bigint || '.' || r.id FROM sluice.runs r WHERE true");
 	if (flow && *flow) {
 		params[n++] = flow;
 		buf_addf(&sql, " AND r.flow = $%zu", n);
@@ -342,7 +353,9 @@ runs_list(struct request *rq)
 		}
 		params[n++] = request_keep(rq, time);
 		params[n++] = id;
-		buf_addf(&sql, " AND (r.created_at, r.id) < (timestamptz 'epoch' + $%zu::bigint * interval '1 microsecond', $%zu)", n - 1, n);
+		buf_addf(&sql,
+			 " AND (r.created_at, r.id) < (timestamptz 'epoch' + $%zu::bigint * interval '1 microsecond', $%zu)",
+			 n - 1, n);
 	}
 	buf_addf(&sql, " ORDER BY r.created_at DESC, r.id DESC LIMIT %ld", limit + 1);
 	kept = xmalloc(sizeof(*kept));
@@ -378,13 +391,14 @@ keys_known(struct request *rq, json_t *body, const char *known)
 	const char *key;
 	json_t *v;
 
-	json_object_foreach(body, key, v) {
+	json_object_foreach (body, key, v) {
 		char *word = xasprintf(" %s ", key);
 		bool ok = strstr(known, word) != NULL;
 
 		free(word);
 		if (!ok) {
-			reply_problem(rq, ERR_INVALID, "the body has an unknown key \"%s\"; known keys are:%.*s", key, (int)strlen(known) - 1, known);
+			reply_problem(rq, ERR_INVALID, "the body has an unknown key \"%s\"; known keys are:%.*s", key,
+				      (int)strlen(known) - 1, known);
 			return false;
 		}
 	}
@@ -456,10 +470,12 @@ run_create(struct request *rq)
 		reply_problem(rq, ERR_INVALID, "\"source\" must be the flow's YAML text");
 		return;
 	}
-	flow = flow_load(file ? file : "flow.yaml", json_string_value(source), json_string_length(source), rq->app->config, &diags);
+	flow = flow_load(file ? file : "flow.yaml", json_string_value(source), json_string_length(source), rq->app->config,
+			 &diags);
 	if (flow == NULL) {
 		errors = diags_json(&diags);
-		reply_problem_errors(rq, ERR_UNPROCESSABLE, errors, "the flow has %zu problem%s", diags.errors, diags.errors == 1 ? "" : "s");
+		reply_problem_errors(rq, ERR_UNPROCESSABLE, errors, "the flow has %zu problem%s", diags.errors,
+				     diags.errors == 1 ? "" : "s");
 		json_decref(body);
 	} else {
 		run_trigger(rq, flow, body);

@@ -6,8 +6,8 @@
 #include "base/alloc.h"
 
 #define QUERY_TIMEOUT (300 * US_PER_S)
-#define ROWS_DEFAULT 1000
-#define ROWS_MAX 100000
+#define ROWS_DEFAULT  1000
+#define ROWS_MAX      100000
 
 static void
 on_query_done(void *arg, const json_t *report, struct err *e)
@@ -35,10 +35,11 @@ sql_post(struct request *rq)
 	if (json_string_length(sql) == 0) {
 		reply_problem(rq, ERR_INVALID, "\"sql\" must be a statement, such as SELECT 1");
 	} else if (limit && !json_is_null(limit) &&
-	           (!json_is_integer(limit) || json_integer_value(limit) < 1 || json_integer_value(limit) > ROWS_MAX)) {
+		   (!json_is_integer(limit) || json_integer_value(limit) < 1 || json_integer_value(limit) > ROWS_MAX)) {
 		reply_problem(rq, ERR_INVALID, "\"limit\" must be a whole number from 1 to %d", ROWS_MAX);
 	} else {
-		spec = json_pack("{s:O,s:I}", "sql", sql, "limit", json_is_integer(limit) ? json_integer_value(limit) : (json_int_t)ROWS_DEFAULT);
+		spec = json_pack("{s:O,s:I}", "sql", sql, "limit",
+				 json_is_integer(limit) ? json_integer_value(limit) : (json_int_t)ROWS_DEFAULT);
 		sched_adhoc(rq->app->sched, "query", spec, QUERY_TIMEOUT, on_query_done, rq);
 		json_decref(spec);
 	}
@@ -60,11 +61,11 @@ tables_get(struct request *rq)
 	const char *name = config_get(rq->app->config, "catalog.name");
 
 	store_query(rq->app->store,
-	            "SELECT json_build_object('items', coalesce(json_agg(json_build_object('name', table_namespace || '.' || table_name,"
-	            " 'namespace', table_namespace, 'table', table_name, 'metadata_location', metadata_location)"
-	            " ORDER BY table_namespace, table_name), '[]'), 'next', NULL)::text FROM iceberg_tables"
-	            " WHERE catalog_name = $1 AND (iceberg_type IS NULL OR iceberg_type = 'TABLE')",
-	            1, (const char *[]){ name ? name : "local" }, on_tables_read, rq);
+		    "SELECT json_build_object('items', coalesce(json_agg(json_build_object("
+		    "'name', table_namespace || '.' || table_name, 'namespace', table_namespace, 'table', table_name,"
+		    " 'metadata_location', metadata_location) ORDER BY table_namespace, table_name), '[]'), 'next', NULL)::text"
+		    " FROM iceberg_tables WHERE catalog_name = $1 AND (iceberg_type IS NULL OR iceberg_type = 'TABLE')",
+		    1, (const char *[]){ name ? name : "local" }, on_tables_read, rq);
 }
 
 const struct route sql_routes[] = {

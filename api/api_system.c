@@ -49,7 +49,8 @@ static struct {
 static void
 on_count_event(void *arg, const json_t *ev)
 {
-	const char *kind = json_string_value(json_object_get(ev, "kind")), *state = json_string_value(json_object_get(ev, "state"));
+	const char *kind = json_string_value(json_object_get(ev, "kind")),
+		   *state = json_string_value(json_object_get(ev, "state"));
 	size_t i;
 
 	(void)arg;
@@ -126,15 +127,18 @@ resident_bytes(void)
 static void
 metrics(struct request *rq)
 {
-	json_t *status = sched_status(rq->app->sched), *runs = json_object_get(status, "runs"), *slots = json_object_get(status, "slots");
+	json_t *status = sched_status(rq->app->sched), *runs = json_object_get(status, "runs"),
+	       *slots = json_object_get(status, "slots");
 	struct buf b = BUF_INIT;
 	int good, broken;
 
 	flows_count(rq->app->registry, &good, &broken);
-	metric(&b, "sluice_runs_queued", "gauge", "Runs that wait until their flow has room.", json_integer_value(json_object_get(runs, "queued")));
+	metric(&b, "sluice_runs_queued", "gauge", "Runs that wait until their flow has room.",
+	       json_integer_value(json_object_get(runs, "queued")));
 	metric(&b, "sluice_runs_running", "gauge", "Runs in progress.", json_integer_value(json_object_get(runs, "running")));
 	metric(&b, "sluice_slots_used", "gauge", "Attempts alive.", json_integer_value(json_object_get(slots, "used")));
-	metric(&b, "sluice_slots_total", "gauge", "Attempts that may be alive at once.", json_integer_value(json_object_get(slots, "total")));
+	metric(&b, "sluice_slots_total", "gauge", "Attempts that may be alive at once.",
+	       json_integer_value(json_object_get(slots, "total")));
 	metric(&b, "sluice_flows_good", "gauge", "Flow files that load.", good);
 	metric(&b, "sluice_flows_broken", "gauge", "Flow files with errors.", broken);
 	metric(&b, "sluice_database_connected", "gauge", "1 while the database is reached.", store_connected(rq->app->store));
@@ -163,7 +167,8 @@ status_get(struct request *rq)
 	json_object_set_new(body, "flows_dir", json_string(app->flows_dir));
 	json_object_set_new(body, "url", app->url ? json_string(app->url) : json_null());
 	json_object_set_new(body, "pid", json_integer(getpid()));
-	json_object_set_new(body, "database", json_pack("{s:b,s:b}", "private", app->private_cluster, "connected", store_connected(app->store)));
+	json_object_set_new(body, "database",
+			    json_pack("{s:b,s:b}", "private", app->private_cluster, "connected", store_connected(app->store)));
 	json_object_set_new(body, "flows", json_pack("{s:i,s:i}", "good", good, "broken", broken));
 	reply_json(rq, 200, body);
 }
@@ -189,7 +194,8 @@ validate_post(struct request *rq)
 	source = json_object_get(body, "source");
 	file = json_string_value(json_object_get(body, "file"));
 	if (json_is_string(source)) {
-		flow = flow_load(file ? file : "flow.yaml", json_string_value(source), json_string_length(source), rq->app->config, &diags);
+		flow = flow_load(file ? file : "flow.yaml", json_string_value(source), json_string_length(source),
+				 rq->app->config, &diags);
 		reply_json(rq, 200, json_pack("{s:b,s:o}", "valid", flow != NULL, "problems", diags_json(&diags)));
 		flow_unref(flow);
 		diags_release(&diags);

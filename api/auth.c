@@ -22,8 +22,8 @@
 #include "scheduler/alarm.h"
 
 #define TOKEN_BYTES 32
-#define TOKEN_MIN 20 /* characters that a token in the file must have */
-#define COOKIE "sluice_token"
+#define TOKEN_MIN   20 /* characters that a token in the file must have */
+#define COOKIE      "sluice_token"
 
 struct token {
 	char *id, *created_at;
@@ -119,8 +119,10 @@ token_by_id(struct auth *a, const char *id)
 	struct token *t, *tmp;
 
 	HASH_ITER(hh, a->tokens, t, tmp)
+	{
 		if (strcmp(t->id, id) == 0)
 			return t;
+	}
 	return NULL;
 }
 
@@ -170,8 +172,9 @@ token_file_read(struct auth *a, struct err *e)
 	b.len = strcspn(b.s, " \t\r\n");
 	b.s[b.len] = '\0';
 	if (b.len < TOKEN_MIN) {
-		err_set(e, ERR_INVALID, "the admin token in %s has fewer than %d characters; remove the file and a new one is made", path,
-		        TOKEN_MIN);
+		err_set(e, ERR_INVALID,
+			"the admin token in %s has fewer than %d characters; remove the file and a new one is made", path,
+			TOKEN_MIN);
 		goto out;
 	}
 	sha256_hex(b.s, b.len, hash);
@@ -194,7 +197,9 @@ auth_free(struct auth *a)
 	struct token *t, *tmp;
 
 	HASH_ITER(hh, a->tokens, t, tmp)
+	{
 		token_remove(a, t);
+	}
 	alarm_cancel(&a->retry);
 	free(a->listen_host);
 	free(a);
@@ -227,8 +232,9 @@ auth_load(void *arg)
 
 	a->pending = true;
 	store_query(a->app->store,
-	            "SELECT id, scope, hash, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-	            " FROM sluice.tokens", 0, NULL, on_tokens_loaded, a);
+		    "SELECT id, scope, hash, to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+		    " FROM sluice.tokens",
+		    0, NULL, on_tokens_loaded, a);
 }
 
 struct auth *
@@ -357,7 +363,8 @@ auth_by_token(struct request *rq, const char *token, struct err *e)
 	}
 	if (!a->loaded)
 		return err_set(e, ERR_UNAVAILABLE, "the tokens are not loaded yet; try again in a moment");
-	return err_set(e, ERR_UNAUTHORIZED, "the token is not known here: it was deleted, belongs to an attempt that has ended, or to another daemon");
+	return err_set(e, ERR_UNAUTHORIZED,
+		       "the token is not known here: it was deleted, belongs to an attempt that has ended, or to another daemon");
 }
 
 static int
@@ -375,13 +382,16 @@ auth_who(struct request *rq, struct err *e)
 	}
 	if (request_local(rq, &uid)) {
 		if (uid != geteuid() && uid != 0)
-			return err_set(e, ERR_UNAUTHORIZED, "the socket serves the daemon's own user only; another user needs a token");
+			return err_set(e, ERR_UNAUTHORIZED,
+				       "the socket serves the daemon's own user only; another user needs a token");
 		rq->role = ROLE_ADMIN;
 		return 0;
 	}
 	cookie = cookie_token(rq);
 	if (cookie == NULL)
-		return err_set(e, ERR_UNAUTHORIZED, "send a token as \"Authorization: Bearer TOKEN\"; the admin's is in the file \"token\" of the state folder");
+		return err_set(e, ERR_UNAUTHORIZED,
+			       "send a token as \"Authorization: Bearer TOKEN\"; the admin's is in the file \"token\" of the "
+			       "state folder");
 	rc = auth_by_token(rq, cookie, e);
 	free(cookie);
 	/* A browser sends the cookie whoever wrote the page: what changes something must come from a page of ours. */
@@ -411,9 +421,11 @@ auth_check(struct request *rq, enum role needed, struct err *e)
 	}
 	if (rc < 0)
 		return err_move(e, &who);
-	if (needed == ROLE_CATALOG ? rq->role == ROLE_CATALOG || rq->role == ROLE_ADMIN : rq->role != ROLE_CATALOG && rq->role >= needed)
+	if (needed == ROLE_CATALOG ? rq->role == ROLE_CATALOG || rq->role == ROLE_ADMIN
+				   : rq->role != ROLE_CATALOG && rq->role >= needed)
 		return 0;
-	return err_set(e, ERR_FORBIDDEN, "this needs a token of scope %s; the one given has scope %s", scope_name(needed), scope_name(rq->role));
+	return err_set(e, ERR_FORBIDDEN, "this needs a token of scope %s; the one given has scope %s", scope_name(needed),
+		       scope_name(rq->role));
 }
 
 bool
@@ -425,7 +437,9 @@ auth_login(struct request *rq)
 	if (token == NULL || strcmp(rq->method, "GET") != 0)
 		return false;
 	if (token_find(rq->app->auth, token) == NULL) {
-		reply_problem(rq, ERR_UNAUTHORIZED, "the token in the address is not known here; `sluice open` prints the right one");
+		reply_problem(
+			rq, ERR_UNAUTHORIZED,
+			"the token in the address is not known here; the admin's is in the file \"token\" of the state folder");
 		return true;
 	}
 	cookie = xasprintf(COOKIE "=%s; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000", token);
@@ -452,8 +466,10 @@ auth_list(struct request *rq)
 	json_t *items = json_array();
 
 	HASH_ITER(hh, rq->app->auth->tokens, t, tmp)
+	{
 		if (strcmp(t->id, "admin") != 0)
 			json_array_append_new(items, token_json(t));
+	}
 	reply_json(rq, 200, json_pack("{s:o,s:n}", "items", items, "next"));
 }
 
@@ -471,7 +487,9 @@ on_token_written(void *arg)
 
 	if (rq->app->auth) /* else the server has stopped meanwhile */
 		token_add(rq->app->auth, n->id, n->role, n->hash, n->created_at);
-	reply_json(rq, 201, json_pack("{s:s,s:s,s:s,s:s}", "id", n->id, "scope", scope_name(n->role), "created_at", n->created_at, "token", n->token));
+	reply_json(rq, 201,
+		   json_pack("{s:s,s:s,s:s,s:s}", "id", n->id, "scope", scope_name(n->role), "created_at", n->created_at, "token",
+			     n->token));
 	explicit_bzero(n->token, strlen(n->token));
 	free(n->id);
 	free(n->token);
@@ -506,8 +524,10 @@ auth_create(struct request *rq)
 	n->token = token_random(TOKEN_BYTES);
 	n->created_at = xstrdup(time_format(clock_wall(), now));
 	sha256_hex(n->token, strlen(n->token), n->hash);
-	store_write(rq->app->store, "INSERT INTO sluice.tokens (id, scope, hash, created_at) VALUES ($1, $2, $3, $4::timestamptz) ON CONFLICT DO NOTHING",
-	            4, (const char *[]){ n->id, scope_name(role), n->hash, n->created_at });
+	store_write(rq->app->store,
+		    "INSERT INTO sluice.tokens (id, scope, hash, created_at) VALUES ($1, $2, $3, $4::timestamptz) ON CONFLICT DO "
+		    "NOTHING",
+		    4, (const char *[]){ n->id, scope_name(role), n->hash, n->created_at });
 	store_after_commit(rq->app->store, on_token_written, n);
 }
 

@@ -19,7 +19,8 @@ void auth_close(struct auth *a);
 
 /* Sets rq->role and rq->attempt, or returns an error: 401 for a bad token, 403 for a foreign Host or Origin. */
 MUSTCHECK int auth_check(struct request *rq, enum role needed, struct err *e);
-/* Answers `GET /?token=…` with a cookie and a redirect to the same path without it. Returns false when this is no such request. */
+/* Answers `GET /?token=…` with a cookie and a redirect to the same path without it. Returns false when this is no such request.
+ */
 bool auth_login(struct request *rq);
 
 /* Pure, for tests. `host` is a Host header's value. */

@@ -25,12 +25,12 @@
 #include "base/list.h"
 #include "base/log.h"
 
-#define EXCHANGE_MAGIC 0x45584348u
-#define CONNECTIONS_MAX 1000
-#define IDLE_TIMEOUT_S 75
+#define EXCHANGE_MAGIC    0x45584348u
+#define CONNECTIONS_MAX   1000
+#define IDLE_TIMEOUT_S    75
 #define STREAM_BEHIND_MAX ((size_t)4 * 1024 * 1024)
-#define STREAM_PING_MS 15000
-#define BODY_DRAIN_MAX ((uint64_t)1024 * 1024) /* of a refused request: beyond, the connection is closed instead */
+#define STREAM_PING_MS    15000
+#define BODY_DRAIN_MAX    ((uint64_t)1024 * 1024) /* of a refused request: beyond, the connection is closed instead */
 
 struct kept {
 	struct kept *next;
@@ -337,17 +337,18 @@ reply_problem_sentence(struct request *rq, int code, json_t *errors, const char 
 	if (strncmp(rq->path, "/iceberg/", 9) == 0) { /* its clients know the specification's own error model only */
 		json_decref(errors);
 		body = json_pack("{s:{s:o,s:s,s:i}}", "error", "message", detail, "type",
-		                 status == 401   ? "NotAuthorizedException"
-		                 : status == 403 ? "ForbiddenException"
-		                 : status == 404 ? "NotFoundException"
-		                 : status == 503 ? "ServiceUnavailableException"
-		                 : status < 500  ? "BadRequestException"
-		                                 : "InternalServerError",
-		                 "code", status);
+				 status == 401   ? "NotAuthorizedException"
+				 : status == 403 ? "ForbiddenException"
+				 : status == 404 ? "NotFoundException"
+				 : status == 503 ? "ServiceUnavailableException"
+				 : status < 500  ? "BadRequestException"
+						 : "InternalServerError",
+				 "code", status);
 		reply_dumped(rq, status, "application/json", body);
 		return;
 	}
-	body = json_pack("{s:s,s:s,s:i,s:o}", "type", err_name(code), "title", err_title(code), "status", status, "detail", detail);
+	body = json_pack("{s:s,s:s,s:i,s:o}", "type", err_name(code), "title", err_title(code), "status", status, "detail",
+			 detail);
 	if (errors)
 		json_object_set_new(body, "errors", errors);
 	reply_dumped(rq, status, "application/problem+json", body);
@@ -556,7 +557,7 @@ on_ping(uv_timer_t *t)
 {
 	struct http *h = t->data;
 
-	LIST_FOR_EACH(it, &h->open) {
+	LIST_FOR_EACH (it, &h->open) {
 		struct exchange *x = LIST_ENTRY(it, struct exchange, node);
 
 		if (x->stream && x->stream->ping && x->stream->out.len == 0)
@@ -599,7 +600,8 @@ exchange_begin(struct exchange *x)
 		err_set(&x->refused, ERR_METHOD, "%s is not possible at %s; these are: %s", x->rq.method, x->rq.path, x->allow.s);
 		return;
 	case ROUTE_BAD_PATH:
-		err_set(&x->refused, ERR_INVALID, "the path %s has a %% that is not followed by two hexadecimal digits", x->rq.path);
+		err_set(&x->refused, ERR_INVALID, "the path %s has a %% that is not followed by two hexadecimal digits",
+			x->rq.path);
 		return;
 	}
 	for (int i = 0; i < ROUTE_PARAMS; i++)
@@ -610,8 +612,9 @@ exchange_begin(struct exchange *x)
 	x->rq.body.max = max ? max : 1;
 	length = request_header(&x->rq, "Content-Length");
 	if (length && strtoull(length, NULL, 10) > max)
-		err_set(&x->refused, ERR_TOO_LARGE, max ? "the body has %s bytes; at most %zu are taken here" : "no body is taken here (%s bytes came)",
-		        length, max);
+		err_set(&x->refused, ERR_TOO_LARGE,
+			max ? "the body has %s bytes; at most %zu are taken here" : "no body is taken here (%s bytes came)",
+			length, max);
 }
 
 static void
@@ -619,7 +622,8 @@ exchange_handle(struct exchange *x)
 {
 	x->handled = true;
 	if (x->refused.code == 0 && x->rq.body.overflow)
-		err_set(&x->refused, ERR_TOO_LARGE, "the body is too large; at most %zu bytes are taken here", x->route->body_max);
+		err_set(&x->refused, ERR_TOO_LARGE, "the body is too large; at most %zu bytes are taken here",
+			x->route->body_max);
 	if (x->refused.code) {
 		if (x->allow.len)
 			reply_header(&x->rq, "Allow", x->allow.s);
@@ -659,7 +663,7 @@ exchange_new(struct http *h, struct MHD_Connection *conn, const char *url, const
 
 static enum MHD_Result
 on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *method, const char *version, const char *data,
-           size_t *size, void **con_cls)
+	   size_t *size, void **con_cls)
 {
 	struct exchange *x = *con_cls;
 	struct MHD_Response *r;
@@ -753,6 +757,7 @@ http_open(struct app *app, int fd, bool local, struct err *e)
 	h->app = app;
 	h->local = local;
 	list_init(&h->open);
+	/* clang-format off */
 	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
 	                             MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
 	                             MHD_OPTION_LISTEN_SOCKET, fd,
@@ -762,6 +767,7 @@ http_open(struct app *app, int fd, bool local, struct err *e)
 	                             MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
 	                             MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
 	                             MHD_OPTION_END);
+	/* clang-format on */
 	info = h->daemon ? MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD) : NULL;
 	if (info == NULL) {
 		err_set(e, ERR_IO, "the HTTP server cannot start: %s", strerror(errno));
@@ -793,7 +799,8 @@ on_handle_closed(uv_handle_t *handle)
 static void
 exchange_abandon(struct exchange *x)
 {
-	static const char text[] = "{\"type\":\"unavailable\",\"title\":\"Not available now\",\"status\":503,\"detail\":\"the daemon is stopping\"}";
+	static const char text[] =
+		"{\"type\":\"unavailable\",\"title\":\"Not available now\",\"status\":503,\"detail\":\"the daemon is stopping\"}";
 
 	if (x->stream) {
 		stream_end(x->stream);
@@ -814,12 +821,12 @@ http_close(struct http *h)
 	if (h == NULL)
 		return;
 	h->closing = true;
-	LIST_FOR_EACH(it, &h->open)
+	LIST_FOR_EACH (it, &h->open)
 		exchange_abandon(LIST_ENTRY(it, struct exchange, node));
 	uv_poll_stop(&h->poll);
 	for (int i = 0; i < 16 && !list_empty(&h->open); i++) /* a few rounds are enough for clients that read */
 		MHD_run(h->daemon);
-	LIST_FOR_EACH(it, &h->open) /* streams that fell asleep once more */
+	LIST_FOR_EACH (it, &h->open) /* streams that fell asleep once more */
 		exchange_abandon(LIST_ENTRY(it, struct exchange, node));
 	uv_close((uv_handle_t *)&h->poll, on_handle_closed);
 	uv_close((uv_handle_t *)&h->timer, on_handle_closed);

@@ -31,9 +31,9 @@ struct request {
 	const char *path;
 	const char *param[4]; /* what {} of the route's pattern matched, percent-decoded */
 	struct buf body;
-	enum role role;       /* of the caller */
-	char *attempt;        /* "run/task/n" when the caller holds an attempt's token, else NULL */
-	void *data;           /* the handler's own, freed by data_free when the request ends */
+	enum role role; /* of the caller */
+	char *attempt;  /* "run/task/n" when the caller holds an attempt's token, else NULL */
+	void *data;     /* the handler's own, freed by data_free when the request ends */
 	void (*data_free)(void *data);
 	/*
 	 * Set by a handler that waits for something that may never come: called when the server stops, must reply (503) at once.
@@ -72,7 +72,8 @@ void reply_json_text(struct request *rq, int status, const char *text);
 void reply_err(struct request *rq, struct err *e);
 void reply_problem(struct request *rq, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As reply_problem with the list `errors` beside the sentence; takes it over. */
-void reply_problem_errors(struct request *rq, int code, json_t *errors, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+void reply_problem_errors(struct request *rq, int code, json_t *errors, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 void reply_text(struct request *rq, int status, const char *type, const void *data, size_t len);
 /* `len` bytes of a file from `offset`; takes `fd` over. */
 void reply_fd(struct request *rq, int status, const char *type, int fd, uint64_t offset, uint64_t len);

@@ -7,7 +7,7 @@
 #include "base/alloc.h"
 
 #define SECRET_MIN 3
-#define LINE_MIN 6 /* a line of a longer secret: `}` alone must not be hidden everywhere */
+#define LINE_MIN   6 /* a line of a longer secret: `}` alone must not be hidden everywhere */
 
 struct secret {
 	char *text;

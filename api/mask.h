@@ -22,7 +22,8 @@ void mask_feed(struct mask *m, const char *data, size_t len, bool final, struct 
 /* Bytes kept back. */
 size_t mask_pending(const struct mask *m);
 
-/* Adds `data` to `out` as valid UTF-8, U+FFFD for what is none; returns how much was consumed: all but a cut-off last character. */
+/* Adds `data` to `out` as valid UTF-8, U+FFFD for what is none; returns how much was consumed: all but a cut-off last character.
+ */
 size_t utf8_clean(const char *data, size_t len, bool final, struct buf *out);
 
 #endif

@@ -13,11 +13,12 @@
 
 struct extra {
 	const char *method, *pattern;
-	const char *query; /* names, separated by blanks */
-	const char *body;  /* properties: "name:type", separated by blanks; ! behind: required */
+	const char *query;  /* names, separated by blanks */
+	const char *body;   /* properties: "name:type", separated by blanks; ! behind: required */
 	const char *answer; /* schema's name, or a media type */
 };
 
+/* clang-format off */
 static const struct extra extras[] = {
 	{ "GET", "/api/v1/flows", "", "", "FlowList" },
 	{ "GET", "/api/v1/flows/{flow}", "", "", "Flow" },
@@ -37,7 +38,9 @@ static const struct extra extras[] = {
 	{ "POST", "/api/v1/tokens", "", "scope:string!", "Token" },
 	{ "GET", "/metrics", "", "", "text/plain" },
 };
+/* clang-format on */
 
+/* clang-format off */
 static const char schemas[] =
 	"{\"Problem\":{\"type\":\"object\",\"required\":[\"type\",\"title\",\"status\",\"detail\"],\"properties\":{"
 	"\"type\":{\"type\":\"string\"},\"title\":{\"type\":\"string\"},\"status\":{\"type\":\"integer\"},\"detail\":{\"type\":\"string\"},"
@@ -79,6 +82,7 @@ static const char schemas[] =
 	"\"Validation\":{\"type\":\"object\",\"properties\":{\"valid\":{\"type\":\"boolean\"},\"problems\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/FlowProblem\"}}}},"
 	"\"Token\":{\"type\":\"object\",\"properties\":{\"id\":{\"type\":\"string\"},\"scope\":{\"enum\":[\"viewer\",\"runner\",\"admin\"]},"
 	"\"created_at\":{\"$ref\":\"#/components/schemas/Time\"},\"token\":{\"type\":\"string\"}}}}";
+/* clang-format on */
 
 static const struct extra *
 extra_find(const struct route *r)
@@ -92,8 +96,8 @@ extra_find(const struct route *r)
 static void
 parameter_add(json_t *list, const char *name, size_t len, const char *in)
 {
-	json_array_append_new(list, json_pack("{s:s%,s:s,s:b,s:{s:s}}", "name", name, len, "in", in, "required", strcmp(in, "path") == 0, "schema",
-	                                      "type", "string"));
+	json_array_append_new(list, json_pack("{s:s%,s:s,s:b,s:{s:s}}", "name", name, len, "in", in, "required",
+					      strcmp(in, "path") == 0, "schema", "type", "string"));
 }
 
 /* "/a/{b...}" is "/a/{b}" there. Path parameters are added to `list`. The caller frees the result. */
@@ -137,8 +141,8 @@ body_of(const char *text)
 		text += n;
 		text += strspn(text, " ");
 	}
-	return json_pack("{s:b,s:{s:{s:{s:s,s:o,s:o}}}}", "required", json_array_size(required) > 0, "content", "application/json", "schema", "type",
-	                 "object", "properties", properties, "required", required);
+	return json_pack("{s:b,s:{s:{s:{s:s,s:o,s:o}}}}", "required", json_array_size(required) > 0, "content",
+			 "application/json", "schema", "type", "object", "properties", properties, "required", required);
 }
 
 static json_t *
@@ -161,9 +165,13 @@ answer_of(const char *answer)
 static json_t *
 operation_of(const struct route *r, json_t *parameters)
 {
-	static const char *const scopes[] = { [ROLE_VIEWER] = "viewer", [ROLE_RUNNER] = "runner", [ROLE_ADMIN] = "admin", [ROLE_CATALOG] = "catalog" };
+	static const char *const scopes[] = {
+		[ROLE_VIEWER] = "viewer", [ROLE_RUNNER] = "runner", [ROLE_ADMIN] = "admin", [ROLE_CATALOG] = "catalog"
+	};
 	const struct extra *x = extra_find(r);
-	const char *group = strncmp(r->pattern, "/iceberg/", 9) == 0 ? "catalog" : strncmp(r->pattern, "/api/v1/", 8) == 0 ? r->pattern + 8 : "daemon";
+	const char *group = strncmp(r->pattern, "/iceberg/", 9) == 0  ? "catalog"
+			    : strncmp(r->pattern, "/api/v1/", 8) == 0 ? r->pattern + 8
+								      : "daemon";
 	json_t *op = json_object(), *responses = json_object();
 
 	for (const char *q = x ? x->query : ""; *q;) {
@@ -180,8 +188,8 @@ operation_of(const struct route *r, json_t *parameters)
 		json_object_set_new(op, "requestBody", body_of(x->body));
 	json_object_set_new(responses, "2XX", answer_of(x ? x->answer : NULL));
 	json_object_set_new(responses, "default",
-	                    json_pack("{s:s,s:{s:{s:{s:s}}}}", "description", "What went wrong.", "content", "application/problem+json", "schema", "$ref",
-	                              "#/components/schemas/Problem"));
+			    json_pack("{s:s,s:{s:{s:{s:s}}}}", "description", "What went wrong.", "content",
+				      "application/problem+json", "schema", "$ref", "#/components/schemas/Problem"));
 	json_object_set_new(op, "responses", responses);
 	if (r->role == ROLE_NONE)
 		json_object_set_new(op, "security", json_array());
@@ -213,9 +221,10 @@ openapi_json(const char *version, const char *url)
 			free(path);
 		}
 	}
-	doc = json_pack("{s:s,s:{s:s,s:s,s:s},s:[{s:s}],s:[{s:[]}],s:o,s:{s:{s:{s:s,s:s}},s:o}}", "openapi", "3.1.0", "info", "title", "Sluice", "version",
-	                version, "description", "Runs data flows and keeps their tables.", "servers", "url", url ? url : "/", "security", "token", "paths",
-	                paths, "components", "securitySchemes", "token", "type", "http", "scheme", "bearer", "schemas", json_loads(schemas, 0, NULL));
+	doc = json_pack("{s:s,s:{s:s,s:s,s:s},s:[{s:s}],s:[{s:[]}],s:o,s:{s:{s:{s:s,s:s}},s:o}}", "openapi", "3.1.0", "info",
+			"title", "Sluice", "version", version, "description", "Runs data flows and keeps their tables.",
+			"servers", "url", url ? url : "/", "security", "token", "paths", paths, "components", "securitySchemes",
+			"token", "type", "http", "scheme", "bearer", "schemas", json_loads(schemas, 0, NULL));
 	if (doc == NULL)
 		BUG("the OpenAPI document cannot be made");
 	return doc;

@@ -93,7 +93,7 @@ allow_add(struct buf *allow, const char *method)
 
 enum route_result
 route_find(const struct route_table *tables, size_t ntables, const char *method, const char *path, const struct route **found,
-           char *param[ROUTE_PARAMS], struct buf *allow)
+	   char *param[ROUTE_PARAMS], struct buf *allow)
 {
 	struct span spans[ROUTE_PARAMS];
 

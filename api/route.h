@@ -29,7 +29,7 @@ enum route_result {
  * param[], which the caller frees (also when nothing was found). HEAD is served by GET.
  */
 enum route_result route_find(const struct route_table *tables, size_t ntables, const char *method, const char *path,
-                             const struct route **found, char *param[ROUTE_PARAMS], struct buf *allow);
+			     const struct route **found, char *param[ROUTE_PARAMS], struct buf *allow);
 /* `n` bytes percent-decoded; with `plus` a + is a blank. NULL when malformed or a zero byte is in it. The caller frees it. */
 char *percent_decode(const char *s, size_t n, bool plus);
 

@@ -49,7 +49,8 @@ listen_parse(const char *listen, char **host, char **port, struct err *e)
 static int
 tcp_listen(const char *host, const char *port, struct err *e)
 {
-	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV }, *ai;
+	struct addrinfo hints = { .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV },
+			*ai;
 	int rc = getaddrinfo(host, port, &hints, &ai), fd, one = 1;
 
 	if (rc != 0)
@@ -61,8 +62,9 @@ tcp_listen(const char *host, const char *port, struct err *e)
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 		if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0) {
 			if (errno == EADDRINUSE)
-				err_set(e, ERR_CONFLICT, "port %s on %s is taken by another program; choose another with --listen %s:PORT", port, host,
-				        host);
+				err_set(e, ERR_CONFLICT,
+					"port %s on %s is taken by another program; choose another with --listen %s:PORT", port,
+					host, host);
 			else
 				err_set(e, ERR_IO, "cannot listen on port %s of %s: %s", port, host, strerror(errno));
 			close(fd);
@@ -81,8 +83,9 @@ unix_listen(const char *path, struct err *e)
 	int fd;
 
 	if (strlen(path) >= sizeof(sun.sun_path))
-		return err_set(e, ERR_INVALID, "the path of the socket %s is too long (at most %zu bytes); choose a shorter --home", path,
-		               sizeof(sun.sun_path) - 1);
+		return err_set(e, ERR_INVALID,
+			       "the path of the socket %s is too long (at most %zu bytes); choose a shorter --home", path,
+			       sizeof(sun.sun_path) - 1);
 	memcpy(sun.sun_path, path, strlen(path) + 1);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
@@ -108,7 +111,8 @@ tcp_url(int fd, const char *host)
 	bool v6 = strchr(host, ':') != NULL;
 
 	if (getsockname(fd, (struct sockaddr *)&ss, &len) == 0)
-		port = ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port : ((struct sockaddr_in *)&ss)->sin_port);
+		port = ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
+						      : ((struct sockaddr_in *)&ss)->sin_port);
 	if (strcmp(host, "0.0.0.0") == 0)
 		host = "127.0.0.1";
 	else if (strcmp(host, "::") == 0)

@@ -25,7 +25,8 @@ static const size_t first_count = sizeof(first) / sizeof(first[0]), second_count
 static const struct route_table tables[] = { { first, &first_count }, { second, &second_count } };
 
 static void
-check(const char *method, const char *path, enum route_result want, const char *summary, const char *p0, const char *p1, const char *allow)
+check(const char *method, const char *path, enum route_result want, const char *summary, const char *p0, const char *p1,
+      const char *allow)
 {
 	const struct route *r = NULL;
 	char *param[ROUTE_PARAMS];
