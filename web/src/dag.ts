@@ -89,6 +89,18 @@ function crossings(layers: Cell[][], index: Map<Cell, number>): number {
   return n;
 }
 
+interface Pool {
+  sum: number;
+  weight: number;
+  n: number;
+}
+
+/** The neighbours that a cell wants to be level with: a bend follows its own edge. */
+function level(c: Cell, list: Cell[]): number | null {
+  const bends = c.id === null ? list.filter((n) => n.id === null) : [];
+  return mean((bends.length ? bends : list).map((n) => n.pos));
+}
+
 /** Places a layer as near as possible to the wishes, keeping order and distance (pool adjacent violators). */
 function place(cells: Cell[], wish: (c: Cell) => number, gap: number): void {
   const offsets: number[] = [];
@@ -97,20 +109,23 @@ function place(cells: Cell[], wish: (c: Cell) => number, gap: number): void {
     if (i > 0) at += ((cells[i - 1]?.size ?? 0) + c.size) / 2 + gap;
     offsets.push(at);
   });
-  const pools: { sum: number; n: number }[] = [];
+  const pools: Pool[] = [];
   cells.forEach((c, i) => {
-    pools.push({ sum: wish(c) - (offsets[i] ?? 0), n: 1 });
+    // A bend in a long edge is seen more than a node that stands a little off its middle.
+    const weight = c.id === null ? 4 : 1;
+    pools.push({ sum: weight * (wish(c) - (offsets[i] ?? 0)), weight, n: 1 });
     while (pools.length > 1) {
-      const b = pools[pools.length - 1] as { sum: number; n: number };
-      const a = pools[pools.length - 2] as { sum: number; n: number };
-      if (a.sum / a.n <= b.sum / b.n) break;
+      const b = pools[pools.length - 1] as Pool;
+      const a = pools[pools.length - 2] as Pool;
+      if (a.sum / a.weight <= b.sum / b.weight) break;
       a.sum += b.sum;
+      a.weight += b.weight;
       a.n += b.n;
       pools.pop();
     }
   });
   let i = 0;
-  for (const p of pools) for (let k = 0; k < p.n; k++, i++) (cells[i] as Cell).pos = p.sum / p.n + (offsets[i] ?? 0);
+  for (const p of pools) for (let k = 0; k < p.n; k++, i++) (cells[i] as Cell).pos = p.sum / p.weight + (offsets[i] ?? 0);
 }
 
 export function layout(tasks: Input[], shape: Shape): Layout {
@@ -121,7 +136,7 @@ export function layout(tasks: Input[], shape: Shape): Layout {
   const size = shape.across ? shape.nodeHeight : shape.nodeWidth;
   const depth = shape.across ? shape.nodeWidth : shape.nodeHeight;
   const add = (id: string | null, layer: number): Cell => {
-    const c: Cell = { id, layer, size: id === null ? 2 : size, pos: 0, before: [], after: [] };
+    const c: Cell = { id, layer, size: id === null ? 12 : size, pos: 0, before: [], after: [] };
     (layers[layer] ??= []).push(c);
     return c;
   };
@@ -168,9 +183,9 @@ export function layout(tasks: Input[], shape: Shape): Layout {
   for (let round = 0; round < 12; round++) {
     const down = round % 2 === 0;
     const order = down ? best : [...best].reverse();
-    for (const cells of order) place(cells, (c) => mean((down ? c.before : c.after).map((n) => n.pos)) ?? c.pos, shape.nodeGap);
+    for (const cells of order) place(cells, (c) => level(c, down ? c.before : c.after) ?? c.pos, shape.nodeGap);
   }
-  for (const cells of best) place(cells, (c) => mean([...c.before, ...c.after].map((n) => n.pos)) ?? c.pos, shape.nodeGap);
+  for (const cells of best) place(cells, (c) => level(c, [...c.before, ...c.after]) ?? c.pos, shape.nodeGap);
 
   const all = best.flat();
   const low = Math.min(...all.map((c) => c.pos - c.size / 2), 0);
@@ -183,15 +198,16 @@ export function layout(tasks: Input[], shape: Shape): Layout {
   };
 
   const edges = chains.map(({ from, to, cells }) => {
+    // Curved in the gaps, straight beside the nodes of a layer that it passes.
     let d = "";
     cells.forEach((c, i) => {
       const next = cells[i + 1];
       if (!next) return;
-      const a = start(c) + (c.id === null ? depth / 2 : depth);
-      const b = start(next) + (next.id === null ? depth / 2 : 0);
-      const bend = (b - a) / 2;
-      if (i === 0) d = `M${point(a, c.pos - low)}`;
-      d += `C${point(a + bend, c.pos - low)} ${point(b - bend, next.pos - low)} ${point(b, next.pos - low)}`;
+      const a = start(c) + depth;
+      const b = start(next);
+      const middle = (a + b) / 2;
+      d += i === 0 ? `M${point(a, c.pos - low)}` : `L${point(a, c.pos - low)}`;
+      d += `C${point(middle, c.pos - low)} ${point(middle, next.pos - low)} ${point(b, next.pos - low)}`;
     });
     return { from, to, path: d };
   });

@@ -1,7 +1,7 @@
 // One flow: when it runs, what it takes, its tasks, its runs and its text.
 import { useEffect, useState } from "preact/hooks";
 import { full, text, until, when } from "./format";
-import { Graph } from "./graph";
+import { Graph, graphIsWide } from "./graph";
 import { PauseButton, ProblemList, Skeleton, Trouble } from "./home";
 import { useResource } from "./live";
 import { A } from "./router";
@@ -33,6 +33,13 @@ export function FlowPage({ id }: { id: string }) {
   const times = Array.isArray(next.data) ? next.data : (next.data?.items ?? []);
   const params = Object.entries(f.params ?? {});
   const problems = f.problems ?? [];
+
+  const graph = f.tasks && f.tasks.length > 0 && (
+    <section class="panel wide-graph" aria-label="Graph of tasks">
+      <Graph tasks={f.tasks} />
+    </section>
+  );
+  const wide = graphIsWide(f.tasks ?? []);
 
   return (
     <article class="run">
@@ -72,11 +79,10 @@ export function FlowPage({ id }: { id: string }) {
           <ProblemList problems={problems} file={f.file} />
         </section>
       )}
+      {wide && graph}
       <div class="run-body">
         <div class="run-main">
-          <section class="panel" aria-label="Graph of tasks">
-            {f.tasks && f.tasks.length > 0 && <Graph tasks={f.tasks} />}
-          </section>
+          {!wide && graph}
           <section aria-labelledby="flow-runs">
             <div class="title-row">
               <h2 id="flow-runs" class="section-title">

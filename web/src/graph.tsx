@@ -1,5 +1,5 @@
 // The graph of a flow's or a run's tasks: edges in SVG, nodes as real buttons above it.
-import { useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { type Layout, layout } from "./dag";
 import { between, duration, elapsed, ms, short } from "./format";
 import { Glyph, ended, failed, useNow, word } from "./state";
@@ -13,10 +13,32 @@ interface Props {
   onSelect?: (id: string) => void;
 }
 
-const NODE_W = 198;
+const NODE_W = 206;
 const NODE_H = 56;
+/** Room for the outline of the selected node: .graph in style.css. */
+const PAD = 4;
 const MIN_SCALE = 0.62;
 const MAX_HEIGHT = 560;
+
+const LAYOUTS = {
+  across: { nodeWidth: NODE_W, nodeHeight: NODE_H, across: true, layerGap: 40, nodeGap: 18 },
+  down: { nodeWidth: NODE_W, nodeHeight: NODE_H, across: false, layerGap: 34, nodeGap: 20 },
+};
+/** Beyond this a graph deserves the whole width of the page. */
+const WIDE = 1000;
+
+let cached: { key: string; across: Layout; down: Layout } | null = null;
+
+function layouts(tasks: GraphTask[]): { across: Layout; down: Layout } {
+  const key = tasks.map((t) => `${t.id}<${t.depends_on.join(",")}`).join(";");
+  if (cached?.key !== key) cached = { key, across: layout(tasks, LAYOUTS.across), down: layout(tasks, LAYOUTS.down) };
+  return cached;
+}
+
+export function graphIsWide(tasks: GraphTask[]): boolean {
+  const { across, down } = layouts(tasks);
+  return Math.min(across.width, down.width) > WIDE;
+}
 
 function fit(l: Layout, width: number): number {
   return Math.min(1, width / l.width, MAX_HEIGHT / l.height);
@@ -25,31 +47,33 @@ function fit(l: Layout, width: number): number {
 export function Graph({ tasks, selected, onSelect }: Props) {
   const box = useRef<HTMLDivElement>(null);
   const [width, setWidth] = useState(0);
-  const structure = tasks.map((t) => `${t.id}<${t.depends_on.join(",")}`).join(";");
 
   useLayoutEffect(() => {
     const el = box.current;
     if (!el) return undefined;
-    const measure = (): void => setWidth(el.clientWidth);
+    const measure = (): void => setWidth(el.clientWidth - 2 * PAD);
     measure();
     const observer = new ResizeObserver(measure);
     observer.observe(el);
     return () => observer.disconnect();
   }, []);
 
-  const both = useMemo(() => {
-    const shape = { nodeWidth: NODE_W, nodeHeight: NODE_H };
-    return {
-      across: layout(tasks, { ...shape, across: true, layerGap: 44, nodeGap: 18 }),
-      down: layout(tasks, { ...shape, across: false, layerGap: 34, nodeGap: 20 }),
-    };
-  }, [structure]);
+  const both = layouts(tasks);
   const room = Math.max(width, 1);
-  const across = fit(both.across, room) >= Math.min(0.9, fit(both.down, room));
+  const across = fit(both.across, room) >= Math.min(0.8, fit(both.down, room));
   const l = across ? both.across : both.down;
   const scale = width === 0 ? 1 : Math.max(MIN_SCALE, fit(l, room));
   const t = useNow(tasks.some((x) => x.state === "running"));
   const byId = new Map(tasks.map((x) => [x.id, x]));
+
+  // In a graph wider than its box, the selected node comes into view.
+  const target = l.boxes.find((b) => b.id === selected);
+  useLayoutEffect(() => {
+    const el = box.current;
+    if (!el || !target || el.scrollWidth <= el.clientWidth) return;
+    const x = target.x * scale - el.clientWidth / 2;
+    if (Math.abs(x - el.scrollLeft) > el.clientWidth / 2 - (NODE_W * scale) / 2) el.scrollLeft = x;
+  }, [selected, scale, width]);
 
   return (
     <div class="graph" ref={box}>
@@ -115,7 +139,7 @@ function Node({ task, style, selected, onSelect, t }: NodeProps) {
       <span class="node-text">
         <span class="node-id">{task.id}</span>
         <span class="node-sub">
-          <span class="node-type">{task.type}</span>
+          {!(facts && task.type === task.id) && <span class="node-type">{task.type}</span>}
           {state && <span class="num">{facts || (state === "success" ? "" : word(state))}</span>}
           {!state && task.engine && <span>{task.engine}</span>}
         </span>

@@ -21,7 +21,8 @@ export function Home() {
   const status = useStatus();
   const items = flows.data?.items;
   const broken = (items ?? []).filter((f) => (f.problems ?? []).length > 0);
-  const good = (items ?? []).filter((f): f is Flow & { id: string } => f.id !== null && f.tasks !== null);
+  // A file that never loaded has problems and no tasks.
+  const good = (items ?? []).filter((f): f is Flow & { id: string } => f.id !== null && (f.tasks ?? []).length > 0);
 
   return (
     <>
@@ -112,7 +113,7 @@ function Strip({ status, flows }: { status: Status | null; flows: Flow[] | null 
         <dd>
           {next?.next && next.id ? (
             <A href={flowHref(next.id)} class="plain" title={when(next.next)}>
-              {until(next.next, t)} <small class="clip">{next.id}</small>
+              {until(next.next, t)} <small>{next.id}</small>
             </A>
           ) : (
             <span class="dim">nothing</span>
@@ -168,7 +169,7 @@ function Problems({ flow }: { flow: Flow }) {
     <section class={`problems ${errors ? "bad" : "warn"}`} aria-label={`Problems of ${base}`}>
       <header>
         <strong>{base}</strong> <span>{errors ? plural(errors, "problem") : plural(problems.length, "warning")}</span>
-        {errors > 0 && <small>{flow.tasks ? "the last good version stays in force" : "it has no good version yet"}</small>}
+        {errors > 0 && <small>{(flow.tasks ?? []).length ? "the last good version stays in force" : "it has no good version yet"}</small>}
       </header>
       <ProblemList problems={problems} file={flow.file} />
     </section>
@@ -240,7 +241,7 @@ function FlowRow({ flow, flows }: { flow: Flow & { id: string }; flows: Resource
       </dl>
       <div class="flow-actions">
         <PauseButton flow={flow} flows={flows} />
-        <button type="button" class="primary" onClick={() => setAsking(true)} aria-label={`Run ${flow.id}`} disabled={!flow.enabled}>
+        <button type="button" class="soft" onClick={() => setAsking(true)} aria-label={`Run ${flow.id}`} disabled={!flow.enabled}>
           Run
         </button>
       </div>

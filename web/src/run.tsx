@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { message, post } from "./api";
 import { ago, between, clock, duration, elapsed, failure, full, ms, text, when } from "./format";
-import { Graph } from "./graph";
+import { Graph, graphIsWide } from "./graph";
 import { Skeleton, Trouble } from "./home";
 import { onEvent, useResource } from "./live";
 import { A, flowHref, go, place, runHref } from "./router";
@@ -57,17 +57,23 @@ function RunView({ run, refresh }: { run: Run; refresh: () => void }) {
     if (window.matchMedia("(max-width: 1000px)").matches) document.getElementById("task-panel")?.scrollIntoView({ block: "start", behavior: "smooth" });
   };
   const error = failure(run.error);
-  const taskTold = tasks.some((t) => failure(t.error)?.message === error?.message || (t.attempts ?? []).some((a) => failure(a.error)?.message === error?.message));
+  // The panel of a failed task says it better than the run's "task … failed".
+  const told = tasks.some((t) => failed(t.state) && (failure(t.error) ?? failure(t.attempts?.[t.attempts.length - 1]?.error)));
+  const graph = (
+    <section class="panel wide-graph" aria-label="Graph of tasks">
+      {tasks.length ? <Graph tasks={tasks} selected={task?.id ?? null} onSelect={select} /> : <p class="dim pad">This run has no tasks.</p>}
+    </section>
+  );
+  const wide = graphIsWide(tasks);
 
   return (
     <article class="run">
       <RunHeader run={run} refresh={refresh} />
-      {error && !(taskTold && task && failed(task.state)) && <ErrorBlock error={error} />}
+      {error && !told && <ErrorBlock error={error} />}
+      {wide && graph}
       <div class="run-body">
         <div class="run-main">
-          <section class="panel" aria-label="Graph of tasks">
-            {tasks.length ? <Graph tasks={tasks} selected={task?.id ?? null} onSelect={select} /> : <p class="dim pad">This run has no tasks.</p>}
-          </section>
+          {!wide && graph}
           <section class="panel" aria-label="Timeline">
             <Timeline run={run} tasks={tasks} selected={task?.id ?? null} onSelect={select} />
           </section>

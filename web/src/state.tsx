@@ -2,7 +2,10 @@
 import { effect, signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
-import type { State } from "./types";
+import type { State as ApiState } from "./types";
+
+/** And a check that only warns. */
+export type State = ApiState | "warning";
 
 const words: Partial<Record<State, string>> = {
   retry_wait: "waits to retry",
@@ -45,6 +48,8 @@ function strokes(state: State): ComponentChildren {
       return <path d="M4.8 5.8L7 8l-2.2 2.2M8.6 5.8L10.8 8l-2.2 2.2" />;
     case "retry_wait":
       return <path d="M10.6 6.4A3.1 3.1 0 1 0 11.1 8M10.9 4.6v2h-2" />;
+    case "warning":
+      return <path d="M8 4.8v3.7M8 11v.01" />;
     case "queued":
     case "ready":
       return <path d="M5.4 8v.01M8 8v.01M10.6 8v.01" />;
@@ -55,7 +60,7 @@ function strokes(state: State): ComponentChildren {
   }
 }
 
-const solid = new Set<State>(["success", "failed", "timed_out", "lost", "upstream_failed"]);
+const solid = new Set<State>(["success", "failed", "timed_out", "lost", "upstream_failed", "warning"]);
 
 export function Glyph({ state, size = 16 }: { state: State; size?: number }) {
   const turning = state === "running" || state === "publishing" || state === "stopping";

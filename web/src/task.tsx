@@ -148,15 +148,16 @@ function Checks({ attempt }: { attempt: Attempt }) {
   const checks = attempt.checks ?? [];
   if (checks.length === 0) return null;
   const bad = checks.filter((c) => !c.passed).length;
+  const warned = checks.every((c) => c.passed || c.severity === "warn");
   return (
     <div class="block">
       <h3>
-        Checks <small class={bad ? "bad-text" : "dim"}>{bad ? `${bad} of ${checks.length} failed` : `all ${checks.length} passed`}</small>
+        Checks <small class={!bad ? "dim" : warned ? "warn-text" : "bad-text"}>{bad ? `${bad} of ${checks.length} ${warned ? "warned" : "failed"}` : `all ${checks.length} passed`}</small>
       </h3>
       <ul class="checks">
         {checks.map((c, i) => (
           <li key={i}>
-            <Glyph state={c.passed ? "success" : c.severity === "warn" ? "retry_wait" : "failed"} size={16} />
+            <Glyph state={c.passed ? "success" : c.severity === "warn" ? "warning" : "failed"} size={16} />
             <span class="mono">{c.check}</span>
             {!c.passed && c.severity === "warn" && <span class="badge warn">warning</span>}
             <span class="dim check-message">{c.message}</span>

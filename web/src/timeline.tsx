@@ -60,8 +60,8 @@ export function Timeline({ run, tasks, selected, onSelect }: Props) {
                 {marks.map((v) => (
                   <i key={v} class="tl-grid" style={{ left: `${(v / scale) * 100}%` }} />
                 ))}
-                {(task.attempts ?? []).map((a) => (
-                  <Bar key={a.n} attempt={a} start={start} scale={scale} t={t} many={(task.attempts ?? []).length > 1} />
+                {(task.attempts ?? []).map((a, i, all) => (
+                  <Bar key={a.n} attempt={a} before={all[i - 1]} last={i === all.length - 1} start={start} scale={scale} t={t} />
                 ))}
                 {(task.attempts ?? []).length === 0 && <em class="tl-none">{word(task.state)}</em>}
               </span>
@@ -73,7 +73,17 @@ export function Timeline({ run, tasks, selected, onSelect }: Props) {
   );
 }
 
-function Bar({ attempt, start, scale, t, many }: { attempt: Attempt; start: number; scale: number; t: number; many: boolean }) {
+interface BarProps {
+  attempt: Attempt;
+  before: Attempt | undefined;
+  last: boolean;
+  start: number;
+  scale: number;
+  t: number;
+}
+
+/** The last attempt's bar carries the words, where no other bar is in their way. */
+function Bar({ attempt, before, last, start, scale, t }: BarProps) {
   const from = ms(attempt.started_at);
   if (from === null) return null;
   const to = ms(attempt.ended_at) ?? Math.max(t, from);
@@ -81,16 +91,19 @@ function Bar({ attempt, start, scale, t, many }: { attempt: Attempt; start: numb
   const width = ((to - from) / scale) * 100;
   const done = between(attempt.started_at, attempt.ended_at);
   const time = done === null ? elapsed(to - from) : duration(done);
-  const label = `${many ? `#${attempt.n} ` : ""}${attempt.state === "success" || attempt.state === "running" ? "" : `${word(attempt.state)} `}${time}`;
+  const label = `${attempt.n > 1 ? `#${attempt.n} ` : ""}${attempt.state === "success" || attempt.state === "running" ? "" : `${word(attempt.state)} `}${time}`;
   const end = left + width;
-  const side = end < 78 ? { left: `calc(${end}% + 6px)` } : left > 22 ? { right: `calc(${100 - left}% + 6px)` } : { left: `calc(${left}% + 8px)` };
-  const inside = end >= 78 && left <= 22;
+  const free = left - (((ms(before?.ended_at) ?? start) - start) / scale) * 100;
+  const side = end < 72 ? { left: `calc(${end}% + 6px)` } : free > 30 ? { right: `calc(${100 - left}% + 6px)` } : { left: `calc(${left}% + 8px)` };
+  const inside = end >= 72 && free <= 30;
   return (
     <>
-      <span class={`tl-bar s-${attempt.state}`} style={{ left: `${left}%`, width: `${width}%` }} />
-      <span class={`tl-label num${inside ? " inside" : ""}`} style={side}>
-        {label}
-      </span>
+      <span class={`tl-bar s-${attempt.state}`} style={{ left: `${left}%`, width: `${width}%` }} title={label} />
+      {last && (!inside || width > 25) && (
+        <span class={`tl-label num${inside ? " inside" : ""}`} style={side}>
+          {label}
+        </span>
+      )}
     </>
   );
 }
