@@ -1,0 +1,130 @@
+/* What the catalog's files share. All of it runs on the loop, but for what warehouse.c does in a worker thread. */
+#ifndef API_CATALOG_CATALOG_INT_H
+#define API_CATALOG_CATALOG_INT_H
+
+#include <uthash.h>
+
+#include "api/catalog/catalog.h"
+#include "api/http.h"
+#include "base/list.h"
+
+/* Metadata that was read or written: a file that never changes. Counted; json is not changed by anybody. */
+struct meta {
+	unsigned refs;
+	char *location;
+	char *text; /* as in the file */
+	size_t len;
+	json_t *json;
+	struct list lru;
+	UT_hash_handle hh;
+};
+
+struct catalog {
+	unsigned refs; /* the daemon's, and one for each request under way */
+	struct app *app;
+	char *name;
+	char *warehouse; /* a URI or a path, without a final slash */
+	bool closing;    /* ask the store nothing any more */
+	struct meta *cached; /* by location */
+	struct list lru;     /* least recently used first */
+	size_t bytes;
+};
+
+struct catalog *catalog_ref(struct catalog *c);
+void catalog_unref(struct catalog *c);
+
+/* ---- metadata in memory (catalog.c) ---- */
+
+/* The caller's reference, or NULL. */
+struct meta *meta_cached(struct catalog *c, const char *location);
+/* Takes text and json over; returns a reference for the caller and keeps one, while there is room. */
+struct meta *meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_t *json);
+void meta_unref(struct meta *m);
+
+/* ---- names and answers (catalog.c) ---- */
+
+/* A namespace as PostgreSQL has it: levels joined by dots. Both return NULL with ERR_INVALID; the caller frees the result. */
+char *namespace_of_param(const char *param, struct err *e);
+char *namespace_of_json(const json_t *levels, struct err *e);
+json_t *namespace_json(const char *ns);
+MUSTCHECK int table_name_check(const char *name, struct err *e);
+
+/* The specification's error model; `type` is the name of the exception that clients know. */
+void catalog_reply_error(struct request *rq, int status, const char *type, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+/* The same from an error; releases it. */
+void catalog_reply_err(struct request *rq, struct err *e);
+void catalog_reply_no_namespace(struct request *rq, const char *ns);
+void catalog_reply_no_table(struct request *rq, const char *ns, const char *name);
+/* The body, or NULL after an answer was given. */
+json_t *catalog_body(struct request *rq);
+/* Ad hoc queries may only read. Answers itself when not. */
+bool catalog_may_write(struct request *rq);
+
+/* Who writes, as parameters of a statement: run, task, number; all NULL for a person's token. */
+struct fence {
+	char *text;
+	const char *part[3];
+};
+void fence_init(struct fence *f, const char *attempt);
+void fence_release(struct fence *f);
+/*
+ * Common table expressions: `fence.yes` tells whether the attempt (parameters run, task, n) is still current, and if so its
+ * row is locked until this statement is committed, so that nobody can give it up in between.
+ */
+#define SQL_FENCE(run, task, n)                                                                                                                  \
+	"alive AS (SELECT 1 FROM sluice.attempts WHERE run_id = " run " AND task_id = " task " AND n = " n                                       \
+	"::int AND state = 'running' FOR SHARE), fence AS (SELECT " run "::text IS NULL OR EXISTS (SELECT 1 FROM alive) AS yes)"
+void catalog_reply_fenced(struct request *rq);
+
+/* Does namespace `ns` exist in catalog `name`? It does when it has a property or a table, itself or below. */
+#define SQL_NAMESPACE_EXISTS(name, ns)                                                                                                           \
+	"(EXISTS (SELECT 1 FROM iceberg_namespace_properties p WHERE p.catalog_name = " name " AND (p.namespace = " ns                           \
+	" OR starts_with(p.namespace, " ns " || '.'))) OR EXISTS (SELECT 1 FROM iceberg_tables q WHERE q.catalog_name = " name                   \
+	" AND (q.table_namespace = " ns " OR starts_with(q.table_namespace, " ns " || '.'))))"
+#define SQL_IS_TABLE "(iceberg_type IS NULL OR iceberg_type = 'TABLE')"
+
+/* A request that waits for the store; freed by ask_done. */
+struct ask {
+	struct catalog *catalog;
+	struct request *rq;
+	char *ns, *name; /* owned, may be NULL */
+	bool flag;       /* the handler's own */
+	long limit;
+};
+struct ask *ask_new(struct request *rq, char *ns, char *name);
+void ask_done(struct ask *a);
+
+/* ---- files: blocking, for worker threads (warehouse.c) ---- */
+
+/* The path of a file: URI or a plain path; NULL with ERR_UNSUPPORTED for another file system. The caller frees it. */
+char *warehouse_path(const char *location, struct err *e);
+MUSTCHECK int warehouse_read(const char *location, char **text, size_t *len, json_t **json, struct err *e);
+/* Under a temporary name first, synced, then renamed. */
+MUSTCHECK int warehouse_write(const char *location, const char *text, size_t len, struct err *e);
+/* A table's folder with data/ and metadata/, which DuckDB expects to exist. */
+MUSTCHECK int warehouse_make_table(const char *location, struct err *e);
+/* Is there something in a folder that a new table would share? */
+bool warehouse_in_use(const char *location);
+/* Removes a table's folder, if it lies inside the warehouse. */
+void warehouse_purge(const char *warehouse, const char *table_location);
+
+/* ---- the ways in (namespaces.c, tables.c, commit.c) ---- */
+
+void namespaces_list(struct request *rq);
+void namespaces_create(struct request *rq);
+void namespaces_load(struct request *rq);
+void namespaces_drop(struct request *rq);
+void namespaces_properties(struct request *rq);
+void tables_list(struct request *rq);
+void tables_load(struct request *rq);
+void tables_drop(struct request *rq);
+void tables_rename(struct request *rq);
+void tables_metrics(struct request *rq);
+void tables_create(struct request *rq);
+void tables_register(struct request *rq);
+void tables_commit(struct request *rq);
+void transactions_commit(struct request *rq);
+/* Answers with a table: {"metadata-location", "metadata"} and with `config` what a client needs to load it. */
+void tables_reply(struct request *rq, const struct meta *m, bool config);
+
+#endif
