@@ -116,6 +116,10 @@ unit-programs: $(UNIT)
 integration: all ## the tests against the real program and PostgreSQL; ARGS="-k employees"
 	@tools/integration $(BUILD) $(ARGS)
 
+.PHONY: integration-debug
+integration-debug: debug ## the same against the sanitized program
+	@SLUICE_BINARY=$(abspath $(BUILD))/debug/sluice SLUICE_TEST_PATIENCE=60 tools/integration $(BUILD) $(ARGS)
+
 .PHONY: check-deps
 check-deps: ## who may include what, as docs/architecture.md says
 	@tools/check-deps
