@@ -8,6 +8,10 @@
 #include "base/alloc.h"
 #include "daemon/daemon.h"
 
+#ifndef SLUICE_VERSION
+#define SLUICE_VERSION "0.0.0"
+#endif
+
 struct client {
 	CURL *curl;
 	char *url, *socket, *token, *header;
@@ -85,6 +89,7 @@ client_setup(struct client *c, const char *path, const char *accept)
 	curl_easy_setopt(c->curl, CURLOPT_URL, url);
 	curl_easy_setopt(c->curl, CURLOPT_ERRORBUFFER, c->why);
 	curl_easy_setopt(c->curl, CURLOPT_NOSIGNAL, 1L);
+	curl_easy_setopt(c->curl, CURLOPT_USERAGENT, "sluice/" SLUICE_VERSION);
 	curl_easy_setopt(c->curl, CURLOPT_CONNECTTIMEOUT, 5L);
 	curl_easy_setopt(c->curl, CURLOPT_NOPROXY, "*");
 	if (c->socket)
