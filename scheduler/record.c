@@ -68,6 +68,15 @@ record_transient(struct sched *s, const struct task *t, json_t *data)
 	json_decref(ev);
 }
 
+void
+record_flows_changed(struct sched *s)
+{
+	json_t *ev = event_json("flow", NULL, NULL, NULL, 0, "changed", NULL);
+
+	events_tell(s, ev);
+	json_decref(ev);
+}
+
 struct delivery {
 	struct sched *sched;
 	json_t *events;

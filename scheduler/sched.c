@@ -906,6 +906,7 @@ void
 sched_flows_changed(struct sched *s)
 {
 	plan_rearm(s);
+	record_flows_changed(s);
 }
 
 void

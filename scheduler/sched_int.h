@@ -172,6 +172,8 @@ void record_event(struct sched *s, const char *kind, const struct run *run, cons
                   json_t *data);
 /* Tells subscribers at once; not stored. */
 void record_transient(struct sched *s, const struct task *t, json_t *data);
+/* Tells subscribers, and nobody later, that the flow files are not what they were. */
+void record_flows_changed(struct sched *s);
 /* Queues every changed row of this turn and the delivery of its events. */
 void record_turn(struct sched *s);
 
