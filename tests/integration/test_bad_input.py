@@ -240,9 +240,9 @@ def test_a_flow_with_a_cycle(daemon):
     )
     done = sluice("validate", path, check=False)
     told = done.stdout + done.stderr
-    assert done.returncode == 1 and "cycle" in told and re.search(r"ring\.yaml:\d+:\d+: error", told)
+    assert done.returncode == 1 and "circle" in told and re.search(r"ring\.yaml:\d+:\d+: error", told)
     for task in "abc":
-        assert re.search(rf"\b{task}\b", told.split("cycle", 1)[1])
+        assert re.search(rf"\b{task}\b", told.split("circle", 1)[1])
     assert daemon.request("POST", "/api/v1/flows/ring/runs", {}).status in (404, 409, 422)
 
 
