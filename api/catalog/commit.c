@@ -1,0 +1,710 @@
+/*
+ * Everything that writes metadata: create, register, commit, and commits to several tables at once. One path:
+ *
+ *     look     where do the tables stand?                            (one statement)
+ *     build    check requirements, apply updates, write new files    (worker thread)
+ *     swap     move all pointers, or none                            (one statement, thus one transaction)
+ *     verify   only when the answer to the swap was lost: did it land?
+ *
+ * A pointer that moved in between begins again at `look`, and the requirements decide anew: this is how changes that do not
+ * touch each other both succeed. The swap also holds the row of the attempt that writes, if it is still running: an attempt
+ * that was given up changes nothing.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "api/catalog/catalog_int.h"
+#include "api/catalog/metadata.h"
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "scheduler/alarm.h"
+
+#define TRIES_MAX 6
+#define VERIFY_MAX 10
+#define VERIFY_PAUSE (200 * US_PER_MS)
+#define LOCATION_MAX 1000 /* what the column holds */
+#define UUID_TEXT 37
+
+enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER };
+
+/* What happens to one table. */
+struct part {
+	char *ns, *name;
+	json_t *requirements, *updates; /* borrowed from the job's body */
+	char *old;                      /* the pointer that `look` found; NULL: no table */
+	struct meta *base;              /* of `old`, if it was in memory */
+	char *base_text;                /* read by the worker otherwise, and for `register` */
+	size_t base_len;
+	json_t *base_json;
+	char *new;    /* where it will be; equal to `old` when nothing changes */
+	bool written; /* we wrote that file, so it is ours to remove */
+	char *text; /* its content */
+	size_t len;
+	json_t *json;
+};
+
+struct job {
+	struct catalog *catalog;
+	struct request *rq;
+	enum kind kind;
+	json_t *body;
+	bool overwrite; /* of register */
+	struct part *parts;
+	size_t nparts;
+	int tries, verified;
+	struct alarm *pause;
+	struct fence fence;
+	uv_work_t work;
+	struct err e; /* of the worker */
+};
+
+static void job_look(struct job *j);
+static void job_verify(void *arg);
+
+/* ---- life ---- */
+
+static void
+part_forget_base(struct part *p)
+{
+	meta_unref(p->base);
+	p->base = NULL;
+	free(p->base_text);
+	p->base_text = NULL;
+	json_decref(p->base_json);
+	p->base_json = NULL;
+	free(p->old);
+	p->old = NULL;
+}
+
+static void
+on_unlinked(uv_fs_t *fs)
+{
+	uv_fs_req_cleanup(fs);
+	free(fs);
+}
+
+/* A file that no pointer leads to, written for nothing. */
+static void
+part_forget_new(struct job *j, struct part *p, bool unlink_file)
+{
+	char *path = p->written && unlink_file ? warehouse_path(p->new, NULL) : NULL;
+	uv_fs_t *fs;
+
+	if (path) {
+		fs = xcalloc(1, sizeof(*fs));
+		if (uv_fs_unlink(j->catalog->app->loop, fs, path, on_unlinked) < 0)
+			free(fs);
+		free(path);
+	}
+	free(p->new);
+	p->new = NULL;
+	p->written = false;
+	free(p->text);
+	p->text = NULL;
+	json_decref(p->json);
+	p->json = NULL;
+}
+
+static void
+job_free(struct job *j)
+{
+	for (size_t i = 0; i < j->nparts; i++) {
+		part_forget_base(&j->parts[i]);
+		part_forget_new(j, &j->parts[i], false);
+		free(j->parts[i].ns);
+		free(j->parts[i].name);
+	}
+	free(j->parts);
+	json_decref(j->body);
+	fence_release(&j->fence);
+	alarm_cancel(&j->pause);
+	err_release(&j->e);
+	catalog_unref(j->catalog);
+	free(j);
+}
+
+static void
+job_forget_files(struct job *j)
+{
+	for (size_t i = 0; i < j->nparts; i++)
+		part_forget_new(j, &j->parts[i], true);
+}
+
+/* Ends the job with an error; what it wrote goes. Takes the error over. */
+static void
+job_fail(struct job *j, struct err *e)
+{
+	job_forget_files(j);
+	if (e->code == ERR_CONFLICT && j->kind != KIND_COMMIT && j->kind != KIND_TRANSACTION)
+		catalog_reply_error(j->rq, 409, "AlreadyExistsException", "%s", e->msg);
+	else
+		catalog_reply_err(j->rq, e);
+	err_release(e);
+	job_free(j);
+}
+
+/* Each part's metadata stays in memory: the next request for the table is likely to want it. */
+static void
+job_succeed(struct job *j)
+{
+	struct meta *m = NULL;
+
+	for (size_t i = 0; i < j->nparts; i++) {
+		struct part *p = &j->parts[i];
+
+		meta_unref(m);
+		m = meta_keep(j->catalog, p->new, p->text, p->len, p->json);
+		p->text = NULL;
+		p->json = NULL;
+	}
+	if (j->kind == KIND_TRANSACTION)
+		reply_empty(j->rq, 204);
+	else
+		tables_reply(j->rq, m, j->kind != KIND_COMMIT);
+	meta_unref(m);
+	job_free(j);
+}
+
+/* The database was asked something and the daemon is stopping: it must not be asked again. */
+static bool
+job_stopped(struct job *j)
+{
+	struct err e = ERR_INIT;
+
+	if (!j->catalog->closing)
+		return false;
+	err_set(&e, ERR_UNAVAILABLE, "the daemon is stopping");
+	job_fail(j, &e);
+	return true;
+}
+
+/* ---- swap and verify ---- */
+
+static char *
+job_parts_text(const struct job *j)
+{
+	json_t *list = json_array();
+	char *text;
+
+	for (size_t i = 0; i < j->nparts; i++) {
+		const struct part *p = &j->parts[i];
+
+		json_array_append_new(list, json_pack("{s:s,s:s,s:s?,s:s?}", "ns", p->ns, "name", p->name, "old", p->old, "new", p->new));
+	}
+	text = json_dumps(list, JSON_COMPACT);
+	json_decref(list);
+	return text;
+}
+
+static void
+on_verified(void *arg, const struct rows *r, struct err *e)
+{
+	struct job *j = arg;
+	size_t landed = 0;
+
+	for (size_t i = 0; r && i < rows_count(r) && i < j->nparts; i++)
+		landed += rows_get(r, i, 0) && strcmp(rows_get(r, i, 0), j->parts[i].new) == 0;
+	if (r && landed == j->nparts) {
+		job_succeed(j);
+	} else if (!j->catalog->closing && ++j->verified < VERIFY_MAX) {
+		/* Not there, or nobody to ask: the statement may still be running on the server's side. */
+		alarm_set(&j->pause, j->catalog->app->loop, VERIFY_PAUSE, job_verify, j);
+	} else {
+		catalog_reply_error(j->rq, 500, "CommitStateUnknownException",
+		                    "the connection to the database was lost during the commit, and it cannot be told whether the commit happened%s%s",
+		                    r ? "" : ": ", r ? "" : e->msg);
+		job_free(j); /* the files stay: they may be the table */
+	}
+}
+
+static void
+job_verify(void *arg)
+{
+	struct job *j = arg;
+	char *text = job_parts_text(j);
+
+	store_query(j->catalog->app->store,
+	            "SELECT t.metadata_location FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT JOIN iceberg_tables t"
+	            " ON t.catalog_name = $1 AND t.table_namespace = x.part->>'ns' AND t.table_name = x.part->>'name' ORDER BY x.i",
+	            2, (const char *const[]){ j->catalog->name, text }, on_verified, j);
+	free(text);
+}
+
+static void
+job_again(struct job *j)
+{
+	struct err e = ERR_INIT;
+
+	job_forget_files(j);
+	if (++j->tries < TRIES_MAX) {
+		job_look(j);
+		return;
+	}
+	err_set(&e, ERR_CONFLICT, "table %s.%s is being changed by others all the time; %d tries came too late", j->parts[0].ns, j->parts[0].name,
+	        j->tries);
+	job_fail(j, &e);
+}
+
+static void
+on_swapped(void *arg, const struct rows *r, struct err *e)
+{
+	struct job *j = arg;
+
+	if (r && strcmp(rows_get(r, 0, 0), "f") == 0) {
+		job_forget_files(j);
+		catalog_reply_fenced(j->rq);
+		job_free(j);
+	} else if (r && strcmp(rows_get(r, 0, 1), "t") == 0) {
+		job_succeed(j);
+	} else if (r || e->code == ERR_CONFLICT) {
+		if (!job_stopped(j))
+			job_again(j);
+	} else if (e->code == ERR_UNAVAILABLE && !j->catalog->closing) {
+		job_verify(j);
+	} else {
+		job_fail(j, e);
+	}
+}
+
+static void
+job_swap(struct job *j)
+{
+	char *text = job_parts_text(j);
+
+	/*
+	 * `held` locks the rows that are still as we know them, in one order for all, so that two transactions cannot wait
+	 * for each other; `fit` says whether that is all of them. A row that exists against our expectation is a unique
+	 * violation, which undoes the whole statement.
+	 */
+	store_query(j->catalog->app->store,
+	            "WITH part AS (SELECT x->>'ns' AS ns, x->>'name' AS name, x->>'old' AS old, x->>'new' AS new FROM json_array_elements($2::json) x), "
+	            SQL_FENCE("$3", "$4", "$5") ", held AS ("
+	            "SELECT t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND t.table_name = p.name"
+	            " WHERE t.catalog_name = $1 AND t.metadata_location = p.old ORDER BY t.table_namespace, t.table_name FOR UPDATE OF t), fit AS ("
+	            "SELECT (SELECT yes FROM fence) AND (SELECT count(*) FROM held) = (SELECT count(*) FROM part WHERE old IS NOT NULL) AS yes), moved AS ("
+	            "UPDATE iceberg_tables t SET metadata_location = p.new,"
+	            " previous_metadata_location = CASE WHEN p.new = p.old THEN t.previous_metadata_location ELSE p.old END"
+	            " FROM part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1 AND t.table_namespace = p.ns AND t.table_name = p.name"
+	            " AND t.metadata_location = p.old RETURNING 1), made AS ("
+	            "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
+	            " SELECT $1, ns, name, new, 'TABLE' FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1)"
+	            "SELECT (SELECT yes FROM fence), (SELECT yes FROM fit)"
+	            " AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made) = (SELECT count(*) FROM part)",
+	            5, (const char *const[]){ j->catalog->name, text, j->fence.part[0], j->fence.part[1], j->fence.part[2] }, on_swapped, j);
+	free(text);
+}
+
+/* ---- build: in a worker thread ---- */
+
+static void
+uuid_make(char out[UUID_TEXT])
+{
+	unsigned char b[16];
+
+	if (getrandom(b, sizeof(b), 0) != sizeof(b))
+		BUG("no random numbers");
+	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
+	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
+	snprintf(out, UUID_TEXT, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7],
+	         b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+}
+
+/* Where a new table lies unless it says so itself: never in a folder that still holds files of another one. */
+static char *
+default_location(const struct job *j, const struct part *p, const char *uuid)
+{
+	struct buf b = BUF_INIT;
+
+	buf_addf(&b, "%s/", j->catalog->warehouse);
+	for (const char *s = p->ns; *s; s++)
+		buf_addc(&b, *s == '.' ? '/' : *s);
+	buf_addf(&b, "/%s", p->name);
+	if (warehouse_in_use(b.s))
+		buf_addf(&b, "-%.8s", uuid);
+	return buf_detach(&b);
+}
+
+/* METADATA/00007-UUID.metadata.json: one more than the file before. */
+static char *
+next_location(const json_t *md, const char *old)
+{
+	const char *folder = json_string_value(json_object_get(json_object_get(md, "properties"), "write.metadata.path"));
+	const char *location = json_string_value(json_object_get(md, "location")), *file = old ? strrchr(old, '/') : NULL;
+	char uuid[UUID_TEXT], *end = NULL, *dir, *out;
+	long n = file ? strtol(file + 1, &end, 10) : -1;
+	size_t len;
+
+	if (file && (end == file + 1 || *end != '-' || n < 0)) /* named by another catalog */
+		n = 0;
+	dir = folder && *folder ? xstrdup(folder) : xasprintf("%s%smetadata", location, *location && location[strlen(location) - 1] == '/' ? "" : "/");
+	for (len = strlen(dir); len > 1 && dir[len - 1] == '/'; len--)
+		dir[len - 1] = '\0';
+	uuid_make(uuid);
+	out = xasprintf("%s/%05ld-%s.metadata.json", dir, n + 1, uuid);
+	free(dir);
+	return out;
+}
+
+/* Tells in each new snapshot which attempt made it. */
+static void
+sign_snapshots(const struct job *j, json_t *updates)
+{
+	static const char *const keys[] = { "sluice.run-id", "sluice.task-id", "sluice.attempt" };
+	json_t *u, *summary;
+	size_t i;
+
+	json_array_foreach(updates, i, u) {
+		const char *action = json_string_value(json_object_get(u, "action"));
+
+		if (j->fence.part[0] == NULL || action == NULL || strcmp(action, "add-snapshot") != 0)
+			continue;
+		summary = json_object_get(json_object_get(u, "snapshot"), "summary");
+		for (size_t k = 0; k < 3; k++)
+			if (summary && json_object_get(summary, keys[k]) == NULL)
+				json_object_set_new(summary, keys[k], json_string(j->fence.part[k]));
+	}
+}
+
+static int
+part_read_base(struct part *p, struct err *e)
+{
+	if (p->old == NULL || p->base || p->base_text)
+		return 0;
+	return warehouse_read(p->old, &p->base_text, &p->base_len, &p->base_json, e);
+}
+
+static const json_t *
+part_base(const struct part *p)
+{
+	return p->base ? p->base->json : p->base_json;
+}
+
+/* The new metadata; NULL with `e` set. */
+static json_t *
+part_change(struct job *j, struct part *p, struct err *e)
+{
+	char uuid[UUID_TEXT], *location = NULL;
+	const char *wish = json_string_value(json_object_get(j->body, "location"));
+	struct metadata_input in = { .now_ms = clock_wall() / US_PER_MS, .uuid = uuid };
+	json_t *md;
+
+	uuid_make(uuid);
+	if (p->old == NULL) {
+		bool create = j->kind == KIND_CREATE || j->kind == KIND_STAGE;
+
+		location = create && wish && *wish ? xstrdup(wish) : default_location(j, p, uuid);
+		for (size_t n = strlen(location); n > 1 && location[n - 1] == '/' && location[n - 2] != '/'; n--)
+			location[n - 1] = '\0';
+		in.location = location;
+	}
+	if (j->kind == KIND_CREATE || j->kind == KIND_STAGE) {
+		md = metadata_create(j->body, &in, e);
+	} else {
+		sign_snapshots(j, p->updates);
+		md = metadata_check(part_base(p), p->requirements, e) < 0 ? NULL : metadata_apply(part_base(p), p->old, p->updates, &in, e);
+	}
+	free(location);
+	return md;
+}
+
+static int
+part_build(struct job *j, struct part *p, struct err *e)
+{
+	if (part_read_base(p, e) < 0 || (p->json = part_change(j, p, e)) == NULL)
+		return e->code;
+	if (p->old && json_equal(part_base(p), p->json)) { /* nothing changes: the file stays the one it was */
+		p->new = xstrdup(p->old);
+		return 0;
+	}
+	p->text = json_dumps(p->json, JSON_COMPACT);
+	if (p->text == NULL)
+		return err_set(e, ERR_INVALID, "the new metadata cannot be written as JSON");
+	p->len = strlen(p->text);
+	if (p->old == NULL && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
+		return e->code;
+	if (j->kind == KIND_STAGE) /* nothing is there until the client commits */
+		return 0;
+	p->new = next_location(p->json, p->old);
+	if (strlen(p->new) > LOCATION_MAX)
+		return err_set(e, ERR_INVALID, "the location %s is longer than %d bytes", p->new, LOCATION_MAX);
+	if (warehouse_write(p->new, p->text, p->len, e) < 0)
+		return e->code;
+	p->written = true;
+	return 0;
+}
+
+static int
+part_register(struct job *j, struct part *p, struct err *e)
+{
+	const char *location = json_string_value(json_object_get(j->body, "metadata-location"));
+
+	if (location == NULL || strlen(location) > LOCATION_MAX)
+		return err_set(e, ERR_INVALID, "\"metadata-location\" must name the table's metadata file");
+	p->new = xstrdup(location);
+	return warehouse_read(location, &p->base_text, &p->base_len, &p->base_json, e);
+}
+
+static void
+job_work(uv_work_t *w)
+{
+	struct job *j = w->data;
+	int rc = 0;
+
+	for (size_t i = 0; i < j->nparts && rc == 0; i++) {
+		struct part *p = &j->parts[i];
+
+		rc = j->kind == KIND_REGISTER ? part_register(j, p, &j->e) : part_build(j, p, &j->e);
+		if (rc < 0 && j->kind == KIND_TRANSACTION)
+			err_prefix(&j->e, "table %s.%s", p->ns, p->name);
+	}
+}
+
+/* ---- between the steps ---- */
+
+/* The answer to a staged create: the metadata, without a location. */
+static void
+job_reply_staged(struct job *j)
+{
+	struct part *p = &j->parts[0];
+	struct buf b = BUF_INIT;
+
+	buf_adds(&b, "{\"metadata\":");
+	buf_add(&b, p->text, p->len);
+	buf_adds(&b, ",\"config\":{}}");
+	reply_json_text(j->rq, 200, b.s);
+	buf_release(&b);
+	job_free(j);
+}
+
+/* What the worker read is what a later answer needs: text and JSON of metadata that stays as it is. */
+static void
+part_settle(struct part *p)
+{
+	if (p->text)
+		return;
+	json_decref(p->json);
+	if (p->base) {
+		p->text = xstrndup(p->base->text, p->base->len);
+		p->len = p->base->len;
+		p->json = json_incref(p->base->json);
+		return;
+	}
+	p->text = p->base_text;
+	p->len = p->base_len;
+	p->json = p->base_json;
+	p->base_text = NULL;
+	p->base_json = NULL;
+}
+
+static void
+on_worked(uv_work_t *w, int status)
+{
+	struct job *j = w->data;
+
+	if (status < 0 && j->e.code == 0)
+		err_set(&j->e, ERR_INTERNAL, "%s", uv_strerror(status));
+	if (j->e.code) {
+		struct err e = j->e;
+
+		j->e = (struct err)ERR_INIT;
+		job_fail(j, &e);
+		return;
+	}
+	if (j->kind == KIND_STAGE) {
+		job_reply_staged(j);
+		return;
+	}
+	if (job_stopped(j))
+		return;
+	for (size_t i = 0; i < j->nparts; i++)
+		part_settle(&j->parts[i]);
+	job_swap(j);
+}
+
+static bool
+part_wants_creation(const struct part *p)
+{
+	const json_t *r;
+	size_t i;
+
+	json_array_foreach(p->requirements, i, r) {
+		const char *type = json_string_value(json_object_get(r, "type"));
+
+		if (type && strcmp(type, "assert-create") == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Takes in where a table stands. Returns false when the job is over. */
+static bool
+part_found(struct job *j, struct part *p, const char *location, const char *type, bool namespace_exists)
+{
+	bool creates = j->kind == KIND_CREATE || j->kind == KIND_STAGE || j->kind == KIND_REGISTER;
+	bool view = type && strcmp(type, "VIEW") == 0;
+
+	if (location && (view || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !view) && (creates || part_wants_creation(p))) {
+		job_forget_files(j);
+		catalog_reply_error(j->rq, 409, creates ? "AlreadyExistsException" : "CommitFailedException", "%s already exists: %s.%s",
+		                    view ? "View" : "Table", p->ns, p->name);
+		job_free(j);
+		return false;
+	}
+	if ((location == NULL || view) && !creates && !part_wants_creation(p)) {
+		catalog_reply_no_table(j->rq, p->ns, p->name);
+		job_free(j);
+		return false;
+	}
+	if (location == NULL && !namespace_exists) {
+		catalog_reply_no_namespace(j->rq, p->ns);
+		job_free(j);
+		return false;
+	}
+	part_forget_base(p);
+	p->old = xstrdup_null(location);
+	if (location && j->kind != KIND_REGISTER)
+		p->base = meta_cached(j->catalog, location);
+	return true;
+}
+
+static void
+on_looked(void *arg, const struct rows *r, struct err *e)
+{
+	struct job *j = arg;
+
+	if (r == NULL) {
+		job_fail(j, e);
+		return;
+	}
+	for (size_t i = 0; i < j->nparts; i++)
+		if (!part_found(j, &j->parts[i], rows_get(r, i, 0), rows_get(r, i, 1), strcmp(rows_get(r, i, 2), "t") == 0))
+			return;
+	j->work.data = j;
+	uv_queue_work(j->catalog->app->loop, &j->work, job_work, on_worked);
+}
+
+static void
+job_look(struct job *j)
+{
+	char *text = job_parts_text(j);
+
+	store_query(j->catalog->app->store,
+	            "SELECT t.metadata_location, t.iceberg_type, " SQL_NAMESPACE_EXISTS("$1", "(x.part->>'ns')")
+	            " FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT JOIN iceberg_tables t"
+	            " ON t.catalog_name = $1 AND t.table_namespace = x.part->>'ns' AND t.table_name = x.part->>'name' ORDER BY x.i",
+	            2, (const char *const[]){ j->catalog->name, text }, on_looked, j);
+	free(text);
+}
+
+/* ---- the ways in ---- */
+
+static struct job *
+job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts)
+{
+	struct job *j = xcalloc(1, sizeof(*j));
+
+	j->catalog = catalog_ref(rq->app->catalog);
+	j->rq = rq;
+	j->kind = kind;
+	j->body = body;
+	j->nparts = nparts;
+	j->parts = xcalloc(nparts, sizeof(*j->parts));
+	fence_init(&j->fence, rq->attempt);
+	return j;
+}
+
+static int
+part_init(struct part *p, char *ns, const char *name, json_t *change, struct err *e)
+{
+	p->ns = ns;
+	if (ns == NULL || table_name_check(name, e) < 0)
+		return e->code;
+	p->name = xstrdup(name);
+	p->requirements = json_object_get(change, "requirements");
+	p->updates = json_object_get(change, "updates");
+	if ((p->requirements && !json_is_array(p->requirements)) || (p->updates && !json_is_array(p->updates)))
+		return err_set(e, ERR_INVALID, "\"requirements\" and \"updates\" must be lists");
+	return 0;
+}
+
+static void
+job_start_one(struct request *rq, enum kind kind, json_t *body, const char *name)
+{
+	struct err e = ERR_INIT;
+	struct job *j = job_new(rq, kind, body, 1);
+
+	j->overwrite = json_is_true(json_object_get(body, "overwrite"));
+	if (part_init(&j->parts[0], namespace_of_param(rq->param[0], &e), name, body, &e) < 0)
+		job_fail(j, &e);
+	else
+		job_look(j);
+}
+
+void
+tables_create(struct request *rq)
+{
+	json_t *body;
+
+	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
+		return;
+	job_start_one(rq, json_is_true(json_object_get(body, "stage-create")) ? KIND_STAGE : KIND_CREATE, body,
+	              json_string_value(json_object_get(body, "name")));
+}
+
+void
+tables_register(struct request *rq)
+{
+	json_t *body;
+
+	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
+		return;
+	job_start_one(rq, KIND_REGISTER, body, json_string_value(json_object_get(body, "name")));
+}
+
+void
+tables_commit(struct request *rq)
+{
+	json_t *body;
+
+	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
+		return;
+	job_start_one(rq, KIND_COMMIT, body, rq->param[1]);
+}
+
+void
+transactions_commit(struct request *rq)
+{
+	struct err e = ERR_INIT;
+	json_t *body, *changes, *change;
+	struct job *j;
+	size_t i;
+	int rc = 0;
+
+	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
+		return;
+	changes = json_object_get(body, "table-changes");
+	if (json_array_size(changes) == 0) {
+		json_decref(body);
+		catalog_reply_error(rq, 400, "BadRequestException", "\"table-changes\" must be a list with at least one change");
+		return;
+	}
+	j = job_new(rq, KIND_TRANSACTION, body, json_array_size(changes));
+	json_array_foreach(changes, i, change) {
+		const json_t *id = json_object_get(change, "identifier");
+
+		rc = part_init(&j->parts[i], namespace_of_json(json_object_get(id, "namespace"), &e), json_string_value(json_object_get(id, "name")),
+		               change, &e);
+		for (size_t k = 0; k < i && rc == 0; k++)
+			if (strcmp(j->parts[k].ns, j->parts[i].ns) == 0 && strcmp(j->parts[k].name, j->parts[i].name) == 0)
+				rc = err_set(&e, ERR_INVALID, "table %s.%s is changed twice in one transaction", j->parts[i].ns, j->parts[i].name);
+		if (rc < 0)
+			break;
+	}
+	if (rc < 0)
+		job_fail(j, &e);
+	else
+		job_look(j);
+}
