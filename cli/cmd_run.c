@@ -296,7 +296,7 @@ cmd_run(const struct args *a)
 		if (a->config)
 			fprintf(stderr, "sluice: the daemon of %s runs this; its own config counts, not %s\n", l.home, a->config);
 		rc = run_and_follow(&l, body);
-	} else if (file_good(path, l.config) && daemon_ensure(&l)) {
+	} else if (file_good(a->operands[0], l.config) && daemon_ensure(&l)) {
 		rc = run_and_follow(&l, body);
 	} else {
 		json_decref(body);

@@ -245,6 +245,7 @@ show_attempts(const json_t *tasks)
 		json_array_foreach(attempts, k, attempt) {
 			long long us = elapsed_us(json_object_get(attempt, "started_at"), json_object_get(attempt, "ended_at"));
 			json_t *code = json_object_get(attempt, "exit_code"), *sig = json_object_get(attempt, "signal");
+			const char *message = text_of(json_object_get(attempt, "error"), "message");
 			char took[24], how[40] = "";
 
 			if (json_is_integer(sig))
@@ -253,7 +254,7 @@ show_attempts(const json_t *tasks)
 				snprintf(how, sizeof(how), ", exit status %d", (int)json_integer_value(code));
 			printf("%s, attempt %d: %s%s%s%s%s%s\n", text_of(task, "id"), (int)json_integer_value(json_object_get(attempt, "n")),
 			       text_of(attempt, "state"), us < 0 ? "" : " after ", us < 0 ? "" : term_duration(us, took), how,
-			       *text_of(json_object_get(attempt, "error"), "message") ? ": " : "", text_of(json_object_get(attempt, "error"), "message"));
+			       *message && !strstr(how, message) ? ": " : "", strstr(how, message) ? "" : message);
 		}
 	}
 }
@@ -423,7 +424,7 @@ logs_check(const struct args *a, const json_t *run, const char *task_id)
 		rc = refuse(NULL, "task %s has %zu attempts in this run, so there is no attempt %s", task_id,
 		            json_array_size(json_object_get(found, "attempts")), a->attempt_text);
 	else if (json_array_size(json_object_get(found, "attempts")) == 0 && !a->follow)
-		rc = refuse(NULL, "task %s has not begun (%s), so it has no log", task_id, text_of(found, "state"));
+		rc = refuse(NULL, "task %s was not started (it is %s), so it has no log", task_id, text_of(found, "state"));
 	buf_release(&known);
 	return rc;
 }

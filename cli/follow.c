@@ -123,7 +123,7 @@ print_task(struct view *v, const json_t *task, int width, int columns)
 
 	task_words(&words, task);
 	fprintf(v->f, "  %s%s%s %-*.*s  %s%-15s%s %8s  ", colour, mark_of(state), term_off(v->f), width, width, text_of(task, "id"), colour, state,
-	        term_off(v->f), us < 0 ? "" : term_duration(us, took));
+	        term_off(v->f), us < 0 || (!v->live && strcmp(state, "running") == 0) ? "" : term_duration(us, took));
 	if (columns == 0 || columns - width - 32 > 8)
 		print_cut(v->f, words.s, columns ? columns - width - 32 : 0);
 	fputc('\n', v->f);
@@ -242,7 +242,7 @@ cancel_once(const struct follow *f, const char *id, struct view *v)
 {
 	char *path = xasprintf("/api/v1/runs/%s/cancel", id);
 
-	fprintf(stderr, "\ncancelling run %s; once more leaves without waiting for its end\n", id);
+	fprintf(stderr, "\ncancelling; Ctrl-C again leaves without waiting for the end\n");
 	v->drawn = 0;
 	client_call(f->client, "POST", path, NULL, NULL);
 	free(path);

@@ -104,7 +104,7 @@ term_when(const char *text, char out[40])
 	else if (s < 0 && s > -7200)
 		snprintf(out, 40, "in %ld min", -s / 60);
 	else
-		snprintf(out, 40, "%.10s %.5s", text, text + 11);
+		snprintf(out, 40, "%.10s %.5s UTC", text, text + 11);
 	return out;
 }
 
