@@ -22,6 +22,11 @@ BINARY = pathlib.Path(os.environ.get("SLUICE_BINARY") or ROOT / "build" / "sluic
 PATIENCE = float(os.environ.get("SLUICE_TEST_PATIENCE", "30"))
 
 
+def pytest_configure(config):
+    if not BINARY.exists():
+        pytest.exit(f"{BINARY} is not there: make builds it", returncode=3)
+
+
 def wait_until(condition, what="the condition", timeout=None):
     """Asks again and again until the answer is true, and returns it; the only place that sleeps."""
     deadline = time.monotonic() + (timeout or PATIENCE)
@@ -250,7 +255,6 @@ def why(run):
 
 @pytest.fixture(scope="session")
 def binary():
-    assert BINARY.exists(), f"{BINARY} is not there: make builds it"
     return BINARY
 
 
