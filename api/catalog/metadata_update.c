@@ -15,6 +15,7 @@ need_int(struct change *ch, const json_t *update, const char *key, int64_t *out)
 {
 	const json_t *v = json_object_get(update, key);
 
+	*out = NO_ID;
 	if (!json_is_integer(v))
 		return err_set(ch->e, ERR_INVALID, "\"%s\" must be a whole number", key);
 	*out = json_integer_value(v);
