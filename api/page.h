@@ -25,7 +25,8 @@ extern const size_t page_assets_count;
 extern const struct route page_routes[];
 extern const size_t page_routes_count;
 
-/* Pure, for tests: an Accept-Encoding header that takes gzip; an If-None-Match header that names the tag. NULL headers are allowed. */
+/* Pure, for tests: an Accept-Encoding header that takes gzip; an If-None-Match header that names the tag. NULL headers are
+ * allowed. */
 bool page_takes_gzip(const char *accept);
 bool page_tag_matches(const char *if_none_match, const char *etag);
 
