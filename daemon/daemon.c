@@ -170,16 +170,18 @@ daemon_config(struct daemon *d, const struct serve_options *o)
 			d->config_file = xstrdup(path);
 		free(path);
 	}
-	/* The default warehouse lies in the state folder; any setting of the user's wins over it. */
-	path = xasprintf("file://%s/warehouse", d->home);
-	setenv("SLUICE_DEFAULT_WAREHOUSE", path, 1);
-	free(path);
 	d->config = config_load(d->config_file, environ, &diags);
 	diags_print(&diags, &text);
 	if (text.len)
 		fputs(text.s, stderr);
 	if (d->config == NULL)
 		die("the config %s has problems (above); the daemon does not start with them", d->config_file ? d->config_file : "from the environment");
+	/* The default warehouse lies in the state folder; any setting of the user's wins over it. */
+	if (config_get(d->config, "catalog.warehouse") == NULL) {
+		path = xasprintf("file://%s/warehouse", d->home);
+		json_object_set_new(json_object_get(d->config->json, "catalog"), "warehouse", json_string(path));
+		free(path);
+	}
 	buf_release(&text);
 	diags_release(&diags);
 }
