@@ -257,16 +257,9 @@ attempt_resolve(struct attempt *a, struct err *e)
 		goto out;
 	json_object_set(scope, "secrets", secrets);
 	a->masked = masked_values(secrets);
-	if ((rc = expr_resolve(def->env ? def->env : json_object_get(scope, "missing"), scope, &env, e)) < 0) {
-		err_prefix(e, "env");
+	if ((rc = sched_scope_env(scope, def, &env, e)) < 0)
 		goto out;
-	}
-	if (!json_is_object(env)) {
-		json_decref(env);
-		env = json_object();
-	}
-	json_object_update(json_object_get(scope, "env"), env);
-	if ((rc = expr_resolve(def->spec, scope, &spec, e)) < 0)
+	if ((rc = expr_resolve(def->spec, scope, &spec, e)) < 0 || (rc = flow_spec_resolved(def, &spec, e)) < 0)
 		goto out;
 	if (def->engine_options && (rc = expr_resolve(def->engine_options, scope, &options, e)) < 0)
 		goto out;

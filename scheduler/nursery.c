@@ -265,19 +265,29 @@ static void
 nest_reap(struct nest *n)
 {
 	struct signalfd_siginfo info;
+	siginfo_t look;
 	struct rusage ru;
 	int status;
 	pid_t pid;
 
 	while (read(n->signal_fd, &info, sizeof(info)) > 0) {
 	}
-	while ((pid = wait4(-1, &status, WNOHANG, &ru)) > 0) {
+	/* Looked at before it is reaped: while it is a zombie its group's number cannot be given to anybody else. */
+	while (memset(&look, 0, sizeof(look)), waitid(P_ALL, 0, &look, WEXITED | WNOHANG | WNOWAIT) == 0 && look.si_pid > 0) {
+		pid = look.si_pid;
+		LIST_FOR_EACH(it, &n->children) {
+			struct child *c = LIST_ENTRY(it, struct child, node);
+
+			if (c->pid == pid && c->alive)
+				kill(-pid, SIGKILL); /* whatever it left behind in its group */
+		}
+		if (wait4(pid, &status, 0, &ru) != pid)
+			continue;
 		LIST_FOR_EACH(it, &n->children) {
 			struct child *c = LIST_ENTRY(it, struct child, node);
 
 			if (c->pid != pid || !c->alive)
 				continue;
-			kill(-pid, SIGKILL); /* whatever it left behind in its group */
 			c->alive = false;
 			c->exit = json_pack("{s:s,s:s,s:i,s:i,s:I,s:I,s:I,s:I,s:I}", "ev", "exited", "key", c->key, "pid", (int)pid,
 			                    "status", status, "at", (json_int_t)clock_wall(), "wall_us",

@@ -16,8 +16,6 @@
 
 #define START_TIMEOUT (20 * US_PER_S)
 
-extern char **environ;
-
 struct nursery {
 	uv_loop_t *loop;
 	char *home, *libdir;
@@ -57,12 +55,19 @@ nursery_exec(struct nursery *n, struct err *e)
 {
 	char *argv[] = { (char *)"sluice", (char *)"nursery", n->home, n->libdir, NULL };
 	char *log = xasprintf("%s/nursery.log", n->home);
+	/* Only what programs need to run: secrets of the daemon's environment stay with the daemon. */
+	static const char *const pass[] = { "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "SLUICE_TRACE_SQL" };
+	char *envp[sizeof(pass) / sizeof(pass[0]) + 1] = { NULL };
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
+	size_t nenv = 0;
 	sigset_t none;
 	pid_t pid;
 	int rc;
 
+	for (size_t i = 0; i < sizeof(pass) / sizeof(pass[0]); i++)
+		if (getenv(pass[i]))
+			envp[nenv++] = xasprintf("%s=%s", pass[i], getenv(pass[i]));
 	posix_spawn_file_actions_init(&fa);
 	posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_addopen(&fa, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
@@ -72,7 +77,9 @@ nursery_exec(struct nursery *n, struct err *e)
 	sigemptyset(&none);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
-	rc = posix_spawn(&pid, "/proc/self/exe", &fa, &attr, argv, environ);
+	rc = posix_spawn(&pid, "/proc/self/exe", &fa, &attr, argv, envp);
+	while (nenv > 0)
+		free(envp[--nenv]);
 	posix_spawn_file_actions_destroy(&fa);
 	posix_spawnattr_destroy(&attr);
 	free(log);

@@ -346,13 +346,31 @@ sched_scope(const struct run *run)
 	return r;
 }
 
+int
+sched_scope_env(json_t *scope, const struct task_def *def, json_t **out, struct err *e)
+{
+	int rc = 0;
+
+	*out = NULL;
+	if (def->env && (rc = expr_resolve(def->env, scope, out, e)) < 0) {
+		err_prefix(e, "env");
+		return rc;
+	}
+	if (!json_is_object(*out)) {
+		json_decref(*out);
+		*out = json_object();
+	}
+	json_object_update(json_object_get(scope, "env"), *out);
+	return 0;
+}
+
 /* Decides a WAITING task. */
 static void
 task_advance(struct task *t)
 {
 	struct upstream u = task_upstream(t);
 	struct err e = ERR_INIT;
-	json_t *scope;
+	json_t *scope, *env = NULL;
 	bool go = true;
 
 	switch (rule_judge(t->def->rule, &u)) {
@@ -373,14 +391,16 @@ task_advance(struct task *t)
 	}
 	if (t->def->when) {
 		scope = sched_scope(t->run);
-		if (expr_when(t->def->when, scope, &go, &e) < 0) {
+		if (sched_scope_env(scope, t->def, &env, &e) < 0 || expr_when(t->def->when, scope, &go, &e) < 0) {
 			err_prefix(&e, "when");
 			task_transition(t, TASK_EV_FAIL, e.msg);
 			err_release(&e);
 			json_decref(scope);
+			json_decref(env);
 			return;
 		}
 		json_decref(scope);
+		json_decref(env);
 	}
 	task_transition(t, go ? TASK_EV_DEPS_MET : TASK_EV_SKIP, go ? NULL : "its condition is false");
 }

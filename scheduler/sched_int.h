@@ -140,6 +140,8 @@ struct sched {
 /* sched.c */
 /* What ${…} reads in this run: params run flow tasks env vars config; the caller owns it and adds secrets. */
 json_t *sched_scope(const struct run *run);
+/* Resolves the task's own `env` and puts it over ${env.…} of the scope; the caller owns `out`. */
+MUSTCHECK int sched_scope_env(json_t *scope, const struct task_def *def, json_t **out, struct err *e);
 void sched_wake(struct sched *s);
 struct flow_state *flow_state_get(struct sched *s, const char *id);
 void run_mark(struct run *run);

@@ -420,6 +420,14 @@ conn_flush(struct conn *c)
 	conn_poll(c, UV_READABLE | (left ? UV_WRITABLE : 0));
 }
 
+/* libpq prints the server's warnings by itself otherwise. */
+static void
+on_notice(void *arg, const PGresult *res)
+{
+	(void)arg;
+	log_debug("store: %s", PQresultErrorMessage(res));
+}
+
 /* ---- connecting ---- */
 
 static void
@@ -456,6 +464,7 @@ conn_start(struct conn *c)
 		conn_down(c, PQerrorMessage(c->pg));
 		return;
 	}
+	PQsetNoticeReceiver(c->pg, on_notice, NULL);
 	PQsetnonblocking(c->pg, 1);
 	PQenterPipelineMode(c->pg);
 	c->state = CONN_UP;
@@ -733,6 +742,7 @@ static void
 conn_adopt(struct conn *c, PGconn *pg)
 {
 	c->pg = pg;
+	PQsetNoticeReceiver(pg, on_notice, NULL);
 	PQsetnonblocking(pg, 1);
 	PQenterPipelineMode(pg);
 	c->state = CONN_UP;
