@@ -141,6 +141,7 @@ flows_reply(struct request *rq, json_t *items, bool one)
 		json_array_append(ids, json_object_get(item, "id"));
 	text = json_dumps(ids, JSON_COMPACT);
 	json_decref(ids);
+	rq->data = fr; /* on_last_runs frees it */
 	fr->rq = rq;
 	fr->items = items;
 	fr->one = one;

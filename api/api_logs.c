@@ -556,6 +556,7 @@ logs_get(struct request *rq)
 		return;
 	l = xcalloc(1, sizeof(*l));
 	l->rq = rq;
+	rq->data = l; /* on_logs_read frees it, or what it begins */
 	l->app = rq->app;
 	l->run = xstrdup(rq->param[0]);
 	l->task = xstrdup(rq->param[1]);
@@ -567,7 +568,6 @@ logs_get(struct request *rq)
 		    (follow && (strcmp(follow, "true") == 0 || strcmp(follow, "1") == 0));
 	if (l->follow) { /* before the question, so that no end is missed */
 		l->sub = sched_subscribe(l->app->sched, on_follow_event, l);
-		rq->data = l;
 		rq->on_stop = on_logs_server_stop;
 	}
 	logs_read(l);

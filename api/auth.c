@@ -519,6 +519,7 @@ auth_create(struct request *rq)
 	}
 	n = xcalloc(1, sizeof(*n));
 	n->rq = rq;
+	rq->data = n; /* on_token_written frees it */
 	n->role = role;
 	n->id = token_random(9);
 	n->token = token_random(TOKEN_BYTES);

@@ -30,7 +30,7 @@
 #define IDLE_TIMEOUT_S    75
 #define STREAM_BEHIND_MAX ((size_t)4 * 1024 * 1024)
 #define STREAM_PING_MS    15000
-#define BODY_DRAIN_MAX    ((uint64_t)1024 * 1024) /* of a refused request: beyond, the connection is closed instead */
+#define BODY_DRAIN_MAX    ((uint64_t)32 * 1024 * 1024) /* of a refused request: beyond, the connection is closed instead */
 
 struct kept {
 	struct kept *next;
@@ -78,6 +78,8 @@ struct http {
 };
 
 static uint64_t requests_answered;
+/* Exchanges whose connection is gone before their reply: only at a stop, whose last answers may never come. */
+static struct list orphans = { &orphans, &orphans };
 
 static void on_timer(uv_timer_t *t);
 
@@ -216,8 +218,10 @@ on_completed(void *cls, struct MHD_Connection *conn, void **con_cls, enum MHD_Re
 		buf_release(&st->out);
 		free(st);
 	}
-	if (x->handled && !x->replied)
-		return; /* an orphan: exchange_reply frees it */
+	if (x->handled && !x->replied) {
+		list_append(&orphans, &x->node); /* exchange_reply frees it */
+		return;
+	}
 	exchange_free(x);
 }
 
@@ -245,6 +249,7 @@ exchange_reply(struct exchange *x, int status, struct MHD_Response *r)
 	x->replied = true;
 	if (x->conn == NULL) {
 		MHD_destroy_response(r);
+		list_remove(&x->node);
 		exchange_free(x);
 		return;
 	}
