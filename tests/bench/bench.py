@@ -30,6 +30,12 @@ class Failed(Exception):
     pass
 
 
+def failures(run):
+    """Why: a line for each attempt that did not end well."""
+    return "\n".join(f"  {task['id']} attempt {a['n']}: {a['state']} ({a['cause']}): {(a['error'] or {}).get('message')}"
+                     for task in run.get("tasks", []) for a in task["attempts"] if a["state"] != "success")
+
+
 class UnixConnection(http.client.HTTPConnection):
     """The API over HOME/api.sock, which needs no token."""
 
@@ -132,7 +138,7 @@ class Daemon:
             raise Failed(f"trigger of {flow}: HTTP {status}: {text}")
         run = json.loads(text)
         if run["state"] != "success":
-            raise Failed(f"{flow}: run {run['id']} is {run['state']}: {run.get('error')}\n{json.dumps(run, indent=1)[:4000]}")
+            raise Failed(f"{flow}: run {run['id']} is {run['state']}: {run.get('error')}\n{failures(run)}")
         return run, seconds
 
     def pid_of(self, *names):
