@@ -289,7 +289,7 @@ export function Bars({ runs, flow }: { runs: LastRun[]; flow: string }) {
   const counting = runs.some((r) => r.ended_at === null && r.started_at !== null);
   const t = useNow(counting);
   const list = runs.slice(0, SLOTS).reverse();
-  const spans = list.map((r) => (r.started_at === null ? 0 : between(r.started_at, r.ended_at) ?? t - (ms(r.started_at) ?? t)));
+  const spans = list.map((r) => (r.started_at === null ? 0 : Math.max(0, between(r.started_at, r.ended_at) ?? t - (ms(r.started_at) ?? t))));
   const longest = Math.max(...spans, 1);
   const good = list.filter((r) => r.state === "success").length;
   const bad = list.filter((r) => failed(r.state)).length;

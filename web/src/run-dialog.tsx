@@ -175,7 +175,7 @@ function Field({ name, param, value, first, onChange }: FieldProps) {
           </select>
         );
       case "int":
-        return <input {...common} type="text" inputMode="numeric" pattern="[-+]?[0-9]+" title="a whole number" value={value} onInput={onInput} />;
+        return <input {...common} type="text" inputMode="numeric" pattern="(\+|-)?[0-9]+" title="a whole number" value={value} onInput={onInput} />;
       case "float":
         return <input {...common} type="text" inputMode="decimal" value={value} onInput={onInput} />;
       case "date":
