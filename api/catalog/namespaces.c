@@ -8,7 +8,7 @@
 #define VALUE_MAX 1000
 #define EXISTS_KEY "exists" /* the row that a namespace without properties has */
 
-/* Answers 400 itself and returns NULL. */
+/* Answers 404 itself and returns NULL when nothing can be named like that. */
 static char *
 param_namespace(struct request *rq)
 {
@@ -16,7 +16,8 @@ param_namespace(struct request *rq)
 	char *ns = namespace_of_param(rq->param[0], &e);
 
 	if (ns == NULL)
-		catalog_reply_err(rq, &e);
+		catalog_reply_no_namespace(rq, rq->param[0]);
+	err_release(&e);
 	return ns;
 }
 

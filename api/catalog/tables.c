@@ -8,7 +8,10 @@
 #include "base/log.h"
 #include "base/sha256.h"
 
-/* The namespace and table of the path. Answers 400 itself and returns NULL. */
+/*
+ * The namespace and table of the path. Answers itself and returns NULL when there can be no such table: DuckDB looks up
+ * whatever stands behind FROM, such as a file's path, and goes on when it is told that there is none.
+ */
 static struct ask *
 ask_table(struct request *rq)
 {
@@ -18,7 +21,8 @@ ask_table(struct request *rq)
 	if (ns && table_name_check(rq->param[1], &e) == 0)
 		return ask_new(rq, ns, xstrdup(rq->param[1]));
 	free(ns);
-	catalog_reply_err(rq, &e);
+	err_release(&e);
+	catalog_reply_no_table(rq, rq->param[0], rq->param[1]);
 	return NULL;
 }
 
