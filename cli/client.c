@@ -16,6 +16,7 @@ struct client {
 	CURL *curl;
 	char *url, *socket, *token, *header;
 	char why[CURL_ERROR_SIZE];
+	bool silent;
 };
 
 static struct client *
@@ -63,6 +64,12 @@ client_close(struct client *c)
 	free(c->token);
 	free(c->header);
 	free(c);
+}
+
+void
+client_silent(struct client *c, bool silent)
+{
+	c->silent = silent;
 }
 
 void
@@ -116,7 +123,10 @@ client_unreachable(struct client *c)
 {
 	const char *where = c->socket ? c->socket : c->url;
 
-	fprintf(stderr, "sluice: no daemon answers at %s: %s\n", where, c->why[0] ? c->why : "no reason given");
+	if (c->silent)
+		return;
+	/* Of a socket's path curl tells a host and port that nobody asked for. */
+	fprintf(stderr, "sluice: no daemon answers at %s%s%s\n", where, c->socket || !c->why[0] ? "" : ": ", c->socket ? "" : c->why);
 	fputs("start one with `sluice serve`, or name its state folder with --home or its address with --url\n", stderr);
 }
 

@@ -22,6 +22,8 @@ void client_close(struct client *c);
 int client_call(struct client *c, const char *method, const char *path, json_t *body, json_t **out);
 /* As client_call, and refuses for the person when the status is not 2xx: returns EXIT_OK, or the exit status to leave with. */
 int client_do(struct client *c, const char *method, const char *path, json_t *body, json_t **out);
+/* Says nothing when no daemon answers, for a caller that knows what to do then. */
+void client_silent(struct client *c, bool silent);
 /* An extra header for the next requests; NULL clears it. */
 void client_header(struct client *c, const char *header);
 /* The body's bytes as they come; non-zero from `cb` ends it. Returns the HTTP status, 0 after a message. */

@@ -30,6 +30,7 @@ struct local {
 	struct client *client;
 	char *home, *config, *log;
 	pid_t pid;   /* of the daemon that we started; 0: none */
+	bool ready;  /* it has answered */
 	off_t begun; /* where in the log it began */
 };
 
@@ -166,14 +167,17 @@ daemon_ensure(void *arg)
 
 	while (clock_mono() < deadline && interrupts() < 1) {
 		if (client_alive(l->client))
-			return true;
-		if (daemon_ended(l) && !home_taken(l)) {
+			return l->ready = true;
+		if (daemon_ended(l) && !l->ready && !home_taken(l)) {
 			refuse(NULL, "the daemon for this run ended while it started; the end of its log, %s:", l->log);
 			print_log_tail(l);
 			return false;
 		}
-		if (l->pid == 0 && !home_taken(l) && !daemon_start(l))
-			return false;
+		if (l->pid == 0 && !home_taken(l)) {
+			l->ready = false;
+			if (!daemon_start(l))
+				return false;
+		}
 		pause_ms(20);
 	}
 	if (interrupts()) {
@@ -195,18 +199,18 @@ daemon_again(void *arg)
 	return daemon_ensure(l);
 }
 
-/* Lets ours end in order; every further Ctrl-C is passed on, and the daemon knows what to make of it. */
+/* Lets ours end in order. When the person has left, it cancels what runs; every further Ctrl-C is passed on. */
 static void
 daemon_end(struct local *l)
 {
-	int passed = interrupts();
+	int passed = interrupts() >= 2 ? 1 : interrupts();
 
 	if (l->pid == 0)
 		return;
 	kill(l->pid, SIGTERM);
 	while (!daemon_ended(l)) {
 		if (interrupts() > passed) {
-			passed = interrupts();
+			passed++;
 			kill(l->pid, SIGTERM);
 		}
 		pause_ms(10);

@@ -227,6 +227,7 @@ daemon_back(const struct follow *f, struct view *v)
 	v->drawn = 0;
 	if (f->lost)
 		return f->lost(f->arg);
+	fprintf(stderr, "the daemon does not answer; waiting %d s for it to come back\n", LOST_WAIT_S);
 	for (int i = 0; i < LOST_WAIT_S * 2 && pressed < 2; i++) {
 		if (client_alive(f->client)) {
 			fputs("the daemon is back\n", stderr);
@@ -234,6 +235,7 @@ daemon_back(const struct follow *f, struct view *v)
 		}
 		pause_ms(500);
 	}
+	fputs("it did not; the run itself goes on, or will when a daemon is started again\n", stderr);
 	return false;
 }
 
@@ -268,6 +270,7 @@ follow_run(const struct follow *f, const char *id, json_t **last)
 	json_t *run = NULL;
 
 	interrupts_catch();
+	client_silent(f->client, true);
 	while (pressed < 2) {
 		int status;
 
@@ -295,8 +298,12 @@ follow_run(const struct follow *f, const char *id, json_t **last)
 			break;
 		}
 	}
-	if (pressed >= 2)
+	if (rc == EXIT_REFUSED && pressed >= 2) {
+		if (cancelled < 1)
+			cancel_once(f, id, &v);
 		fprintf(stderr, "left; the run goes on being cancelled: sluice show %s\n", id);
+	}
+	client_silent(f->client, false);
 	if (last && rc != EXIT_REFUSED)
 		*last = run;
 	else
