@@ -72,6 +72,13 @@ def parents():
     return found
 
 
+def command(pid):
+    try:
+        return read(f"/proc/{pid}/comm").strip()
+    except OSError:
+        return ""
+
+
 def pss_kb(pid):
     for line in read(f"/proc/{pid}/smaps_rollup").splitlines():
         if line.startswith("Pss:"):
@@ -325,6 +332,9 @@ def measure_idle(daemon, seconds, when, results):
         print(f"bench: idle memory is not measured: {e}", file=sys.stderr)
         return
     parts = ", ".join(f"{name} {size:.1f} in {len(groups[name])}" for name, size in sizes.items())
+    others = [pid for pid in parents() if pid not in pids and command(pid) in ("postgres", "sluice")]
+    if others:  # they share program pages with ours, which makes our PSS look smaller than it is
+        parts += f"; too low, as {len(others)} processes of other daemons share pages"
     results.note(f"idle PSS {when} ({parts})", "", f"{sum(sizes.values()):.1f}", "", "MB")
     results.note(f"idle processes {when}", "", str(len(pids)), "", "")
     results.note(f"idle CPU {when}, of one core", "", f"{cpu * 100:.2f}", "", "%")
