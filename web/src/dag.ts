@@ -188,8 +188,9 @@ export function layout(tasks: Input[], shape: Shape): Layout {
   for (const cells of best) place(cells, (c) => level(c, [...c.before, ...c.after]) ?? c.pos, shape.nodeGap);
 
   const all = best.flat();
-  const low = Math.min(...all.map((c) => c.pos - c.size / 2), 0);
-  const high = Math.max(...all.map((c) => c.pos + c.size / 2), 0);
+  if (all.length === 0) return { width: 0, height: 0, boxes: [], edges: [] };
+  const low = Math.min(...all.map((c) => c.pos - c.size / 2));
+  const high = Math.max(...all.map((c) => c.pos + c.size / 2));
   const step = depth + shape.layerGap;
   const start = (c: Cell): number => c.layer * step;
   const point = (along: number, across: number): string => {

@@ -133,14 +133,15 @@ function Node({ task, style, selected, onSelect, t }: NodeProps) {
   const progress = state === "running" ? task.progress : null;
   const part = progress?.total ? Math.min(1, (progress.done ?? 0) / progress.total) : null;
   const facts = [span, rows !== null && `${short(rows)} rows`, tries > 1 && `try ${tries}`].filter(Boolean).join(" · ");
+  const said = facts || (state && state !== "success" ? word(state) : "");
   const inner = (
     <>
       {state ? <Glyph state={state} size={18} /> : <span class="node-dot" />}
       <span class="node-text">
         <span class="node-id">{task.id}</span>
         <span class="node-sub">
-          {!(facts && task.type === task.id) && <span class="node-type">{task.type}</span>}
-          {state && <span class="num">{facts || (state === "success" ? "" : word(state))}</span>}
+          {(!said || (task.type !== task.id && task.type.length + said.length <= 23)) && <span class="node-type">{task.type}</span>}
+          {state && <span class="num">{said}</span>}
           {!state && task.engine && <span>{task.engine}</span>}
         </span>
       </span>

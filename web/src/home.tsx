@@ -30,21 +30,23 @@ export function Home() {
       {broken.map((f) => (
         <Problems key={f.file} flow={f} />
       ))}
-      <section aria-labelledby="flows-title">
-        <h1 id="flows-title" class="section-title">
-          Flows {items && <span class="dim num">{good.length}</span>}
-        </h1>
-        {flows.error && !items && <Trouble error={flows.error} />}
-        {!items && !flows.error && <Skeleton rows={3} />}
-        {items && good.length === 0 && broken.length === 0 && <NoFlows home={status.data?.home} />}
-        {good.length > 0 && (
-          <ul class="flows">
-            {good.map((f) => (
-              <FlowRow key={f.id} flow={f} flows={flows} />
-            ))}
-          </ul>
-        )}
-      </section>
+      {flows.error && !items && <Trouble error={flows.error} />}
+      {!items && !flows.error && <Skeleton rows={3} />}
+      {items && (
+        <section aria-labelledby="flows-title">
+          <h1 id="flows-title" class="section-title">
+            Flows <span class="dim num">{good.length}</span>
+          </h1>
+          {good.length === 0 && broken.length === 0 && <NoFlows home={status.data?.home} />}
+          {good.length > 0 && (
+            <ul class="flows">
+              {good.map((f) => (
+                <FlowRow key={f.id} flow={f} flows={flows} />
+              ))}
+            </ul>
+          )}
+        </section>
+      )}
     </>
   );
 }

@@ -91,26 +91,27 @@ export function Pill({ state, large }: { state: State; large?: boolean }) {
   );
 }
 
-/** The time, once a second, and only while somebody shows a running duration. */
-export const now = signal(Date.now());
+/** Beats once a second, and only while somebody shows a running duration. */
+const tick = signal(0);
 const watchers = signal(0);
-const slow = signal(Date.now());
+/** "3 min ago" needs no second hand. */
+const slow = signal(0);
 
 effect(() => {
   if (watchers.value === 0) return undefined;
-  const timer = window.setInterval(() => (now.value = Date.now()), 1000);
+  const timer = window.setInterval(() => tick.value++, 1000);
   return () => clearInterval(timer);
 });
-// "3 min ago" needs no second hand.
-window.setInterval(() => (slow.value = Date.now()), 20_000);
+window.setInterval(() => slow.value++, 20_000);
 
 /** The present time; by the second while `counting`. */
 export function useNow(counting: boolean): number {
   useEffect(() => {
     if (!counting) return undefined;
-    now.value = Date.now();
     watchers.value++;
     return () => void watchers.value--;
   }, [counting]);
-  return counting ? now.value : Math.max(slow.value, 0);
+  // The signals only say when to look again: what arrived a moment ago must not lie in the future.
+  void (counting ? tick.value : slow.value);
+  return Date.now();
 }

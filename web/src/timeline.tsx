@@ -30,11 +30,11 @@ function tickName(v: number): string {
 export function Timeline({ run, tasks, selected, onSelect }: Props) {
   const t = useNow(run.ended_at === null);
   const firsts = tasks.flatMap((x) => (x.attempts ?? []).map((a) => ms(a.started_at))).filter((v): v is number => v !== null);
-  const start = Math.min(ms(run.started_at) ?? Infinity, ...firsts, ms(run.created_at) === null ? Infinity : Infinity);
+  const start = Math.min(ms(run.started_at) ?? Infinity, ...firsts);
   if (!Number.isFinite(start)) return <p class="dim pad">Nothing has started yet.</p>;
   const last = ms(run.ended_at) ?? Math.max(t, start + 1);
   const ends = tasks.flatMap((x) => (x.attempts ?? []).map((a) => ms(a.ended_at) ?? 0));
-  const span = Math.max(last - start, ...ends.map((e) => e - start), 1);
+  const span = Math.max(last - start, ...[...firsts, ...ends].map((e) => e - start), 1);
   // Room at the right for the last bar's words.
   const scale = span * 1.02;
   const marks = ticks(scale, 6);
