@@ -36,12 +36,10 @@ on_due(void *arg, wall_us at)
 {
 	struct due *d = arg;
 	char when[TIME_TEXT], *key;
-	wall_us prev;
 	struct trigger t = { .flow = d->flow, .params = d->def->params, .kind = "schedule", .scheduled_for = at };
 
 	/* The interval that this time closes: from the planned time before it. */
-	prev = schedule_prev(d->def, at - 1);
-	t.interval_start = prev ? prev : at;
+	t.interval_start = schedule_interval_start(d->def, at);
 	t.interval_end = at;
 	key = xasprintf("schedule:%s:%s", d->key, time_format(at, when));
 	t.idempotency_key = key;
@@ -76,7 +74,7 @@ plan_schedule(struct sched *s, struct flow *f, const struct schedule_def *def, w
 	schedule_due(def, handled, now, BATCH, on_due, &d, &next);
 	if (next != handled)
 		plan_handle(s, f, def, key, next);
-	next = schedule_next(def, next > now ? next : now);
+	next = schedule_next(def, next ? next : now); /* what a batch left over is due at once */
 	free(key);
 	return next;
 }
@@ -118,7 +116,7 @@ plan_tick(void *arg)
 	}
 	/* With nothing planned there is nothing to wake up for: a change of the flows re-arms. */
 	if (first)
-		alarm_set(&s->plan_alarm, s->loop, first - now > RECHECK ? RECHECK : first - now, plan_tick, s);
+		alarm_set(&s->plan_alarm, s->loop, first - now > RECHECK ? RECHECK : first > now ? first - now : 0, plan_tick, s);
 }
 
 void

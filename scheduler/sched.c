@@ -713,7 +713,12 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 		trigger_fail(cb, arg, &e);
 		return;
 	}
-	if (flow_params(t->flow, t->params, &params, &e) < 0 || (t->engine && flow_check_engine(t->flow, t->engine, &e) < 0)) {
+	if (flow_params(t->flow, t->params, &params, &e) < 0) {
+		trigger_fail(cb, arg, &e);
+		return;
+	}
+	if (t->engine && flow_check_engine(t->flow, t->engine, &e) < 0) {
+		json_decref(params);
 		trigger_fail(cb, arg, &e);
 		return;
 	}

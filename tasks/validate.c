@@ -330,6 +330,16 @@ check_sql(struct check *c)
 	return 0;
 }
 
+static const char *
+file_reader(const char *path)
+{
+	const char *name = strrchr(path, '/');
+
+	if (strstr(name, ".csv") || strstr(name, ".tsv"))
+		return "read_csv";
+	return strstr(name, ".json") || strstr(name, ".ndjson") ? "read_json" : "read_parquet";
+}
+
 /* The rows of a file or a table, counted, against a statement's number or this table's rows. */
 static int
 check_same_rows(struct check *c)
@@ -349,7 +359,11 @@ check_same_rows(struct check *c)
 			buf_release(&b);
 			return -1;
 		}
+		/* By its reader: a bare path would be looked up in the catalog first. */
+		buf_adds(&b, file_reader(path));
+		buf_addc(&b, '(');
 		buf_add_sql_string(&b, path);
+		buf_addc(&b, ')');
 	} else {
 		char *ns, *table;
 
