@@ -99,7 +99,7 @@ refuse(const char *next, const char *fmt, ...)
 static int
 usage(FILE *out)
 {
-	fputs("Sluice runs YAML flows over a lakehouse: orchestrator, engine and Iceberg catalog in one daemon.\n\n"
+	fputs("Sluice runs YAML flows over a lakehouse: orchestrator, engine and\nIceberg catalog in one daemon.\n\n"
 	      "usage: sluice COMMAND [OPTIONS]\n\n",
 	      out);
 	for (size_t i = 0; i < NCOMMANDS; i++)

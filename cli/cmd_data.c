@@ -37,6 +37,21 @@ cmd_tables(const struct args *a)
 
 /* ---- sql ---- */
 
+/* The shortest text that reads back as the same number. The caller frees it. */
+static char *
+real_text(double d)
+{
+	char *text = NULL;
+
+	for (int digits = 15; digits <= 17; digits++) {
+		free(text);
+		text = xasprintf("%.*g", digits, d);
+		if (strtod(text, NULL) == d)
+			break;
+	}
+	return text;
+}
+
 /* A value as people read it: no quotes around strings, NULL as such. The caller frees it. */
 static char *
 value_text(const json_t *v, const char *null)
@@ -45,7 +60,9 @@ value_text(const json_t *v, const char *null)
 		return xstrdup(null);
 	if (json_is_string(v))
 		return xstrdup(json_string_value(v));
-	return json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(17));
+	if (json_is_real(v))
+		return real_text(json_real_value(v));
+	return json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
 }
 
 static bool

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -259,12 +260,45 @@ file_good(const char *path, const char *config)
 	return good;
 }
 
+/*
+ * Starts the run. A daemon that dies before it has answered may have started it: the key makes the second question safe.
+ * Takes `body` over.
+ */
+static int
+run_post(struct local *l, json_t *body, json_t **run)
+{
+	unsigned char bytes[16];
+	char header[64] = "Idempotency-Key: run-";
+	int status, rc = EXIT_REFUSED;
+
+	if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes)) {
+		json_decref(body);
+		return refuse(NULL, "the system gives no random bytes: %s", strerror(errno));
+	}
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		snprintf(header + strlen(header), 3, "%02x", bytes[i]);
+	client_header(l->client, header);
+	client_silent(l->client, true);
+	do {
+		json_decref(*run);
+		status = client_call(l->client, "POST", "/api/v1/runs", json_incref(body), run);
+	} while ((status == 0 || status == 503) && daemon_again(l));
+	client_silent(l->client, false);
+	client_header(l->client, NULL);
+	json_decref(body);
+	if (status == 200 || status == 201)
+		rc = EXIT_OK;
+	else if (status && status != 503)
+		client_refuse(status, *run);
+	return rc;
+}
+
 static int
 run_and_follow(struct local *l, json_t *body)
 {
 	struct follow f = { .client = l->client, .quiet = l->args->quiet, .lost = daemon_again, .arg = l };
 	json_t *run = NULL, *ended = NULL;
-	int rc = client_do(l->client, "POST", "/api/v1/runs", body, &run);
+	int rc = run_post(l, body, &run);
 
 	if (rc == EXIT_OK)
 		rc = follow_run(&f, json_string_value(json_object_get(run, "id")), &ended);
