@@ -518,8 +518,10 @@ collect_rejects(struct stage *st)
 
 	if (strcmp(st->format, "csv") == 0 &&
 	    duck_exec(cx->db,
-	              "CREATE TEMP TABLE sluice_rejects AS SELECT s.file_path AS file, e.line::BIGINT AS line, e.error_type::VARCHAR AS reason, "
-	              "e.error_message AS message, e.csv_line AS \"text\" FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id)",
+	              /* One a row, however many of its columns are wrong. */
+	              "CREATE TEMP TABLE sluice_rejects AS SELECT s.file_path AS file, e.line::BIGINT AS line, first(e.error_type)::VARCHAR AS reason, "
+	              "string_agg(DISTINCT e.error_message, '; ') AS message, first(e.csv_line) AS \"text\" "
+	              "FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL",
 	              &cx->err) < 0) {
 		if (strstr(cx->err.msg, "reject_errors") == NULL)
 			return -1;

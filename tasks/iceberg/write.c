@@ -847,6 +847,7 @@ int
 iceberg_write(struct context *cx, struct write *w)
 {
 	struct writer wr = { .cx = cx, .w = w };
+	bool sent = false;
 	int status = -1;
 
 	snprintf(wr.stem, sizeof(wr.stem), "%s-%016llx", "sluice", (unsigned long long)random_id());
@@ -856,8 +857,11 @@ iceberg_write(struct context *cx, struct write *w)
 		status = 200;
 		goto out;
 	}
-	if (writer_data(&wr) < 0 || writer_collect(&wr) < 0)
+	if (writer_data(&wr) < 0 || writer_collect(&wr) < 0) {
+		err_prefix(&cx->err, "table %s", w->name);
 		goto out;
+	}
+	sent = true;
 	for (int try = 0; try < COMMIT_TRIES; try++) {
 		if (try) {
 			/* Somebody else committed first. An append fits on top of anything; so does replacing everything. */
@@ -880,7 +884,7 @@ iceberg_write(struct context *cx, struct write *w)
 	}
 out:
 	/* A commit whose answer was lost may have landed: its files must stay. */
-	writer_release(&wr, status != 200 && status >= 0);
+	writer_release(&wr, status != 200 && (status >= 0 || !sent));
 	return status == 200 ? 0 : -1;
 }
 
