@@ -434,8 +434,9 @@ nest_loop(struct nest *n)
 			ssize_t sent = send(n->conn, n->out.s, n->out.len, MSG_NOSIGNAL);
 
 			if (sent < 0) {
+				/* It left; what it said last, perhaps "stop", is still to be read. */
 				if (errno != EAGAIN && errno != EINTR)
-					nest_disconnect(n);
+					buf_clear(&n->out);
 				break;
 			}
 			buf_drop_front(&n->out, (size_t)sent);
