@@ -10,9 +10,9 @@
 #include "base/log.h"
 
 /* Parsed JSON takes several times its text. */
-#define CACHE_MAX (96u << 20)
+#define CACHE_MAX       (96u << 20)
 #define CACHE_COST(len) ((len)*7 + 512)
-#define NAME_MAX_BYTES 255
+#define NAME_MAX_BYTES  255
 
 struct catalog *
 catalog_new(struct app *app, struct err *e)
@@ -57,7 +57,7 @@ catalog_unref(struct catalog *c)
 {
 	if (--c->refs)
 		return;
-	LIST_FOR_EACH(it, &c->lru)
+	LIST_FOR_EACH (it, &c->lru)
 		cache_drop(c, LIST_ENTRY(it, struct meta, lru));
 	free(c->name);
 	free(c->warehouse);
@@ -137,7 +137,8 @@ level_check(const char *level, struct err *e)
 		return err_set(e, ERR_INVALID, "a level of a namespace must have 1 to %d bytes", NAME_MAX_BYTES);
 	for (const char *p = level; *p; p++)
 		if (*p == '/' || (unsigned char)*p < ' ' || *p == 127)
-			return err_set(e, ERR_INVALID, "the namespace level \"%s\" must have no / and no control characters", level);
+			return err_set(e, ERR_INVALID, "the namespace level \"%s\" must have no / and no control characters",
+				       level);
 	return 0;
 }
 
@@ -188,7 +189,7 @@ namespace_of_json(const json_t *levels, struct err *e)
 		err_set(e, ERR_INVALID, "\"namespace\" must be a list with at least one level");
 		return NULL;
 	}
-	json_array_foreach(levels, i, v) {
+	json_array_foreach (levels, i, v) {
 		if (!json_is_string(v)) {
 			err_set(e, ERR_INVALID, "the levels of \"namespace\" must be strings");
 			buf_release(&b);
@@ -242,7 +243,8 @@ catalog_reply_error(struct request *rq, int status, const char *type, const char
 	va_end(ap);
 	if (status >= 500)
 		log_warn("catalog: %s %s: %s", rq->method, rq->path, message);
-	reply_json(rq, status, json_pack("{s:{s:s,s:s,s:i,s:[]}}", "error", "message", message, "type", type, "code", status, "stack"));
+	reply_json(rq, status,
+		   json_pack("{s:{s:s,s:s,s:i,s:[]}}", "error", "message", message, "type", type, "code", status, "stack"));
 	free(message);
 }
 
@@ -290,7 +292,8 @@ void
 catalog_reply_fenced(struct request *rq)
 {
 	catalog_reply_error(rq, 403, "ForbiddenException",
-	                    "attempt %s is no longer current: it was ended or given up, and can write to no table any more", rq->attempt);
+			    "attempt %s is no longer current: it was ended or given up, and can write to no table any more",
+			    rq->attempt);
 }
 
 json_t *
@@ -300,7 +303,8 @@ catalog_body(struct request *rq)
 	json_t *body = json_loadb(rq->body.s, rq->body.len, 0, &je);
 
 	if (body == NULL)
-		catalog_reply_error(rq, 400, "BadRequestException", "the body is not JSON: line %d, column %d: %s", je.line, je.column, je.text);
+		catalog_reply_error(rq, 400, "BadRequestException", "the body is not JSON: line %d, column %d: %s", je.line,
+				    je.column, je.text);
 	else if (!json_is_object(body))
 		catalog_reply_error(rq, 400, "BadRequestException", "the body must be a JSON object");
 	else
@@ -314,7 +318,8 @@ catalog_may_write(struct request *rq)
 {
 	if (rq->attempt == NULL || strncmp(rq->attempt, "adhoc/", 6) != 0)
 		return true;
-	catalog_reply_error(rq, 403, "ForbiddenException", "ad hoc queries may only read: write to tables from a flow, or with a token of your own");
+	catalog_reply_error(rq, 403, "ForbiddenException",
+			    "ad hoc queries may only read: write to tables from a flow, or with a token of your own");
 	return false;
 }
 

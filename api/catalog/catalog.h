@@ -1,4 +1,5 @@
-/* The Iceberg REST catalog in the daemon: pointers to table metadata in PostgreSQL, the metadata itself as files in the warehouse. */
+/* The Iceberg REST catalog in the daemon: pointers to table metadata in PostgreSQL, the metadata itself as files in the
+ * warehouse. */
 #ifndef API_CATALOG_CATALOG_H
 #define API_CATALOG_CATALOG_H
 

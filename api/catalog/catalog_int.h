@@ -23,8 +23,8 @@ struct catalog {
 	unsigned refs; /* the daemon's, and one for each request under way */
 	struct app *app;
 	char *name;
-	char *warehouse; /* a URI or a path, without a final slash */
-	bool closing;    /* ask the store nothing any more */
+	char *warehouse;     /* a URI or a path, without a final slash */
+	bool closing;        /* ask the store nothing any more */
 	struct meta *cached; /* by location */
 	struct list lru;     /* least recently used first */
 	size_t bytes;
@@ -50,7 +50,8 @@ json_t *namespace_json(const char *ns);
 MUSTCHECK int table_name_check(const char *name, struct err *e);
 
 /* The specification's error model; `type` is the name of the exception that clients know. */
-void catalog_reply_error(struct request *rq, int status, const char *type, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+void catalog_reply_error(struct request *rq, int status, const char *type, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 /* The same from an error; releases it. */
 void catalog_reply_err(struct request *rq, struct err *e);
 void catalog_reply_no_namespace(struct request *rq, const char *ns);
@@ -71,15 +72,15 @@ void fence_release(struct fence *f);
  * Common table expressions: `fence.yes` tells whether the attempt (parameters run, task, n) is still current, and if so its
  * row is locked until this statement is committed, so that nobody can give it up in between.
  */
-#define SQL_FENCE(run, task, n)                                                                                                                  \
-	"alive AS (SELECT 1 FROM sluice.attempts WHERE run_id = " run " AND task_id = " task " AND n = " n                                       \
+#define SQL_FENCE(run, task, n)                                                                                                  \
+	"alive AS (SELECT 1 FROM sluice.attempts WHERE run_id = " run " AND task_id = " task " AND n = " n                       \
 	"::int AND state = 'running' FOR SHARE), fence AS (SELECT " run "::text IS NULL OR EXISTS (SELECT 1 FROM alive) AS yes)"
 void catalog_reply_fenced(struct request *rq);
 
 /* Does namespace `ns` exist in catalog `name`? It does when it has a property or a table, itself or below. */
-#define SQL_NAMESPACE_EXISTS(name, ns)                                                                                                           \
-	"(EXISTS (SELECT 1 FROM iceberg_namespace_properties p WHERE p.catalog_name = " name " AND (p.namespace = " ns                           \
-	" OR starts_with(p.namespace, " ns " || '.'))) OR EXISTS (SELECT 1 FROM iceberg_tables q WHERE q.catalog_name = " name                   \
+#define SQL_NAMESPACE_EXISTS(name, ns)                                                                                           \
+	"(EXISTS (SELECT 1 FROM iceberg_namespace_properties p WHERE p.catalog_name = " name " AND (p.namespace = " ns           \
+	" OR starts_with(p.namespace, " ns " || '.'))) OR EXISTS (SELECT 1 FROM iceberg_tables q WHERE q.catalog_name = " name   \
 	" AND (q.table_namespace = " ns " OR starts_with(q.table_namespace, " ns " || '.'))))"
 #define SQL_IS_TABLE "(iceberg_type IS NULL OR iceberg_type = 'TABLE')"
 

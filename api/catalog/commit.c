@@ -22,11 +22,11 @@
 #include "base/log.h"
 #include "scheduler/alarm.h"
 
-#define TRIES_MAX 6
-#define VERIFY_MAX 10
+#define TRIES_MAX    6
+#define VERIFY_MAX   10
 #define VERIFY_PAUSE (200 * US_PER_MS)
 #define LOCATION_MAX 1000 /* what the column holds */
-#define UUID_TEXT 37
+#define UUID_TEXT    37
 
 enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER };
 
@@ -41,7 +41,7 @@ struct part {
 	json_t *base_json;
 	char *new;    /* where it will be; equal to `old` when nothing changes */
 	bool written; /* we wrote that file, so it is ours to remove */
-	char *text; /* its content */
+	char *text;   /* its content */
 	size_t len;
 	json_t *json;
 };
@@ -55,6 +55,7 @@ struct job {
 	struct part *parts;
 	size_t nparts;
 	int tries, verified;
+	bool fenced; /* the swap was refused after an answer had been lost */
 	struct alarm *pause;
 	struct fence fence;
 	uv_work_t work;
@@ -62,6 +63,7 @@ struct job {
 };
 
 static void job_look(struct job *j);
+static void job_swap(struct job *j);
 static void job_verify(void *arg);
 
 /* ---- life ---- */
@@ -192,7 +194,8 @@ job_parts_text(const struct job *j)
 	for (size_t i = 0; i < j->nparts; i++) {
 		const struct part *p = &j->parts[i];
 
-		json_array_append_new(list, json_pack("{s:s,s:s,s:s?,s:s?}", "ns", p->ns, "name", p->name, "old", p->old, "new", p->new));
+		json_array_append_new(
+			list, json_pack("{s:s,s:s,s:s?,s:s?}", "ns", p->ns, "name", p->name, "old", p->old, "new", p->new));
 	}
 	text = json_dumps(list, JSON_COMPACT);
 	json_decref(list);
@@ -200,23 +203,50 @@ job_parts_text(const struct job *j)
 }
 
 static void
+job_fenced(struct job *j)
+{
+	job_forget_files(j);
+	catalog_reply_fenced(j->rq);
+	job_free(j);
+}
+
+static void
+job_unknown(struct job *j, const char *why)
+{
+	catalog_reply_error(
+		j->rq, 500, "CommitStateUnknownException",
+		"the connection to the database was lost during the commit, and it cannot be told whether it happened: %s", why);
+	job_free(j); /* the files stay: they may be the table */
+}
+
+/*
+ * The answer was lost, the statement may even run on at the server. Where the pointers are still the old ones it is sent
+ * again: only one of the two can find them so, and then this comes back to see which.
+ */
+static void
 on_verified(void *arg, const struct rows *r, struct err *e)
 {
 	struct job *j = arg;
-	size_t landed = 0;
+	size_t landed = 0, untouched = 0;
 
-	for (size_t i = 0; r && i < rows_count(r) && i < j->nparts; i++)
-		landed += rows_get(r, i, 0) && strcmp(rows_get(r, i, 0), j->parts[i].new) == 0;
+	for (size_t i = 0; r && i < rows_count(r) && i < j->nparts; i++) {
+		const char *have = rows_get(r, i, 0), *old = j->parts[i].old;
+
+		landed += have && strcmp(have, j->parts[i].new) == 0;
+		untouched += have && old ? strcmp(have, old) == 0 : have == old;
+	}
 	if (r && landed == j->nparts) {
 		job_succeed(j);
-	} else if (!j->catalog->closing && ++j->verified < VERIFY_MAX) {
-		/* Not there, or nobody to ask: the statement may still be running on the server's side. */
+	} else if (j->fenced && untouched == j->nparts) {
+		job_fenced(j);
+	} else if (j->catalog->closing || ++j->verified > VERIFY_MAX) {
+		job_unknown(j, r ? "it was tried too often" : e->msg);
+	} else if (r == NULL) {
 		alarm_set(&j->pause, j->catalog->app->loop, VERIFY_PAUSE, job_verify, j);
+	} else if (untouched == j->nparts) {
+		job_swap(j);
 	} else {
-		catalog_reply_error(j->rq, 500, "CommitStateUnknownException",
-		                    "the connection to the database was lost during the commit, and it cannot be told whether the commit happened%s%s",
-		                    r ? "" : ": ", r ? "" : e->msg);
-		job_free(j); /* the files stay: they may be the table */
+		job_unknown(j, "another commit came after it");
 	}
 }
 
@@ -226,10 +256,12 @@ job_verify(void *arg)
 	struct job *j = arg;
 	char *text = job_parts_text(j);
 
-	store_query(j->catalog->app->store,
-	            "SELECT t.metadata_location FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT JOIN iceberg_tables t"
-	            " ON t.catalog_name = $1 AND t.table_namespace = x.part->>'ns' AND t.table_name = x.part->>'name' ORDER BY x.i",
-	            2, (const char *const[]){ j->catalog->name, text }, on_verified, j);
+	store_query(
+		j->catalog->app->store,
+		"SELECT t.metadata_location FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT JOIN "
+		"iceberg_tables t"
+		" ON t.catalog_name = $1 AND t.table_namespace = x.part->>'ns' AND t.table_name = x.part->>'name' ORDER BY x.i",
+		2, (const char *const[]){ j->catalog->name, text }, on_verified, j);
 	free(text);
 }
 
@@ -243,8 +275,8 @@ job_again(struct job *j)
 		job_look(j);
 		return;
 	}
-	err_set(&e, ERR_CONFLICT, "table %s.%s is being changed by others all the time; %d tries came too late", j->parts[0].ns, j->parts[0].name,
-	        j->tries);
+	err_set(&e, ERR_CONFLICT, "table %s.%s is being changed by others all the time; %d tries came too late", j->parts[0].ns,
+		j->parts[0].name, j->tries);
 	job_fail(j, &e);
 }
 
@@ -252,13 +284,15 @@ static void
 on_swapped(void *arg, const struct rows *r, struct err *e)
 {
 	struct job *j = arg;
+	bool fenced = r && strcmp(rows_get(r, 0, 0), "f") == 0;
 
-	if (r && strcmp(rows_get(r, 0, 0), "f") == 0) {
-		job_forget_files(j);
-		catalog_reply_fenced(j->rq);
-		job_free(j);
-	} else if (r && strcmp(rows_get(r, 0, 1), "t") == 0) {
+	if (r && strcmp(rows_get(r, 0, 1), "t") == 0) {
 		job_succeed(j);
+	} else if (j->verified && (r || e->code == ERR_CONFLICT) && !j->catalog->closing) {
+		j->fenced = fenced;
+		job_verify(j);
+	} else if (fenced) {
+		job_fenced(j);
 	} else if (r || e->code == ERR_CONFLICT) {
 		if (!job_stopped(j))
 			job_again(j);
@@ -280,20 +314,30 @@ job_swap(struct job *j)
 	 * violation, which undoes the whole statement.
 	 */
 	store_query(j->catalog->app->store,
-	            "WITH part AS (SELECT x->>'ns' AS ns, x->>'name' AS name, x->>'old' AS old, x->>'new' AS new FROM json_array_elements($2::json) x), "
-	            SQL_FENCE("$3", "$4", "$5") ", held AS ("
-	            "SELECT t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND t.table_name = p.name"
-	            " WHERE t.catalog_name = $1 AND t.metadata_location = p.old ORDER BY t.table_namespace, t.table_name FOR UPDATE OF t), fit AS ("
-	            "SELECT (SELECT yes FROM fence) AND (SELECT count(*) FROM held) = (SELECT count(*) FROM part WHERE old IS NOT NULL) AS yes), moved AS ("
-	            "UPDATE iceberg_tables t SET metadata_location = p.new,"
-	            " previous_metadata_location = CASE WHEN p.new = p.old THEN t.previous_metadata_location ELSE p.old END"
-	            " FROM part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1 AND t.table_namespace = p.ns AND t.table_name = p.name"
-	            " AND t.metadata_location = p.old RETURNING 1), made AS ("
-	            "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
-	            " SELECT $1, ns, name, new, 'TABLE' FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1)"
-	            "SELECT (SELECT yes FROM fence), (SELECT yes FROM fit)"
-	            " AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made) = (SELECT count(*) FROM part)",
-	            5, (const char *const[]){ j->catalog->name, text, j->fence.part[0], j->fence.part[1], j->fence.part[2] }, on_swapped, j);
+		    "WITH part AS (SELECT x->>'ns' AS ns, x->>'name' AS name, x->>'old' AS old, x->>'new' AS new FROM "
+		    "json_array_elements($2::json) x), " SQL_FENCE(
+			    "$3", "$4",
+			    "$5") ", held AS ("
+				  "SELECT t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND "
+				  "t.table_name = p.name"
+				  " WHERE t.catalog_name = $1 AND t.metadata_location = p.old ORDER BY t.table_namespace, "
+				  "t.table_name FOR UPDATE OF t), fit AS ("
+				  "SELECT (SELECT yes FROM fence) AND (SELECT count(*) FROM held) = (SELECT count(*) FROM part "
+				  "WHERE old IS NOT NULL) AS yes), moved AS ("
+				  "UPDATE iceberg_tables t SET metadata_location = p.new,"
+				  " previous_metadata_location = CASE WHEN p.new = p.old THEN t.previous_metadata_location ELSE "
+				  "p.old END"
+				  " FROM part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1 AND t.table_namespace = p.ns "
+				  "AND t.table_name = p.name"
+				  " AND t.metadata_location = p.old RETURNING 1), made AS ("
+				  "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, "
+				  "iceberg_type)"
+				  " SELECT $1, ns, name, new, 'TABLE' FROM part WHERE old IS NULL AND (SELECT yes FROM fit) "
+				  "RETURNING 1)"
+				  "SELECT (SELECT yes FROM fence), (SELECT yes FROM fit)"
+				  " AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made) = (SELECT count(*) FROM part)",
+		    5, (const char *const[]){ j->catalog->name, text, j->fence.part[0], j->fence.part[1], j->fence.part[2] },
+		    on_swapped, j);
 	free(text);
 }
 
@@ -308,8 +352,8 @@ uuid_make(char out[UUID_TEXT])
 		BUG("no random numbers");
 	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
 	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-	snprintf(out, UUID_TEXT, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7],
-	         b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+	snprintf(out, UUID_TEXT, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3],
+		 b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
 }
 
 /* Where a new table lies unless it says so itself: never in a folder that still holds files of another one. */
@@ -339,7 +383,9 @@ next_location(const json_t *md, const char *old)
 
 	if (file && (end == file + 1 || *end != '-' || n < 0)) /* named by another catalog */
 		n = 0;
-	dir = folder && *folder ? xstrdup(folder) : xasprintf("%s%smetadata", location, *location && location[strlen(location) - 1] == '/' ? "" : "/");
+	dir = folder && *folder
+		      ? xstrdup(folder)
+		      : xasprintf("%s%smetadata", location, *location && location[strlen(location) - 1] == '/' ? "" : "/");
 	for (len = strlen(dir); len > 1 && dir[len - 1] == '/'; len--)
 		dir[len - 1] = '\0';
 	uuid_make(uuid);
@@ -356,7 +402,7 @@ sign_snapshots(const struct job *j, json_t *updates)
 	json_t *u, *summary;
 	size_t i;
 
-	json_array_foreach(updates, i, u) {
+	json_array_foreach (updates, i, u) {
 		const char *action = json_string_value(json_object_get(u, "action"));
 
 		if (j->fence.part[0] == NULL || action == NULL || strcmp(action, "add-snapshot") != 0)
@@ -404,7 +450,9 @@ part_change(struct job *j, struct part *p, struct err *e)
 		md = metadata_create(j->body, &in, e);
 	} else {
 		sign_snapshots(j, p->updates);
-		md = metadata_check(part_base(p), p->requirements, e) < 0 ? NULL : metadata_apply(part_base(p), p->old, p->updates, &in, e);
+		md = metadata_check(part_base(p), p->requirements, e) < 0
+			     ? NULL
+			     : metadata_apply(part_base(p), p->old, p->updates, &in, e);
 	}
 	free(location);
 	return md;
@@ -530,7 +578,7 @@ part_wants_creation(const struct part *p)
 	const json_t *r;
 	size_t i;
 
-	json_array_foreach(p->requirements, i, r) {
+	json_array_foreach (p->requirements, i, r) {
 		const char *type = json_string_value(json_object_get(r, "type"));
 
 		if (type && strcmp(type, "assert-create") == 0)
@@ -546,10 +594,11 @@ part_found(struct job *j, struct part *p, const char *location, const char *type
 	bool creates = j->kind == KIND_CREATE || j->kind == KIND_STAGE || j->kind == KIND_REGISTER;
 	bool view = type && strcmp(type, "VIEW") == 0;
 
-	if (location && (view || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !view) && (creates || part_wants_creation(p))) {
+	if (location && (view || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !view) &&
+	    (creates || part_wants_creation(p))) {
 		job_forget_files(j);
-		catalog_reply_error(j->rq, 409, creates ? "AlreadyExistsException" : "CommitFailedException", "%s already exists: %s.%s",
-		                    view ? "View" : "Table", p->ns, p->name);
+		catalog_reply_error(j->rq, 409, creates ? "AlreadyExistsException" : "CommitFailedException",
+				    "%s already exists: %s.%s", view ? "View" : "Table", p->ns, p->name);
 		job_free(j);
 		return false;
 	}
@@ -592,10 +641,12 @@ job_look(struct job *j)
 	char *text = job_parts_text(j);
 
 	store_query(j->catalog->app->store,
-	            "SELECT t.metadata_location, t.iceberg_type, " SQL_NAMESPACE_EXISTS("$1", "(x.part->>'ns')")
-	            " FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT JOIN iceberg_tables t"
-	            " ON t.catalog_name = $1 AND t.table_namespace = x.part->>'ns' AND t.table_name = x.part->>'name' ORDER BY x.i",
-	            2, (const char *const[]){ j->catalog->name, text }, on_looked, j);
+		    "SELECT t.metadata_location, t.iceberg_type, " SQL_NAMESPACE_EXISTS(
+			    "$1", "(x.part->>'ns')") " FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT "
+						     "JOIN iceberg_tables t"
+						     " ON t.catalog_name = $1 AND t.table_namespace = x.part->>'ns' AND "
+						     "t.table_name = x.part->>'name' ORDER BY x.i",
+		    2, (const char *const[]){ j->catalog->name, text }, on_looked, j);
 	free(text);
 }
 
@@ -651,7 +702,7 @@ tables_create(struct request *rq)
 	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
 		return;
 	job_start_one(rq, json_is_true(json_object_get(body, "stage-create")) ? KIND_STAGE : KIND_CREATE, body,
-	              json_string_value(json_object_get(body, "name")));
+		      json_string_value(json_object_get(body, "name")));
 }
 
 void
@@ -692,14 +743,15 @@ transactions_commit(struct request *rq)
 		return;
 	}
 	j = job_new(rq, KIND_TRANSACTION, body, json_array_size(changes));
-	json_array_foreach(changes, i, change) {
+	json_array_foreach (changes, i, change) {
 		const json_t *id = json_object_get(change, "identifier");
 
-		rc = part_init(&j->parts[i], namespace_of_json(json_object_get(id, "namespace"), &e), json_string_value(json_object_get(id, "name")),
-		               change, &e);
+		rc = part_init(&j->parts[i], namespace_of_json(json_object_get(id, "namespace"), &e),
+			       json_string_value(json_object_get(id, "name")), change, &e);
 		for (size_t k = 0; k < i && rc == 0; k++)
 			if (strcmp(j->parts[k].ns, j->parts[i].ns) == 0 && strcmp(j->parts[k].name, j->parts[i].name) == 0)
-				rc = err_set(&e, ERR_INVALID, "table %s.%s is changed twice in one transaction", j->parts[i].ns, j->parts[i].name);
+				rc = err_set(&e, ERR_INVALID, "table %s.%s is changed twice in one transaction", j->parts[i].ns,
+					     j->parts[i].name);
 		if (rc < 0)
 			break;
 	}

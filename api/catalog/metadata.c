@@ -24,7 +24,7 @@ metadata_find(const json_t *array, const char *key, int64_t id, size_t *at)
 	json_t *it;
 	size_t i;
 
-	json_array_foreach(array, i, it)
+	json_array_foreach (array, i, it)
 		if (metadata_int(it, key, NO_ID) == id && json_object_get(it, key)) {
 			if (at)
 				*at = i;
@@ -61,9 +61,11 @@ metadata_validate(const json_t *md, struct err *e)
 	int64_t version = metadata_int(md, "format-version", NO_ID);
 
 	if (version == NO_ID || !json_is_string(json_object_get(md, "location")))
-		return err_set(e, ERR_INVALID, "this is not the metadata of an Iceberg table: \"format-version\" or \"location\" is missing");
+		return err_set(e, ERR_INVALID,
+			       "this is not the metadata of an Iceberg table: \"format-version\" or \"location\" is missing");
 	if (version > FORMAT_MAX)
-		return err_set(e, ERR_UNSUPPORTED, "the table has format version %" PRId64 "; known are 1 to %d", version, FORMAT_MAX);
+		return err_set(e, ERR_UNSUPPORTED, "the table has format version %" PRId64 "; known are 1 to %d", version,
+			       FORMAT_MAX);
 	if (!json_is_array(json_object_get(md, "schemas")) && !json_is_object(json_object_get(md, "schema")))
 		return err_set(e, ERR_INVALID, "the metadata of the table has no schema");
 	return 0;
@@ -101,10 +103,15 @@ check_ref(const json_t *md, const json_t *r, struct err *e)
 	if (have == want)
 		return 0;
 	if (want == NO_ID)
-		return err_set(e, ERR_CONFLICT, "the ref \"%s\" was made meanwhile: it should not exist, but points at snapshot %" PRId64, name, have);
+		return err_set(e, ERR_CONFLICT,
+			       "the ref \"%s\" was made meanwhile: it should not exist, but points at snapshot %" PRId64, name,
+			       have);
 	if (have == NO_ID)
-		return err_set(e, ERR_CONFLICT, "the ref \"%s\" should point at snapshot %" PRId64 ", but it does not exist", name, want);
-	return err_set(e, ERR_CONFLICT, "the ref \"%s\" has moved: it should point at snapshot %" PRId64 ", but points at %" PRId64, name, want, have);
+		return err_set(e, ERR_CONFLICT, "the ref \"%s\" should point at snapshot %" PRId64 ", but it does not exist",
+			       name, want);
+	return err_set(e, ERR_CONFLICT,
+		       "the ref \"%s\" has moved: it should point at snapshot %" PRId64 ", but points at %" PRId64, name, want,
+		       have);
 }
 
 /* What is required of a number that older metadata may leave out. */
@@ -135,7 +142,8 @@ check_one(const json_t *md, const json_t *r, struct err *e)
 		if (want == NULL)
 			return err_set(e, ERR_INVALID, "the requirement assert-table-uuid needs \"uuid\"");
 		if (have == NULL || strcasecmp(want, have) != 0)
-			return err_set(e, ERR_CONFLICT, "the table is another one: its uuid should be %s, but is %s", want, have ? have : "missing");
+			return err_set(e, ERR_CONFLICT, "the table is another one: its uuid should be %s, but is %s", want,
+				       have ? have : "missing");
 		return 0;
 	}
 	for (size_t i = 0; i < sizeof(number_requirements) / sizeof(number_requirements[0]); i++) {
@@ -147,8 +155,8 @@ check_one(const json_t *md, const json_t *r, struct err *e)
 		if (!json_is_integer(json_object_get(r, q->key)))
 			return err_set(e, ERR_INVALID, "the requirement %s needs \"%s\"", type, q->key);
 		if (wanted != required_number(md, q->of))
-			return err_set(e, ERR_CONFLICT, "the table's %s has changed: it should be %" PRId64 ", but is %" PRId64, q->of, wanted,
-				       required_number(md, q->of));
+			return err_set(e, ERR_CONFLICT, "the table's %s has changed: it should be %" PRId64 ", but is %" PRId64,
+				       q->of, wanted, required_number(md, q->of));
 		return 0;
 	}
 	return err_set(e, ERR_INVALID, "the requirement \"%s\" is not supported", type);
@@ -161,7 +169,7 @@ metadata_check(const json_t *md, const json_t *requirements, struct err *e)
 	size_t i;
 	int rc;
 
-	json_array_foreach(requirements, i, r) {
+	json_array_foreach (requirements, i, r) {
 		rc = check_one(md, r, e);
 		if (rc < 0)
 			return rc;
@@ -174,10 +182,11 @@ metadata_check(const json_t *md, const json_t *requirements, struct err *e)
 static json_t *
 metadata_empty(void)
 {
-	return json_pack("{s:i,s:I,s:i,s:i,s:[],s:i,s:[],s:i,s:[],s:i,s:{},s:[],s:{},s:[],s:[]}", "format-version", FORMAT_DEFAULT, "last-updated-ms",
-			 (json_int_t)0, "last-column-id", 0, "current-schema-id", -1, "schemas", "default-spec-id", -1, "partition-specs",
-			 "default-sort-order-id", -1, "sort-orders", "last-partition-id", FIRST_PARTITION_ID - 1, "properties", "snapshots", "refs",
-			 "snapshot-log", "metadata-log");
+	return json_pack("{s:i,s:I,s:i,s:i,s:[],s:i,s:[],s:i,s:[],s:i,s:{},s:[],s:{},s:[],s:[]}", "format-version",
+			 FORMAT_DEFAULT, "last-updated-ms", (json_int_t)0, "last-column-id", 0, "current-schema-id", -1,
+			 "schemas", "default-spec-id", -1, "partition-specs", "default-sort-order-id", -1, "sort-orders",
+			 "last-partition-id", FIRST_PARTITION_ID - 1, "properties", "snapshots", "refs", "snapshot-log",
+			 "metadata-log");
 }
 
 /* Version 1 knew one schema and one spec, and nothing of orders and refs. */
@@ -199,13 +208,14 @@ modernise(json_t *md, const struct metadata_input *in)
 		json_t *fields = json_is_array(spec) ? json_deep_copy(spec) : json_array(), *f;
 		size_t i;
 
-		json_array_foreach(fields, i, f) {
+		json_array_foreach (fields, i, f) {
 			int64_t id = metadata_int(f, "field-id", FIRST_PARTITION_ID + (int64_t)i);
 
 			json_object_set_new(f, "field-id", json_integer(id));
 			last = id > last ? id : last;
 		}
-		json_array_append_new(metadata_array(md, "partition-specs"), json_pack("{s:i,s:o}", "spec-id", 0, "fields", fields));
+		json_array_append_new(metadata_array(md, "partition-specs"),
+				      json_pack("{s:i,s:o}", "spec-id", 0, "fields", fields));
 		json_object_set_new(md, "default-spec-id", json_integer(0));
 		json_object_set_new(md, "last-partition-id", json_integer(last));
 	}
@@ -220,7 +230,8 @@ modernise(json_t *md, const struct metadata_input *in)
 	if (!json_is_object(json_object_get(md, "refs"))) {
 		metadata_object(md, "refs");
 		if (current != NO_ID)
-			json_object_set_new(json_object_get(md, "refs"), "main", json_pack("{s:I,s:s}", "snapshot-id", (json_int_t)current, "type", "branch"));
+			json_object_set_new(json_object_get(md, "refs"), "main",
+					    json_pack("{s:I,s:s}", "snapshot-id", (json_int_t)current, "type", "branch"));
 	}
 }
 
@@ -237,14 +248,16 @@ complete(struct change *ch)
 	}
 	if (metadata_int(md, "default-spec-id", NO_ID) == NO_ID) {
 		if (ch->last_spec == NO_ID) {
-			json_array_append_new(metadata_array(md, "partition-specs"), json_pack("{s:i,s:[]}", "spec-id", 0, "fields"));
+			json_array_append_new(metadata_array(md, "partition-specs"),
+					      json_pack("{s:i,s:[]}", "spec-id", 0, "fields"));
 			ch->last_spec = 0;
 		}
 		json_object_set_new(md, "default-spec-id", json_integer(ch->last_spec));
 	}
 	if (metadata_int(md, "default-sort-order-id", NO_ID) == NO_ID) {
 		if (ch->last_order == NO_ID) {
-			json_array_append_new(metadata_array(md, "sort-orders"), json_pack("{s:i,s:[]}", "order-id", 0, "fields"));
+			json_array_append_new(metadata_array(md, "sort-orders"),
+					      json_pack("{s:i,s:[]}", "order-id", 0, "fields"));
 			ch->last_order = 0;
 		}
 		json_object_set_new(md, "default-sort-order-id", json_integer(ch->last_order));
@@ -270,7 +283,7 @@ tidy_snapshot_log(struct change *ch)
 	if (!json_object_size(ch->added) && !ch->snapshots_removed)
 		return;
 	log = json_array();
-	json_array_foreach(old, i, entry) {
+	json_array_foreach (old, i, entry) {
 		int64_t id = metadata_int(entry, "snapshot-id", NO_ID);
 		char text[32];
 
@@ -292,8 +305,10 @@ suit_format(json_t *md)
 	const json_t *schema, *spec;
 
 	if (metadata_format(md) == 1) {
-		schema = metadata_find(json_object_get(md, "schemas"), "schema-id", metadata_int(md, "current-schema-id", 0), NULL);
-		spec = metadata_find(json_object_get(md, "partition-specs"), "spec-id", metadata_int(md, "default-spec-id", 0), NULL);
+		schema = metadata_find(json_object_get(md, "schemas"), "schema-id", metadata_int(md, "current-schema-id", 0),
+				       NULL);
+		spec = metadata_find(json_object_get(md, "partition-specs"), "spec-id", metadata_int(md, "default-spec-id", 0),
+				     NULL);
 		json_object_set_new(md, "schema", json_deep_copy(schema));
 		json_object_set_new(md, "partition-spec", json_deep_copy(json_object_get(spec, "fields")));
 		return;
@@ -308,12 +323,13 @@ suit_format(json_t *md)
 static void
 log_base(json_t *md, const json_t *base, const char *base_location)
 {
-	const char *setting = json_string_value(json_object_get(json_object_get(md, "properties"), "write.metadata.previous-versions-max"));
+	const char *setting =
+		json_string_value(json_object_get(json_object_get(md, "properties"), "write.metadata.previous-versions-max"));
 	long keep = setting ? strtol(setting, NULL, 10) : 100;
 	json_t *log = metadata_array(md, "metadata-log");
 
-	json_array_append_new(log, json_pack("{s:I,s:s}", "timestamp-ms", (json_int_t)metadata_int(base, "last-updated-ms", 0), "metadata-file",
-					     base_location));
+	json_array_append_new(log, json_pack("{s:I,s:s}", "timestamp-ms", (json_int_t)metadata_int(base, "last-updated-ms", 0),
+					     "metadata-file", base_location));
 	while (json_array_size(log) > (size_t)(keep > 1 ? keep : 1))
 		json_array_remove(log, 0);
 }
@@ -327,7 +343,7 @@ apply_all(struct change *ch, const json_t *updates)
 
 	if (updates && !json_is_array(updates))
 		return err_set(ch->e, ERR_INVALID, "\"updates\" must be a list");
-	json_array_foreach(updates, i, u) {
+	json_array_foreach (updates, i, u) {
 		rc = change_apply(ch, u);
 		if (rc < 0)
 			return rc;
@@ -336,9 +352,12 @@ apply_all(struct change *ch, const json_t *updates)
 }
 
 json_t *
-metadata_apply(const json_t *base, const char *base_location, const json_t *updates, const struct metadata_input *in, struct err *e)
+metadata_apply(const json_t *base, const char *base_location, const json_t *updates, const struct metadata_input *in,
+	       struct err *e)
 {
-	struct change ch = { .in = in, .last_schema = NO_ID, .last_spec = NO_ID, .last_order = NO_ID, .creating = base == NULL, .e = e };
+	struct change ch = {
+		.in = in, .last_schema = NO_ID, .last_spec = NO_ID, .last_order = NO_ID, .creating = base == NULL, .e = e
+	};
 	int rc;
 
 	ch.md = base ? json_deep_copy(base) : metadata_empty();
@@ -366,8 +385,11 @@ metadata_apply(const json_t *base, const char *base_location, const json_t *upda
 /* ---- creating ---- */
 
 /* Properties that say something of the metadata itself; a client may name them, the table does not keep them. */
-static const char *const reserved[] = { "format-version", "uuid", "snapshot-count", "current-snapshot-id", "current-snapshot-summary",
-					"current-snapshot-timestamp-ms", "current-schema", "default-partition-spec", "default-sort-order" };
+static const char *const reserved[] = { "format-version",           "uuid",
+					"snapshot-count",           "current-snapshot-id",
+					"current-snapshot-summary", "current-snapshot-timestamp-ms",
+					"current-schema",           "default-partition-spec",
+					"default-sort-order" };
 
 static void
 remap_sources(json_t *holder, const json_t *map)
@@ -375,7 +397,7 @@ remap_sources(json_t *holder, const json_t *map)
 	json_t *f;
 	size_t i;
 
-	json_array_foreach(json_object_get(holder, "fields"), i, f) {
+	json_array_foreach (json_object_get(holder, "fields"), i, f) {
 		char text[32];
 
 		snprintf(text, sizeof(text), "%" PRId64, metadata_int(f, "source-id", NO_ID));
@@ -387,9 +409,13 @@ remap_sources(json_t *holder, const json_t *map)
 json_t *
 metadata_create(const json_t *request, const struct metadata_input *in, struct err *e)
 {
-	json_t *schema = json_deep_copy(json_object_get(request, "schema")), *spec = json_deep_copy(json_object_get(request, "partition-spec")),
-	       *order = json_deep_copy(json_object_get(request, "write-order")), *map = json_object(), *updates = json_array(), *md = NULL;
-	json_t *properties = json_is_object(json_object_get(request, "properties")) ? json_copy(json_object_get(request, "properties")) : json_object();
+	json_t *schema = json_deep_copy(json_object_get(request, "schema")),
+	       *spec = json_deep_copy(json_object_get(request, "partition-spec")),
+	       *order = json_deep_copy(json_object_get(request, "write-order")), *map = json_object(), *updates = json_array(),
+	       *md = NULL;
+	json_t *properties = json_is_object(json_object_get(request, "properties"))
+				     ? json_copy(json_object_get(request, "properties"))
+				     : json_object();
 	const char *format = json_string_value(json_object_get(properties, "format-version"));
 	int64_t max;
 
@@ -405,7 +431,8 @@ metadata_create(const json_t *request, const struct metadata_input *in, struct e
 	}
 	json_object_set_new(schema, "schema-id", json_integer(0));
 	if (format)
-		json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "upgrade-format-version", "format-version", atoi(format)));
+		json_array_append_new(updates,
+				      json_pack("{s:s,s:i}", "action", "upgrade-format-version", "format-version", atoi(format)));
 	json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "add-schema", "schema", schema));
 	if (json_is_object(spec)) {
 		json_object_set_new(spec, "spec-id", json_integer(0));

@@ -31,7 +31,8 @@ MUSTCHECK int metadata_check(const json_t *md, const json_t *requirements, struc
  * metadata log. `base` is NULL for a table that the updates create. The result equals `base` (json_equal) when the updates
  * change nothing. NULL with ERR_INVALID, or ERR_CONFLICT when a snapshot was made from an older state.
  */
-json_t *metadata_apply(const json_t *base, const char *base_location, const json_t *updates, const struct metadata_input *in, struct err *e);
+json_t *metadata_apply(const json_t *base, const char *base_location, const json_t *updates, const struct metadata_input *in,
+		       struct err *e);
 
 /* Is this the metadata of a table, as far as we use it? ERR_INVALID or ERR_UNSUPPORTED (a version above 3). */
 MUSTCHECK int metadata_validate(const json_t *md, struct err *e);

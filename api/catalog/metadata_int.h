@@ -6,9 +6,9 @@
 
 #include "api/catalog/metadata.h"
 
-#define NO_ID ((int64_t)-1)
-#define FORMAT_MAX 3
-#define FORMAT_DEFAULT 2
+#define NO_ID              ((int64_t)-1)
+#define FORMAT_MAX         3
+#define FORMAT_DEFAULT     2
 #define FIRST_PARTITION_ID 1000
 
 /* A change in progress. */
@@ -18,7 +18,7 @@ struct change {
 	int64_t last_schema, last_spec, last_order; /* what this change added last: what the id -1 means */
 	json_t *added;                              /* ids of the snapshots it added, as keys */
 	bool creating;
-	bool dated;             /* last-updated-ms is that of a snapshot */
+	bool dated; /* last-updated-ms is that of a snapshot */
 	bool snapshots_removed;
 	struct err *e;
 };

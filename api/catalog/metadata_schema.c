@@ -69,9 +69,10 @@ check_type(struct check *c, const json_t *type, const char *what)
 		return 0;
 	fields = json_object_get(type, "fields");
 	if (!json_is_array(fields))
-		return err_set(c->e, ERR_INVALID, "the schema's %s is neither a primitive type, a struct, a list nor a map", what);
+		return err_set(c->e, ERR_INVALID, "the schema's %s is neither a primitive type, a struct, a list nor a map",
+			       what);
 	names = json_object();
-	json_array_foreach(fields, i, field) {
+	json_array_foreach (fields, i, field) {
 		const char *name = json_string_value(json_object_get(field, "name"));
 
 		if (name == NULL || *name == '\0')
@@ -133,9 +134,9 @@ renumber_type(json_t *type, int64_t *last, json_t *map)
 		renumber_type(json_object_get(type, p->type_key), last, map);
 	if (places != no_places)
 		return;
-	json_array_foreach(fields, i, field)
+	json_array_foreach (fields, i, field)
 		renumber_id(field, "id", last, map);
-	json_array_foreach(fields, i, field)
+	json_array_foreach (fields, i, field)
 		renumber_type(json_object_get(field, "type"), last, map);
 }
 
@@ -148,7 +149,7 @@ schema_renumber(json_t *schema, json_t *map)
 	size_t i;
 
 	renumber_type(schema, &last, map);
-	json_array_foreach(identifiers, i, id) {
+	json_array_foreach (identifiers, i, id) {
 		snprintf(text, sizeof(text), "%" JSON_INTEGER_FORMAT, json_integer_value(id));
 		if (json_object_get(map, text))
 			json_array_set(identifiers, i, json_object_get(map, text));
@@ -164,7 +165,7 @@ type_has(const json_t *type, int64_t id)
 	for (const struct place *p = type_places(type); p->id_key; p++)
 		if (metadata_int(type, p->id_key, NO_ID) == id || type_has(json_object_get(type, p->type_key), id))
 			return true;
-	json_array_foreach(fields, i, field)
+	json_array_foreach (fields, i, field)
 		if (metadata_int(field, "id", NO_ID) == id || type_has(json_object_get(field, "type"), id))
 			return true;
 	return false;

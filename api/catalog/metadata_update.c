@@ -41,7 +41,7 @@ free_id(const json_t *array, const char *key, int64_t wish, int64_t from)
 
 	if (wish >= from && metadata_find(array, key, wish, NULL) == NULL)
 		return wish;
-	json_array_foreach(array, i, it)
+	json_array_foreach (array, i, it)
 		if (metadata_int(it, key, NO_ID) >= next)
 			next = metadata_int(it, key, NO_ID) + 1;
 	return next;
@@ -73,7 +73,8 @@ assign_uuid(struct change *ch, const json_t *u)
 	if (need(ch, u, "uuid", JSON_STRING, "a string", &uuid) < 0)
 		return ERR_INVALID;
 	if (old && !ch->creating && strcmp(old, json_string_value(uuid)) != 0)
-		return err_set(ch->e, ERR_INVALID, "the table has the uuid %s already, it cannot become %s", old, json_string_value(uuid));
+		return err_set(ch->e, ERR_INVALID, "the table has the uuid %s already, it cannot become %s", old,
+			       json_string_value(uuid));
 	json_object_set(ch->md, "table-uuid", uuid);
 	return 0;
 }
@@ -86,7 +87,8 @@ upgrade_format_version(struct change *ch, const json_t *u)
 	if (need_int(ch, u, "format-version", &version) < 0)
 		return ERR_INVALID;
 	if (version < 1 || version > FORMAT_MAX)
-		return err_set(ch->e, ERR_INVALID, "format version %" PRId64 " is not supported; known are 1 to %d", version, FORMAT_MAX);
+		return err_set(ch->e, ERR_INVALID, "format version %" PRId64 " is not supported; known are 1 to %d", version,
+			       FORMAT_MAX);
 	if (version < old && !ch->creating)
 		return err_set(ch->e, ERR_INVALID, "format version %" PRId64 " cannot go back to %" PRId64, old, version);
 	json_object_set_new(ch->md, "format-version", json_integer(version));
@@ -114,7 +116,7 @@ set_properties(struct change *ch, const json_t *u)
 		updates = json_object_get(u, "updated");
 	if (!json_is_object(updates))
 		return err_set(ch->e, ERR_INVALID, "\"updates\" must be an object");
-	json_object_foreach(updates, k, v)
+	json_object_foreach (updates, k, v)
 		if (!json_is_string(v))
 			return err_set(ch->e, ERR_INVALID, "the property \"%s\" must be a string", k);
 	json_object_update(metadata_object(ch->md, "properties"), updates);
@@ -131,7 +133,7 @@ remove_properties(struct change *ch, const json_t *u)
 		removals = json_object_get(u, "removed");
 	if (!json_is_array(removals))
 		return err_set(ch->e, ERR_INVALID, "\"removals\" must be a list");
-	json_array_foreach(removals, i, v)
+	json_array_foreach (removals, i, v)
 		if (json_is_string(v))
 			json_object_del(metadata_object(ch->md, "properties"), json_string_value(v));
 	return 0;
@@ -150,7 +152,7 @@ add_schema(struct change *ch, const json_t *u)
 		return ERR_INVALID;
 	if (max > metadata_int(ch->md, "last-column-id", 0))
 		json_object_set_new(ch->md, "last-column-id", json_integer(max));
-	json_array_foreach(schemas, i, it)
+	json_array_foreach (schemas, i, it)
 		if (equal_but(it, schema, "schema-id")) {
 			ch->last_schema = metadata_int(it, "schema-id", 0);
 			return 0;
@@ -165,14 +167,16 @@ add_schema(struct change *ch, const json_t *u)
 
 /* set-current-schema, set-default-spec and set-default-sort-order are one thing: -1 means what was added last. */
 static int
-choose(struct change *ch, const json_t *u, const char *key, int64_t last, const char *list, const char *list_key, const char *target)
+choose(struct change *ch, const json_t *u, const char *key, int64_t last, const char *list, const char *list_key,
+       const char *target)
 {
 	int64_t id;
 
 	if (need_int(ch, u, key, &id) < 0)
 		return ERR_INVALID;
 	if (id == NO_ID && (id = last) == NO_ID)
-		return err_set(ch->e, ERR_INVALID, "\"%s\" -1 means the one that was added last, but none was added in this commit", key);
+		return err_set(ch->e, ERR_INVALID,
+			       "\"%s\" -1 means the one that was added last, but none was added in this commit", key);
 	if (metadata_find(json_object_get(ch->md, list), list_key, id, NULL) == NULL)
 		return err_set(ch->e, ERR_INVALID, "the table has no \"%s\" %" PRId64, list_key, id);
 	json_object_set_new(ch->md, target, json_integer(id));
@@ -203,7 +207,7 @@ any_schema_has(const json_t *md, int64_t id)
 	const json_t *schemas = json_object_get(md, "schemas"), *it;
 	size_t i;
 
-	json_array_foreach(schemas, i, it)
+	json_array_foreach (schemas, i, it)
 		if (schema_has(it, id))
 			return true;
 	return false;
@@ -216,13 +220,15 @@ check_sources(struct change *ch, const json_t *fields, const char *what)
 	const json_t *f;
 	size_t i;
 
-	json_array_foreach(fields, i, f) {
+	json_array_foreach (fields, i, f) {
 		int64_t source = metadata_int(f, "source-id", NO_ID);
 
 		if (!json_is_string(json_object_get(f, "transform")))
 			return err_set(ch->e, ERR_INVALID, "field %zu of the %s needs \"transform\"", i + 1, what);
 		if (!json_object_get(f, "source-ids") && !any_schema_has(ch->md, source))
-			return err_set(ch->e, ERR_INVALID, "field %zu of the %s has the source-id %" PRId64 ", which no column has", i + 1, what, source);
+			return err_set(ch->e, ERR_INVALID,
+				       "field %zu of the %s has the source-id %" PRId64 ", which no column has", i + 1, what,
+				       source);
 	}
 	return 0;
 }
@@ -234,8 +240,8 @@ partition_field_id(struct change *ch, const json_t *field)
 	const json_t *specs = json_object_get(ch->md, "partition-specs"), *spec, *f;
 	size_t i, j;
 
-	json_array_foreach(specs, i, spec)
-		json_array_foreach(json_object_get(spec, "fields"), j, f)
+	json_array_foreach (specs, i, spec)
+		json_array_foreach (json_object_get(spec, "fields"), j, f)
 			if (equal_but(f, field, "field-id") && json_object_get(f, "field-id"))
 				return metadata_int(f, "field-id", NO_ID);
 	return metadata_int(ch->md, "last-partition-id", FIRST_PARTITION_ID - 1) + 1;
@@ -249,7 +255,7 @@ same_spec(const json_t *a, const json_t *b)
 
 	if (json_array_size(x) != json_array_size(y))
 		return false;
-	json_array_foreach(x, i, f)
+	json_array_foreach (x, i, f)
 		if (!equal_but(f, json_array_get(y, i), "field-id"))
 			return false;
 	return true;
@@ -261,13 +267,13 @@ add_spec(struct change *ch, const json_t *u)
 	json_t *specs = metadata_array(ch->md, "partition-specs"), *spec, *fields, *f, *it, *mine;
 	size_t i;
 
-	if (need(ch, u, "spec", JSON_OBJECT, "an object", &spec) < 0 || need(ch, spec, "fields", JSON_ARRAY, "a list", &fields) < 0 ||
-	    check_sources(ch, fields, "partition spec") < 0)
+	if (need(ch, u, "spec", JSON_OBJECT, "an object", &spec) < 0 ||
+	    need(ch, spec, "fields", JSON_ARRAY, "a list", &fields) < 0 || check_sources(ch, fields, "partition spec") < 0)
 		return ERR_INVALID;
-	json_array_foreach(fields, i, f)
+	json_array_foreach (fields, i, f)
 		if (!json_is_string(json_object_get(f, "name")))
 			return err_set(ch->e, ERR_INVALID, "field %zu of the partition spec needs \"name\"", i + 1);
-	json_array_foreach(specs, i, it)
+	json_array_foreach (specs, i, it)
 		if (same_spec(it, spec)) {
 			ch->last_spec = metadata_int(it, "spec-id", 0);
 			return 0;
@@ -275,7 +281,7 @@ add_spec(struct change *ch, const json_t *u)
 	mine = json_deep_copy(spec);
 	ch->last_spec = free_id(specs, "spec-id", metadata_int(spec, "spec-id", NO_ID), 0);
 	json_object_set_new(mine, "spec-id", json_integer(ch->last_spec));
-	json_array_foreach(json_object_get(mine, "fields"), i, f) {
+	json_array_foreach (json_object_get(mine, "fields"), i, f) {
 		int64_t id = metadata_int(f, "field-id", NO_ID);
 
 		if (id == NO_ID)
@@ -293,10 +299,10 @@ add_sort_order(struct change *ch, const json_t *u)
 	json_t *orders = metadata_array(ch->md, "sort-orders"), *order, *fields, *it, *mine;
 	size_t i;
 
-	if (need(ch, u, "sort-order", JSON_OBJECT, "an object", &order) < 0 || need(ch, order, "fields", JSON_ARRAY, "a list", &fields) < 0 ||
-	    check_sources(ch, fields, "sort order") < 0)
+	if (need(ch, u, "sort-order", JSON_OBJECT, "an object", &order) < 0 ||
+	    need(ch, order, "fields", JSON_ARRAY, "a list", &fields) < 0 || check_sources(ch, fields, "sort order") < 0)
 		return ERR_INVALID;
-	json_array_foreach(orders, i, it)
+	json_array_foreach (orders, i, it)
 		if (equal_but(it, order, "order-id")) {
 			ch->last_order = metadata_int(it, "order-id", 0);
 			return 0;
@@ -317,9 +323,10 @@ remove_some(struct change *ch, const json_t *u, const char *ids_key, const char 
 
 	if (need(ch, u, ids_key, JSON_ARRAY, "a list", &ids) < 0)
 		return ERR_INVALID;
-	json_array_foreach(ids, i, id) {
+	json_array_foreach (ids, i, id) {
 		if (json_integer_value(id) == metadata_int(ch->md, in_use, NO_ID))
-			return err_set(ch->e, ERR_INVALID, "\"%s\" %" JSON_INTEGER_FORMAT " is in use and cannot be removed", key, json_integer_value(id));
+			return err_set(ch->e, ERR_INVALID, "\"%s\" %" JSON_INTEGER_FORMAT " is in use and cannot be removed", key,
+				       json_integer_value(id));
 		if (metadata_find(array, key, json_integer_value(id), &at))
 			json_array_remove(array, at);
 	}
@@ -351,7 +358,8 @@ check_sequence(struct change *ch, const json_t *snapshot)
 		return ERR_INVALID;
 	if (seq <= last && metadata_int(snapshot, "parent-snapshot-id", NO_ID) != NO_ID)
 		return err_set(ch->e, ERR_CONFLICT,
-			       "the snapshot has the sequence number %" PRId64 ", but the table is at %" PRId64 " already: it was made from an older state",
+			       "the snapshot has the sequence number %" PRId64 ", but the table is at %" PRId64
+			       " already: it was made from an older state",
 			       seq, last);
 	if (seq > last)
 		json_object_set_new(ch->md, "last-sequence-number", json_integer(seq));
@@ -370,8 +378,9 @@ check_rows(struct change *ch, const json_t *snapshot)
 		return ERR_INVALID;
 	if (first < next)
 		return err_set(ch->e, ERR_CONFLICT,
-			       "the snapshot's first-row-id is %" PRId64 ", but rows up to %" PRId64 " are taken: it was made from an older state", first,
-			       next);
+			       "the snapshot's first-row-id is %" PRId64 ", but rows up to %" PRId64
+			       " are taken: it was made from an older state",
+			       first, next);
 	json_object_set_new(ch->md, "next-row-id", json_integer(first + rows));
 	return 0;
 }
@@ -423,7 +432,8 @@ set_snapshot_ref(struct change *ch, const json_t *u)
 		return err_set(ch->e, ERR_INVALID, "\"type\" of the ref \"%s\" must be %s", json_string_value(name),
 			       is_main ? "\"branch\"" : "\"branch\" or \"tag\"");
 	if (metadata_find(json_object_get(ch->md, "snapshots"), "snapshot-id", id, NULL) == NULL)
-		return err_set(ch->e, ERR_INVALID, "the ref \"%s\" cannot point at snapshot %" PRId64 ": the table has no such snapshot",
+		return err_set(ch->e, ERR_INVALID,
+			       "the ref \"%s\" cannot point at snapshot %" PRId64 ": the table has no such snapshot",
 			       json_string_value(name), id);
 	ref = json_copy((json_t *)(uintptr_t)u);
 	json_object_del(ref, "action");
@@ -491,19 +501,19 @@ remove_snapshots(struct change *ch, const json_t *u)
 
 	if (need(ch, u, "snapshot-ids", JSON_ARRAY, "a list", &ids) < 0)
 		return ERR_INVALID;
-	json_array_foreach(ids, i, v) {
+	json_array_foreach (ids, i, v) {
 		int64_t id = json_integer_value(v);
 
 		drop_by_snapshot(ch, "snapshots", id);
 		drop_by_snapshot(ch, "statistics", id);
 		drop_by_snapshot(ch, "partition-statistics", id);
-		json_object_foreach_safe(refs, tmp, name, ref)
-			if (metadata_int(ref, "snapshot-id", NO_ID) == id) {
-				char *copy = xstrdup(name); /* the key dies with its entry */
+		json_object_foreach_safe(refs, tmp, name, ref) if (metadata_int(ref, "snapshot-id", NO_ID) == id)
+		{
+			char *copy = xstrdup(name); /* the key dies with its entry */
 
-				drop_ref(ch, copy);
-				free(copy);
-			}
+			drop_ref(ch, copy);
+			free(copy);
+		}
 		ch->snapshots_removed = true;
 	}
 	return 0;

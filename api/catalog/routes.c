@@ -64,13 +64,17 @@ catalog_token(struct request *rq)
 
 	token = form_field(rq->body.s, exchange ? "subject_token" : "client_secret");
 	if (grant == NULL || (!exchange && strcmp(grant, "client_credentials") != 0))
-		reply_json(rq, 400, json_pack("{s:s,s:s}", "error", "unsupported_grant_type", "error_description", "use client_credentials"));
+		reply_json(
+			rq, 400,
+			json_pack("{s:s,s:s}", "error", "unsupported_grant_type", "error_description", "use client_credentials"));
 	else if (token == NULL || *token == '\0')
-		reply_json(rq, 401, json_pack("{s:s,s:s}", "error", "invalid_client", "error_description",
-		                              "the client_secret must be a token of this daemon"));
+		reply_json(rq, 401,
+			   json_pack("{s:s,s:s}", "error", "invalid_client", "error_description",
+				     "the client_secret must be a token of this daemon"));
 	else
-		reply_json(rq, 200, json_pack("{s:s,s:s,s:s}", "access_token", token, "token_type", "bearer", "issued_token_type",
-		                              "urn:ietf:params:oauth:token-type:access_token"));
+		reply_json(rq, 200,
+			   json_pack("{s:s,s:s,s:s}", "access_token", token, "token_type", "bearer", "issued_token_type",
+				     "urn:ietf:params:oauth:token-type:access_token"));
 	if (token)
 		explicit_bzero(token, strlen(token));
 	free(token);
@@ -96,21 +100,25 @@ extern const size_t catalog_routes_count;
 
 const struct route catalog_routes[] = {
 	{ "GET", "/iceberg/v1/config", catalog_config, ROLE_CATALOG, 0, "Tells a client of the Iceberg catalog what there is." },
-	{ "POST", "/iceberg/v1/oauth/tokens", catalog_token, ROLE_NONE, 65536, "Gives clients that know credentials only their secret as token." },
+	{ "POST", "/iceberg/v1/oauth/tokens", catalog_token, ROLE_NONE, 65536,
+	  "Gives clients that know credentials only their secret as token." },
 	{ "GET", "/iceberg/v1/namespaces", namespaces_list, ROLE_CATALOG, 0, "Lists namespaces." },
 	{ "POST", "/iceberg/v1/namespaces", namespaces_create, ROLE_CATALOG, BODY_SMALL, "Makes a namespace." },
 	{ "GET", NS, namespaces_load, ROLE_CATALOG, 0, "Gives a namespace's properties." },
 	{ "DELETE", NS, namespaces_drop, ROLE_CATALOG, 0, "Removes an empty namespace." },
-	{ "POST", NS "/properties", namespaces_properties, ROLE_CATALOG, BODY_SMALL, "Sets and removes properties of a namespace." },
+	{ "POST", NS "/properties", namespaces_properties, ROLE_CATALOG, BODY_SMALL,
+	  "Sets and removes properties of a namespace." },
 	{ "GET", NS "/tables", tables_list, ROLE_CATALOG, 0, "Lists the tables of a namespace." },
 	{ "POST", NS "/tables", tables_create, ROLE_CATALOG, BODY_LARGE, "Makes a table, or stages one." },
 	{ "POST", NS "/register", tables_register, ROLE_CATALOG, BODY_SMALL, "Makes a table of a metadata file that exists." },
 	{ "GET", NS "/tables/{table}", tables_load, ROLE_CATALOG, 0, "Gives a table's metadata." },
 	{ "POST", NS "/tables/{table}", tables_commit, ROLE_CATALOG, BODY_LARGE, "Commits to a table." },
-	{ "DELETE", NS "/tables/{table}", tables_drop, ROLE_CATALOG, 0, "Removes a table; with purgeRequested=true its files too." },
+	{ "DELETE", NS "/tables/{table}", tables_drop, ROLE_CATALOG, 0,
+	  "Removes a table; with purgeRequested=true its files too." },
 	{ "POST", NS "/tables/{table}/metrics", tables_metrics, ROLE_CATALOG, BODY_LARGE, "Takes a report of a scan or commit." },
 	{ "POST", "/iceberg/v1/tables/rename", tables_rename, ROLE_CATALOG, BODY_SMALL, "Renames a table." },
-	{ "POST", "/iceberg/v1/transactions/commit", transactions_commit, ROLE_CATALOG, BODY_LARGE, "Commits to several tables, all or nothing." },
+	{ "POST", "/iceberg/v1/transactions/commit", transactions_commit, ROLE_CATALOG, BODY_LARGE,
+	  "Commits to several tables, all or nothing." },
 	{ "GET", NS "/views", views_list, ROLE_CATALOG, 0, "Lists the views of a namespace: none yet." },
 	{ "GET", NS "/views/{view}", view_load, ROLE_CATALOG, 0, "Gives a view: there are none yet." },
 };

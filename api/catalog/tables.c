@@ -43,7 +43,8 @@ on_listed(void *arg, const struct rows *r, struct err *e)
 		list = json_array();
 		n = rows_get(r, 0, 1) ? rows_count(r) : 0;
 		for (size_t i = 0; i < n && (long)i < a->limit; i++)
-			json_array_append_new(list, json_pack("{s:o,s:s}", "namespace", namespace_json(a->ns), "name", rows_get(r, i, 1)));
+			json_array_append_new(
+				list, json_pack("{s:o,s:s}", "namespace", namespace_json(a->ns), "name", rows_get(r, i, 1)));
 		body = json_pack("{s:o}", "identifiers", list);
 		if ((long)n > a->limit)
 			json_object_set_new(body, "next-page-token", json_string(rows_get(r, (size_t)a->limit - 1, 1)));
@@ -70,10 +71,13 @@ tables_list(struct request *rq)
 		a->limit = 100000;
 	snprintf(limit, sizeof(limit), "%ld", a->limit + 1);
 	store_query(rq->app->store,
-	            "SELECT " SQL_NAMESPACE_EXISTS("$1", "$2::text") ", l.name FROM (SELECT 1) one LEFT JOIN ("
-	            "  SELECT table_name COLLATE \"C\" AS name FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
-	            "  AND " SQL_IS_TABLE ") l ON l.name > $3 COLLATE \"C\" ORDER BY l.name LIMIT $4::bigint",
-	            4, (const char *const[]){ a->catalog->name, ns, token ? token : "", limit }, on_listed, a);
+		    "SELECT " SQL_NAMESPACE_EXISTS(
+			    "$1", "$2::text") ", l.name FROM (SELECT 1) one LEFT JOIN ("
+					      "  SELECT table_name COLLATE \"C\" AS name FROM iceberg_tables WHERE catalog_name "
+					      "= $1 AND table_namespace = $2"
+					      "  AND " SQL_IS_TABLE
+					      ") l ON l.name > $3 COLLATE \"C\" ORDER BY l.name LIMIT $4::bigint",
+		    4, (const char *const[]){ a->catalog->name, ns, token ? token : "", limit }, on_listed, a);
 }
 
 /* ---- load ---- */
@@ -192,9 +196,9 @@ tables_load(struct request *rq)
 
 	if (a)
 		store_query(rq->app->store,
-		            "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
-		            " AND table_name = $3 AND " SQL_IS_TABLE,
-		            3, (const char *const[]){ a->catalog->name, a->ns, a->name }, on_pointer, a);
+			    "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
+			    " AND table_name = $3 AND " SQL_IS_TABLE,
+			    3, (const char *const[]){ a->catalog->name, a->ns, a->name }, on_pointer, a);
 }
 
 /* Reports of scans and commits: accepted, and not kept. */
@@ -243,7 +247,8 @@ drop_purge(struct ask *a, const char *metadata_location, const char *neighbours)
 	if (file == NULL || file - metadata_location < 10 || strncmp(file - 9, "/metadata", 9) != 0)
 		return false;
 	if (strcmp(neighbours, "0") != 0) {
-		log_warn("catalog: the files of the dropped table %s.%s stay: another table uses the same folder", a->ns, a->name);
+		log_warn("catalog: the files of the dropped table %s.%s stay: another table uses the same folder", a->ns,
+			 a->name);
 		return false;
 	}
 	p = xcalloc(1, sizeof(*p));
@@ -286,14 +291,18 @@ tables_drop(struct request *rq)
 	fence_init(&f, rq->attempt);
 	/* The namespace stays when its last table goes, also if it was never made by itself. */
 	store_query(rq->app->store,
-	            "WITH " SQL_FENCE("$4", "$5", "$6") ", gone AS ("
-	            "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3 AND " SQL_IS_TABLE
-	            " AND (SELECT yes FROM fence) RETURNING metadata_location), stay AS ("
-	            "INSERT INTO iceberg_namespace_properties SELECT $1, $2, 'exists', 'true' FROM gone ON CONFLICT DO NOTHING)"
-	            "SELECT fence.yes, gone.metadata_location, (SELECT count(*) FROM iceberg_tables o WHERE starts_with(o.metadata_location,"
-	            " regexp_replace(gone.metadata_location, '/metadata/[^/]*$', '/'))"
-	            " AND (o.catalog_name, o.table_namespace, o.table_name) <> ($1, $2, $3)) FROM fence LEFT JOIN gone ON true",
-	            6, (const char *const[]){ a->catalog->name, a->ns, a->name, f.part[0], f.part[1], f.part[2] }, on_dropped, a);
+		    "WITH " SQL_FENCE("$4", "$5", "$6") ", gone AS ("
+							"DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace "
+							"= $2 AND table_name = $3 AND " SQL_IS_TABLE
+							" AND (SELECT yes FROM fence) RETURNING metadata_location), stay AS ("
+							"INSERT INTO iceberg_namespace_properties SELECT $1, $2, 'exists', "
+							"'true' FROM gone ON CONFLICT DO NOTHING)"
+							"SELECT fence.yes, gone.metadata_location, (SELECT count(*) FROM "
+							"iceberg_tables o WHERE starts_with(o.metadata_location,"
+							" regexp_replace(gone.metadata_location, '/metadata/[^/]*$', '/'))"
+							" AND (o.catalog_name, o.table_namespace, o.table_name) <> ($1, $2, $3)) "
+							"FROM fence LEFT JOIN gone ON true",
+		    6, (const char *const[]){ a->catalog->name, a->ns, a->name, f.part[0], f.part[1], f.part[2] }, on_dropped, a);
 	fence_release(&f);
 }
 
@@ -305,15 +314,15 @@ on_renamed(void *arg, const struct rows *r, struct err *e)
 	struct ask *a = arg;
 
 	if (r == NULL && e->code == ERR_CONFLICT)
-		catalog_reply_error(a->rq, 409, "AlreadyExistsException", "Table %s.%s cannot be renamed: there is something of the new name already",
-		                    a->ns, a->name);
+		catalog_reply_error(a->rq, 409, "AlreadyExistsException",
+				    "Table %s.%s cannot be renamed: there is something of the new name already", a->ns, a->name);
 	else if (r == NULL)
 		catalog_reply_err(a->rq, e);
 	else if (strcmp(rows_get(r, 0, 0), "f") == 0)
 		catalog_reply_fenced(a->rq);
 	else if (strcmp(rows_get(r, 0, 1), "f") == 0)
-		catalog_reply_error(a->rq, 404, "NoSuchNamespaceException", "Table %s.%s cannot be renamed: the new namespace does not exist", a->ns,
-		                    a->name);
+		catalog_reply_error(a->rq, 404, "NoSuchNamespaceException",
+				    "Table %s.%s cannot be renamed: the new namespace does not exist", a->ns, a->name);
 	else if (strcmp(rows_get(r, 0, 2), "0") == 0)
 		catalog_reply_no_table(a->rq, a->ns, a->name);
 	else
@@ -349,12 +358,17 @@ tables_rename(struct request *rq)
 	a = ask_new(rq, ns, xstrdup(name));
 	fence_init(&f, rq->attempt);
 	store_query(rq->app->store,
-	            "WITH " SQL_FENCE("$6", "$7", "$8") ", there AS (SELECT " SQL_NAMESPACE_EXISTS("$1", "$4::text") " AS yes), moved AS ("
-	            "UPDATE iceberg_tables SET table_namespace = $4, table_name = $5 WHERE catalog_name = $1 AND table_namespace = $2"
-	            " AND table_name = $3 AND " SQL_IS_TABLE " AND (SELECT yes FROM fence) AND (SELECT yes FROM there) RETURNING 1), stay AS ("
-	            "INSERT INTO iceberg_namespace_properties SELECT $1, $2, 'exists', 'true' FROM moved ON CONFLICT DO NOTHING)"
-	            "SELECT fence.yes, there.yes, (SELECT count(*) FROM moved) FROM fence, there",
-	            8, (const char *const[]){ a->catalog->name, ns, name, new_ns, new_name, f.part[0], f.part[1], f.part[2] }, on_renamed, a);
+		    "WITH " SQL_FENCE("$6", "$7", "$8") ", there AS (SELECT " SQL_NAMESPACE_EXISTS(
+			    "$1", "$4::text") " AS yes), moved AS ("
+					      "UPDATE iceberg_tables SET table_namespace = $4, table_name = $5 WHERE "
+					      "catalog_name = $1 AND table_namespace = $2"
+					      " AND table_name = $3 AND " SQL_IS_TABLE
+					      " AND (SELECT yes FROM fence) AND (SELECT yes FROM there) RETURNING 1), stay AS ("
+					      "INSERT INTO iceberg_namespace_properties SELECT $1, $2, 'exists', 'true' FROM "
+					      "moved ON CONFLICT DO NOTHING)"
+					      "SELECT fence.yes, there.yes, (SELECT count(*) FROM moved) FROM fence, there",
+		    8, (const char *const[]){ a->catalog->name, ns, name, new_ns, new_name, f.part[0], f.part[1], f.part[2] },
+		    on_renamed, a);
 	fence_release(&f);
 	free(new_ns);
 	json_decref(body);

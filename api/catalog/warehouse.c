@@ -30,8 +30,10 @@ warehouse_path(const char *location, struct err *e)
 		}
 	}
 	if (*path != '/') {
-		err_set(e, ERR_UNSUPPORTED, "%s is not on this machine: the catalog keeps tables in folders (file:///…), other file systems come later",
-		        location);
+		err_set(e, ERR_UNSUPPORTED,
+			"%s is not on this machine: the catalog keeps tables in folders (file:///…), other file systems come "
+			"later",
+			location);
 		return NULL;
 	}
 	return xstrdup(path);
@@ -53,14 +55,16 @@ warehouse_read(const char *location, char **text, size_t *len, json_t **json, st
 	if (rc < 0)
 		rc = err_set(e, ERR_IO, "the table's metadata %s cannot be read: %s", location, strerror(-rc));
 	else if (b.len > 2 && (unsigned char)b.s[0] == 0x1f && (unsigned char)b.s[1] == 0x8b)
-		rc = err_set(e, ERR_UNSUPPORTED, "the table's metadata %s is compressed; set write.metadata.compression-codec=none", location);
+		rc = err_set(e, ERR_UNSUPPORTED,
+			     "the table's metadata %s is compressed; set write.metadata.compression-codec=none", location);
 	if (rc < 0) {
 		buf_release(&b);
 		return rc;
 	}
 	md = json_loadb(b.s, b.len, 0, &je);
 	if (md == NULL) {
-		rc = err_set(e, ERR_IO, "the table's metadata %s is damaged: line %d, column %d: %s", location, je.line, je.column, je.text);
+		rc = err_set(e, ERR_IO, "the table's metadata %s is damaged: line %d, column %d: %s", location, je.line,
+			     je.column, je.text);
 	} else if ((rc = metadata_validate(md, e)) < 0) {
 		err_prefix(e, "%s", location);
 		json_decref(md);

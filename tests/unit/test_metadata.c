@@ -12,7 +12,7 @@
 #include "api/catalog/metadata.h"
 
 #define UUID "11111111-2222-4333-8444-555555555555"
-#define NOW 1700000000000
+#define NOW  1700000000000
 
 static const struct metadata_input in = { .now_ms = NOW, .uuid = UUID, .location = "file:///w/ns/t" };
 
@@ -65,9 +65,10 @@ create(const char *request)
 static json_t *
 table(void)
 {
-	return create("{'name':'t','schema':{'type':'struct','fields':[{'id':1,'name':'id','type':'long','required':true},"
-		      "{'id':2,'name':'day','type':'date','required':false}]},"
-		      "'partition-spec':{'fields':[{'source-id':2,'transform':'month','name':'day_month'}]},'properties':{'a':'1'}}");
+	return create(
+		"{'name':'t','schema':{'type':'struct','fields':[{'id':1,'name':'id','type':'long','required':true},"
+		"{'id':2,'name':'day','type':'date','required':false}]},"
+		"'partition-spec':{'fields':[{'source-id':2,'transform':'month','name':'day_month'}]},'properties':{'a':'1'}}");
 }
 
 /* Takes `md` over, returns the one after. */
@@ -112,11 +113,11 @@ at(const json_t *j, const char *path)
 	return (json_t *)(uintptr_t)j;
 }
 
-#define SNAPSHOT(id, parent, seq, ms)                                                                                                   \
-	"{'action':'add-snapshot','snapshot':{'snapshot-id':" id parent ",'sequence-number':" seq ",'timestamp-ms':" ms                     \
+#define SNAPSHOT(id, parent, seq, ms)                                                                                            \
+	"{'action':'add-snapshot','snapshot':{'snapshot-id':" id parent ",'sequence-number':" seq ",'timestamp-ms':" ms          \
 	",'manifest-list':'m','summary':{'operation':'append'},'schema-id':0}}"
 #define MAIN(id) "{'action':'set-snapshot-ref','ref-name':'main','type':'branch','snapshot-id':" id "}"
-#define BIG "9007199254740993" /* 2^53 + 1: no double holds it */
+#define BIG      "9007199254740993" /* 2^53 + 1: no double holds it */
 
 static json_t *
 with_snapshot(void)
@@ -157,7 +158,8 @@ test_create_renumbers(void **state)
 			    "{'id':2,'name':'x','type':'int','required':true}]},'element-required':true},'required':true},"
 			    "{'id':3,'name':'b','type':'int','required':true}]},"
 			    "'partition-spec':{'fields':[{'source-id':3,'transform':'identity','name':'b'}]},"
-			    "'write-order':{'order-id':1,'fields':[{'source-id':3,'transform':'identity','direction':'asc','null-order':'nulls-first'}]}}");
+			    "'write-order':{'order-id':1,'fields':[{'source-id':3,'transform':'identity','direction':'asc','null-"
+			    "order':'nulls-first'}]}}");
 
 	(void)state;
 	assert_same(at(md, "schemas/0/fields/0/id"), "1");
@@ -175,7 +177,8 @@ test_create_renumbers(void **state)
 static void
 test_create_versions(void **state)
 {
-	json_t *md = create("{'schema':{'type':'struct','fields':[{'id':1,'name':'a','type':'int','required':true}]},'properties':{'format-version':'1'}}");
+	json_t *md = create("{'schema':{'type':'struct','fields':[{'id':1,'name':'a','type':'int','required':true}]},'properties'"
+			    ":{'format-version':'1'}}");
 
 	(void)state;
 	assert_same(at(md, "format-version"), "1");
@@ -200,7 +203,8 @@ test_create_refused(void **state)
 		"{'schema':{'type':'struct','fields':[{'id':1,'type':'int'}]}}",
 		"{'schema':{'type':'struct','fields':[{'id':1,'name':'a'}]}}",
 		"{'schema':{'type':'struct','fields':[]},'properties':{'format-version':'9'}}",
-		"{'schema':{'type':'struct','fields':[]},'partition-spec':{'fields':[{'source-id':7,'transform':'identity','name':'p'}]}}",
+		"{'schema':{'type':'struct','fields':[]},'partition-spec':{'fields':[{'source-id':7,'transform':'identity','name'"
+		":'p'}]}}",
 	};
 
 	(void)state;
@@ -220,12 +224,15 @@ test_create_refused(void **state)
 static void
 test_create_by_updates(void **state)
 {
-	json_t *md = apply(NULL, "[{'action':'assign-uuid','uuid':'u'},{'action':'upgrade-format-version','format-version':2},"
-				 "{'action':'add-schema','schema':{'type':'struct','schema-id':0,'fields':[{'id':1,'name':'a','type':'int','required':true}]}},"
-				 "{'action':'set-current-schema','schema-id':-1},{'action':'add-spec','spec':{'spec-id':0,'fields':[]}},"
-				 "{'action':'set-default-spec','spec-id':-1},{'action':'add-sort-order','sort-order':{'order-id':0,'fields':[]}},"
-				 "{'action':'set-default-sort-order','sort-order-id':-1},{'action':'set-location','location':'file:///x'},"
-				 "{'action':'set-properties','updates':{}}," SNAPSHOT("5", "", "1", "1700000000500") "," MAIN("5") "]");
+	json_t *md = apply(
+		NULL,
+		"[{'action':'assign-uuid','uuid':'u'},{'action':'upgrade-format-version','format-version':2},"
+		"{'action':'add-schema','schema':{'type':'struct','schema-id':0,'fields':[{'id':1,'name':'a','type':'int','"
+		"required':true}]}},"
+		"{'action':'set-current-schema','schema-id':-1},{'action':'add-spec','spec':{'spec-id':0,'fields':[]}},"
+		"{'action':'set-default-spec','spec-id':-1},{'action':'add-sort-order','sort-order':{'order-id':0,'fields':[]}},"
+		"{'action':'set-default-sort-order','sort-order-id':-1},{'action':'set-location','location':'file:///x'},"
+		"{'action':'set-properties','updates':{}}," SNAPSHOT("5", "", "1", "1700000000500") "," MAIN("5") "]");
 
 	(void)state;
 	assert_same(at(md, "table-uuid"), "'u'");
@@ -242,8 +249,10 @@ test_create_by_updates(void **state)
 static void
 test_table_updates(void **state)
 {
-	json_t *md = apply(table(), "[{'action':'set-properties','updates':{'b':'2','a':'3'}},{'action':'remove-properties','removals':['b','zz']},"
-				    "{'action':'set-location','location':'file:///y'}]");
+	json_t *md = apply(
+		table(),
+		"[{'action':'set-properties','updates':{'b':'2','a':'3'}},{'action':'remove-properties','removals':['b','zz']},"
+		"{'action':'set-location','location':'file:///y'}]");
 
 	(void)state;
 	assert_same(at(md, "properties"), "{'a':'3'}");
@@ -291,14 +300,17 @@ test_metadata_log_is_bounded(void **state)
 static void
 test_schemas(void **state)
 {
-	json_t *md = apply(table(), "[{'action':'add-schema','schema':{'type':'struct','schema-id':1,'fields':[{'id':1,'name':'id','type':'long','required':true},"
-				    "{'id':7,'name':'n','type':'string','required':false}]},'last-column-id':7},{'action':'set-current-schema','schema-id':-1}]");
+	json_t *md = apply(table(), "[{'action':'add-schema','schema':{'type':'struct','schema-id':1,'fields':[{'id':1,'name':'"
+				    "id','type':'long','required':true},"
+				    "{'id':7,'name':'n','type':'string','required':false}]},'last-column-id':7},{'action':'set-"
+				    "current-schema','schema-id':-1}]");
 
 	(void)state;
 	assert_same(at(md, "current-schema-id"), "1");
 	assert_same(at(md, "last-column-id"), "7");
 	/* The same schema once more is the one that is there. */
-	md = apply(md, "[{'action':'add-schema','schema':{'type':'struct','schema-id':9,'fields':[{'id':1,'name':'id','type':'long','required':true},"
+	md = apply(md, "[{'action':'add-schema','schema':{'type':'struct','schema-id':9,'fields':[{'id':1,'name':'id','type':'"
+		       "long','required':true},"
 		       "{'id':2,'name':'day','type':'date','required':false}]}},{'action':'set-current-schema','schema-id':-1}]");
 	assert_same(at(md, "current-schema-id"), "0");
 	assert_int_equal(json_array_size(at(md, "schemas")), 2);
@@ -310,7 +322,9 @@ test_schemas(void **state)
 	assert_int_equal(json_array_size(at(md, "schemas")), 1);
 	refuse(md, "[{'action':'set-current-schema','schema-id':-1}]", ERR_INVALID, "none was added");
 	refuse(md, "[{'action':'set-current-schema','schema-id':5}]", ERR_INVALID, "no \"schema-id\" 5");
-	refuse(md, "[{'action':'add-schema','schema':{'type':'struct','fields':[{'id':1,'name':'a','type':'int'},{'id':1,'name':'b','type':'int'}]}}]",
+	refuse(md,
+	       "[{'action':'add-schema','schema':{'type':'struct','fields':[{'id':1,'name':'a','type':'int'},{'id':1,'name':'b','"
+	       "type':'int'}]}}]",
 	       ERR_INVALID, "field id 1 twice");
 	json_decref(md);
 }
@@ -318,21 +332,25 @@ test_schemas(void **state)
 static void
 test_specs(void **state)
 {
-	json_t *md = apply(table(), "[{'action':'add-spec','spec':{'spec-id':1,'fields':[{'source-id':1,'transform':'bucket[4]','name':'id_bucket'},"
-				    "{'source-id':2,'transform':'month','name':'day_month'}]}},{'action':'set-default-spec','spec-id':-1}]");
+	json_t *md = apply(
+		table(),
+		"[{'action':'add-spec','spec':{'spec-id':1,'fields':[{'source-id':1,'transform':'bucket[4]','name':'id_bucket'},"
+		"{'source-id':2,'transform':'month','name':'day_month'}]}},{'action':'set-default-spec','spec-id':-1}]");
 
 	(void)state;
 	assert_same(at(md, "default-spec-id"), "1");
 	assert_same(at(md, "partition-specs/1/fields/0/field-id"), "1001");
 	assert_same(at(md, "partition-specs/1/fields/1/field-id"), "1000"); /* it means the same as before */
 	assert_same(at(md, "last-partition-id"), "1001");
-	md = apply(md, "[{'action':'add-spec','spec':{'fields':[{'source-id':2,'transform':'month','name':'day_month','field-id':1000}]}},"
+	md = apply(md, "[{'action':'add-spec','spec':{'fields':[{'source-id':2,'transform':'month','name':'day_month','field-id':"
+		       "1000}]}},"
 		       "{'action':'set-default-spec','spec-id':-1}]");
 	assert_same(at(md, "default-spec-id"), "0");
 	refuse(md, "[{'action':'remove-partition-specs','spec-ids':[0]}]", ERR_INVALID, "in use");
 	md = apply(md, "[{'action':'remove-partition-specs','spec-ids':[1]}]");
 	assert_int_equal(json_array_size(at(md, "partition-specs")), 1);
-	refuse(md, "[{'action':'add-spec','spec':{'fields':[{'source-id':9,'transform':'identity','name':'x'}]}}]", ERR_INVALID, "source-id 9");
+	refuse(md, "[{'action':'add-spec','spec':{'fields':[{'source-id':9,'transform':'identity','name':'x'}]}}]", ERR_INVALID,
+	       "source-id 9");
 	refuse(md, "[{'action':'add-spec','spec':{'fields':[{'source-id':1,'transform':'identity'}]}}]", ERR_INVALID, "name");
 	refuse(md, "[{'action':'set-default-spec','spec-id':4}]", ERR_INVALID, "no \"spec-id\" 4");
 	json_decref(md);
@@ -341,12 +359,14 @@ test_specs(void **state)
 static void
 test_sort_orders(void **state)
 {
-	json_t *md = apply(table(), "[{'action':'add-sort-order','sort-order':{'order-id':0,'fields':[{'source-id':1,'transform':'identity','direction':'asc',"
+	json_t *md = apply(table(), "[{'action':'add-sort-order','sort-order':{'order-id':0,'fields':[{'source-id':1,'transform':"
+				    "'identity','direction':'asc',"
 				    "'null-order':'nulls-first'}]}},{'action':'set-default-sort-order','sort-order-id':-1}]");
 
 	(void)state;
 	assert_same(at(md, "default-sort-order-id"), "1");
-	md = apply(md, "[{'action':'add-sort-order','sort-order':{'order-id':5,'fields':[]}},{'action':'set-default-sort-order','sort-order-id':-1}]");
+	md = apply(md, "[{'action':'add-sort-order','sort-order':{'order-id':5,'fields':[]}},{'action':'set-default-sort-order','"
+		       "sort-order-id':-1}]");
 	assert_same(at(md, "default-sort-order-id"), "0");
 	assert_int_equal(json_array_size(at(md, "sort-orders")), 2);
 	refuse(md, "[{'action':'set-default-sort-order','sort-order-id':3}]", ERR_INVALID, "no \"order-id\" 3");
@@ -366,7 +386,8 @@ test_snapshots(void **state)
 	assert_same(at(md, "refs/main"), "{'type':'branch','snapshot-id':" BIG "}");
 	refuse(md, "[" SNAPSHOT(BIG, "", "2", "1700000000600") "]", ERR_INVALID, "already");
 	refuse(md, "[" SNAPSHOT("6", ",'parent-snapshot-id':" BIG, "1", "1700000000600") "]", ERR_CONFLICT, "older state");
-	refuse(md, "[{'action':'add-snapshot','snapshot':{'snapshot-id':7,'timestamp-ms':1,'sequence-number':2}}]", ERR_INVALID, "manifest-list");
+	refuse(md, "[{'action':'add-snapshot','snapshot':{'snapshot-id':7,'timestamp-ms':1,'sequence-number':2}}]", ERR_INVALID,
+	       "manifest-list");
 	/* Two in one commit: only the last one was ever current for others. */
 	md = apply(md, "[" SNAPSHOT("6", ",'parent-snapshot-id':" BIG, "2", "1700000000600") "," MAIN("6") "," SNAPSHOT(
 			       "7", ",'parent-snapshot-id':6", "3", "1700000000700") "," MAIN("7") "]");
@@ -382,12 +403,14 @@ test_snapshots(void **state)
 static void
 test_refs(void **state)
 {
-	json_t *md = apply(with_snapshot(), "[{'action':'set-snapshot-ref','ref-name':'v1','type':'tag','snapshot-id':" BIG ",'max-ref-age-ms':5,"
-					    "'min-snapshots-to-keep':null}]");
+	json_t *md = apply(with_snapshot(),
+			   "[{'action':'set-snapshot-ref','ref-name':'v1','type':'tag','snapshot-id':" BIG ",'max-ref-age-ms':5,"
+			   "'min-snapshots-to-keep':null}]");
 
 	(void)state;
 	assert_same(at(md, "refs/v1"), "{'type':'tag','snapshot-id':" BIG ",'max-ref-age-ms':5}");
-	refuse(md, "[{'action':'set-snapshot-ref','ref-name':'x','type':'tag','snapshot-id':3}]", ERR_INVALID, "no such snapshot");
+	refuse(md, "[{'action':'set-snapshot-ref','ref-name':'x','type':'tag','snapshot-id':3}]", ERR_INVALID,
+	       "no such snapshot");
 	refuse(md, "[{'action':'set-snapshot-ref','ref-name':'main','type':'tag','snapshot-id':" BIG "}]", ERR_INVALID, "branch");
 	md = apply(md, "[{'action':'remove-snapshot-ref','ref-name':'v1'},{'action':'remove-snapshot-ref','ref-name':'none'}]");
 	assert_null(at(md, "refs/v1"));
@@ -400,9 +423,12 @@ test_refs(void **state)
 static void
 test_remove_snapshots(void **state)
 {
-	json_t *md = apply(with_snapshot(), "[" SNAPSHOT("6", ",'parent-snapshot-id':" BIG, "2", "1700000000600") "," MAIN("6") ","
-					    "{'action':'set-snapshot-ref','ref-name':'old','type':'tag','snapshot-id':" BIG "},"
-					    "{'action':'set-statistics','statistics':{'snapshot-id':" BIG ",'statistics-path':'p'}}]");
+	json_t *md =
+		apply(with_snapshot(),
+		      "[" SNAPSHOT("6", ",'parent-snapshot-id':" BIG, "2", "1700000000600") "," MAIN(
+			      "6") ","
+				   "{'action':'set-snapshot-ref','ref-name':'old','type':'tag','snapshot-id':" BIG "},"
+				   "{'action':'set-statistics','statistics':{'snapshot-id':" BIG ",'statistics-path':'p'}}]");
 
 	(void)state;
 	md = apply(md, "[{'action':'remove-snapshots','snapshot-ids':[" BIG "]}]");
@@ -419,14 +445,17 @@ test_remove_snapshots(void **state)
 static void
 test_statistics(void **state)
 {
-	json_t *md = apply(with_snapshot(), "[{'action':'set-statistics','statistics':{'snapshot-id':1,'statistics-path':'p'}},"
-					    "{'action':'set-statistics','snapshot-id':1,'statistics':{'snapshot-id':1,'statistics-path':'q'}},"
-					    "{'action':'set-partition-statistics','partition-statistics':{'snapshot-id':1,'statistics-path':'r'}}]");
+	json_t *md =
+		apply(with_snapshot(),
+		      "[{'action':'set-statistics','statistics':{'snapshot-id':1,'statistics-path':'p'}},"
+		      "{'action':'set-statistics','snapshot-id':1,'statistics':{'snapshot-id':1,'statistics-path':'q'}},"
+		      "{'action':'set-partition-statistics','partition-statistics':{'snapshot-id':1,'statistics-path':'r'}}]");
 
 	(void)state;
 	assert_same(at(md, "statistics"), "[{'snapshot-id':1,'statistics-path':'q'}]");
 	assert_same(at(md, "partition-statistics"), "[{'snapshot-id':1,'statistics-path':'r'}]");
-	md = apply(md, "[{'action':'remove-statistics','snapshot-id':1},{'action':'remove-partition-statistics','snapshot-id':1}]");
+	md = apply(md,
+		   "[{'action':'remove-statistics','snapshot-id':1},{'action':'remove-partition-statistics','snapshot-id':1}]");
 	assert_same(at(md, "statistics"), "[]");
 	assert_same(at(md, "partition-statistics"), "[]");
 	refuse(md, "[{'action':'set-statistics','statistics':{}}]", ERR_INVALID, "snapshot-id");
@@ -436,13 +465,17 @@ test_statistics(void **state)
 static void
 test_version_3_rows(void **state)
 {
-	json_t *md = apply(table(), "[{'action':'upgrade-format-version','format-version':3},{'action':'add-snapshot','snapshot':{'snapshot-id':1,"
-				    "'sequence-number':1,'timestamp-ms':1700000000001,'manifest-list':'m','first-row-id':0,'added-rows':10}}]");
+	json_t *md = apply(
+		table(),
+		"[{'action':'upgrade-format-version','format-version':3},{'action':'add-snapshot','snapshot':{'snapshot-id':1,"
+		"'sequence-number':1,'timestamp-ms':1700000000001,'manifest-list':'m','first-row-id':0,'added-rows':10}}]");
 
 	(void)state;
 	assert_same(at(md, "next-row-id"), "10");
-	refuse(md, "[{'action':'add-snapshot','snapshot':{'snapshot-id':2,'sequence-number':2,'timestamp-ms':1700000000002,'manifest-list':'m',"
-		   "'first-row-id':5,'added-rows':1}}]",
+	refuse(md,
+	       "[{'action':'add-snapshot','snapshot':{'snapshot-id':2,'sequence-number':2,'timestamp-ms':1700000000002,'manifest-"
+	       "list':'m',"
+	       "'first-row-id':5,'added-rows':1}}]",
 	       ERR_CONFLICT, "first-row-id");
 	json_decref(md);
 }
@@ -451,12 +484,15 @@ test_version_3_rows(void **state)
 static void
 test_old_metadata(void **state)
 {
-	json_t *md = q("{'format-version':1,'location':'file:///o','last-updated-ms':1,'last-column-id':1,'schema':{'type':'struct','fields':["
-		       "{'id':1,'name':'a','type':'int','required':true}]},'partition-spec':[{'source-id':1,'transform':'identity','name':'a','field-id':1000}],"
+	json_t *md = q("{'format-version':1,'location':'file:///"
+		       "o','last-updated-ms':1,'last-column-id':1,'schema':{'type':'struct','fields':["
+		       "{'id':1,'name':'a','type':'int','required':true}]},'partition-spec':[{'source-id':1,'transform':'"
+		       "identity','name':'a','field-id':1000}],"
 		       "'current-snapshot-id':3,'snapshots':[{'snapshot-id':3,'timestamp-ms':1,'manifest-list':'m'}]}");
 	struct err e = ERR_INIT;
-	json_t *r = q("[{'type':'assert-ref-snapshot-id','ref':'main','snapshot-id':3},{'type':'assert-last-assigned-partition-id',"
-		      "'last-assigned-partition-id':999}]");
+	json_t *r =
+		q("[{'type':'assert-ref-snapshot-id','ref':'main','snapshot-id':3},{'type':'assert-last-assigned-partition-id',"
+		  "'last-assigned-partition-id':999}]");
 
 	(void)state;
 	assert_int_equal(metadata_validate(md, &e), 0);
@@ -522,7 +558,8 @@ test_requirements(void **state)
 		{ "{'type':'assert-current-schema-id','current-schema-id':0}", 0, NULL },
 		{ "{'type':'assert-current-schema-id','current-schema-id':1}", ERR_CONFLICT, "current-schema-id" },
 		{ "{'type':'assert-last-assigned-partition-id','last-assigned-partition-id':1000}", 0, NULL },
-		{ "{'type':'assert-last-assigned-partition-id','last-assigned-partition-id':999}", ERR_CONFLICT, "last-partition-id" },
+		{ "{'type':'assert-last-assigned-partition-id','last-assigned-partition-id':999}", ERR_CONFLICT,
+		  "last-partition-id" },
 		{ "{'type':'assert-default-spec-id','default-spec-id':0}", 0, NULL },
 		{ "{'type':'assert-default-spec-id','default-spec-id':2}", ERR_CONFLICT, "default-spec-id" },
 		{ "{'type':'assert-default-sort-order-id','default-sort-order-id':0}", 0, NULL },
