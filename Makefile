@@ -39,6 +39,7 @@ WEB_SRC := $(shell find web -type f -not -path '*/node_modules/*' -not -path '*/
 
 .PHONY: all
 all: $(BUILD)/sluice ## build the program: build/sluice
+	@:
 
 .PHONY: debug
 debug: $(PAGE) ## the same with AddressSanitizer and UBSan: build/debug/sluice

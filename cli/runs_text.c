@@ -290,7 +290,7 @@ print_log_end(FILE *f, struct client *c, const char *run, const char *task)
 		if (from == text.s && status == 206 && text.len >= LOG_TAIL - 2 && strchr(from, '\n'))
 			from = strchr(from, '\n') + 1; /* the first line may be half a line */
 		fprintf(f, "%sits log ends:%s\n", term_dim(f), term_off(f));
-		for (char *line = strtok(from, "\n"); line; line = strtok(NULL, "\n"))
+		for (char *save, *line = strtok_r(from, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
 			fprintf(f, "  %s\n", line);
 	}
 	buf_release(&path);
