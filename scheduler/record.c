@@ -211,7 +211,9 @@ record_turn(struct sched *s)
 	json_t *new_runs = json_array(), *runs = json_array(), *new_tasks = json_array(), *tasks = json_array(), *attempts = json_array();
 	struct attempt *a, *tmp;
 	struct delivery *d;
+	struct list ended;
 
+	list_init(&ended);
 	LIST_FOR_EACH(it, &s->dirty) {
 		struct run *run = LIST_ENTRY(it, struct run, dirty_node);
 
@@ -226,6 +228,8 @@ record_turn(struct sched *s)
 				run->tasks[i].dirty = false;
 			}
 		run->fresh = run->dirty = false;
+		if (run_state_terminal(run->state))
+			list_append(&ended, &run->dirty_node);
 	}
 	HASH_ITER(hh, s->attempts, a, tmp) {
 		if (a->dirty && a->task)
@@ -263,9 +267,6 @@ record_turn(struct sched *s)
 	HASH_ITER(hh, s->attempts, a, tmp)
 		if (a->phase == ATTEMPT_ENDED)
 			attempt_free(a);
-	struct run *run, *rtmp;
-
-	HASH_ITER(hh, s->runs, run, rtmp)
-		if (run_state_terminal(run->state))
-			run_free(run);
+	LIST_FOR_EACH(it, &ended)
+		run_free(LIST_ENTRY(it, struct run, dirty_node));
 }
