@@ -602,6 +602,8 @@ on_attempt_exited(void *arg, const struct nursery_exit *x)
 	enum task_event ev;
 	char *reason;
 
+	if (!s->recovered)
+		return; /* it tells again when it is asked for its list */
 	HASH_FIND_STR(s->attempts, x->key, a);
 	if (a == NULL || a->phase == ATTEMPT_ENDED) {
 		if (a == NULL)
@@ -662,6 +664,8 @@ on_nursery_child(void *arg, const char *key, pid_t pid, bool alive)
 	struct sched *s = arg;
 	struct attempt *a;
 
+	if (!s->recovered)
+		return; /* what is waited for is not known yet: see on_recovered */
 	HASH_FIND_STR(s->attempts, key, a);
 	if (a == NULL) {
 		log_warn("the nursery still has %s, which nothing waits for; ending it", key);
@@ -717,6 +721,8 @@ on_nursery_listed(void *arg)
 {
 	struct sched *s = arg;
 
+	if (!s->recovered)
+		return;
 	s->nursery_listed = true;
 	attempts_reconcile(s);
 	sched_wake(s);

@@ -51,6 +51,8 @@ struct nursery *nursery_open(uv_loop_t *loop, const char *home, const char *libd
                              struct err *e);
 /* Leaves it running (children go on) or, with `stop`, asks it to end once it has no children. */
 void nursery_close(struct nursery *n, bool stop);
+/* Has it tell its children and their exits once more. */
+void nursery_list(struct nursery *n);
 /* Forks an attempt. `msg` is {"key","dir","doc" or "argv","env","cwd"}; taken over. */
 void nursery_spawn(struct nursery *n, json_t *msg);
 /* Signals the attempt's whole process group. */

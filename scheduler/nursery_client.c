@@ -117,6 +117,12 @@ nursery_send(struct nursery *n, json_t *msg)
 	free(text);
 }
 
+void
+nursery_list(struct nursery *n)
+{
+	nursery_send(n, json_pack("{s:s}", "op", "list"));
+}
+
 static void
 nursery_event(struct nursery *n, json_t *m)
 {
@@ -127,7 +133,7 @@ nursery_event(struct nursery *n, json_t *m)
 		return;
 	if (strcmp(ev, "hello") == 0) {
 		n->ev->up(n->arg, json_string_value(json_object_get(m, "id")));
-		nursery_send(n, json_pack("{s:s}", "op", "list"));
+		nursery_list(n);
 	} else if (strcmp(ev, "child") == 0) {
 		n->ev->child(n->arg, key, pid, json_is_true(json_object_get(m, "alive")));
 	} else if (strcmp(ev, "listed") == 0) {

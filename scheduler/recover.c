@@ -151,7 +151,9 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 		recover_run(s, row);
 	json_decref(all);
 	s->recovered = true;
-	attempts_reconcile(s);
+	/* What the nursery told before was told to someone who could not know which attempts are wanted. */
+	if (s->nursery_id)
+		nursery_list(s->nursery);
 	plan_rearm(s);
 	sched_wake(s);
 }
