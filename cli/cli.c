@@ -104,8 +104,8 @@ usage(FILE *out)
 	      out);
 	for (size_t i = 0; i < NCOMMANDS; i++)
 		fprintf(out, "  %-9s %s\n", commands[i].name, commands[i].summary);
-	fputs("\n`sluice COMMAND --help` says more. Exit status: 0 success, 1 the run or the check\n"
-	      "failed, 2 refused (wrong use, unknown flow, no daemon).\n\n"
+	fputs("\n`sluice COMMAND --help` says more. Exit status: 0 success, 1 the run or the\n"
+	      "check failed, 2 refused (wrong use, unknown flow, no daemon).\n\n"
 	      "To begin:  sluice run FLOW.yaml     or     sluice serve --flows DIR\n",
 	      out);
 	return out == stdout ? EXIT_OK : EXIT_REFUSED;

@@ -197,7 +197,16 @@ def test_run_uses_a_daemon_that_answers(busy):
 
 
 def test_run_goes_on_when_its_daemon_dies(folder):
-    flow = write(folder, "two.yaml", 'id: two\ntasks:\n  - {id: a, type: command, command: "sleep 1"}\n  - {id: b, type: command, depends_on: [a], command: "true"}\n')
+    flow = write(
+        folder,
+        "two.yaml",
+        f"""\
+        id: two
+        tasks:
+          - {{id: a, type: command, command: "echo begun >>{folder}/begun; sleep 1"}}
+          - {{id: b, type: command, depends_on: [a], command: "true"}}
+        """,
+    )
     home = folder / "home"
     process = popen("run", flow, "--json", home=home)
     assert "running" in process.stderr.readline()
@@ -206,6 +215,7 @@ def test_run_goes_on_when_its_daemon_dies(folder):
     assert process.returncode == 0, err
     run = json.loads(out)
     assert [t["state"] for t in run["tasks"]] == ["success"] * 2 and len(task_of(run, "a")["attempts"]) == 1
+    assert (folder / "begun").read_text() == "begun\n"  # the attempt lived on and was adopted
 
 
 def test_ctrl_c_cancels_the_run(folder):
