@@ -89,6 +89,39 @@ function crossings(layers: Cell[][], index: Map<Cell, number>): number {
   return n;
 }
 
+/**
+ * The order of cells with the fewest crossings that some sweeps find. They get stuck where they began, so they begin several
+ * times: as written, backwards, and shuffled, by a fixed sequence.
+ */
+function untangle(layers: Cell[][], starts: number): Cell[][] {
+  const written = layers.map((cells) => [...cells]);
+  let best = written;
+  let fewest = Infinity;
+  let seed = 1;
+  for (let start = 0; start < starts && fewest > 0; start++) {
+    const now = written.map((cells) => {
+      if (start === 1) return [...cells].reverse();
+      if (start === 0) return [...cells];
+      return cells
+        .map((cell) => ({ cell, key: (seed = (seed * 48271) % 2147483647) }))
+        .sort((a, b) => a.key - b.key)
+        .map(({ cell }) => cell);
+    });
+    const index = new Map<Cell, number>();
+    for (const cells of now) cells.forEach((c, i) => index.set(c, i));
+    for (let round = 0; round < 9 && fewest > 0; round++) {
+      const n = crossings(now, index);
+      if (n < fewest) {
+        fewest = n;
+        best = now.map((cells) => [...cells]);
+      }
+      if (round % 2 === 0) for (let l = 1; l < now.length; l++) reorder(now[l] as Cell[], (c) => c.before, index);
+      else for (let l = now.length - 2; l >= 0; l--) reorder(now[l] as Cell[], (c) => c.after, index);
+    }
+  }
+  return best;
+}
+
 interface Pool {
   sum: number;
   weight: number;
@@ -161,19 +194,7 @@ export function layout(tasks: Input[], shape: Shape): Layout {
     }
   }
 
-  const index = new Map<Cell, number>();
-  for (const cells of layers) cells.forEach((c, i) => index.set(c, i));
-  let best = layers.map((cells) => [...cells]);
-  let fewest = crossings(layers, index);
-  for (let round = 0; round < 8 && fewest > 0; round++) {
-    if (round % 2 === 0) for (let l = 1; l < layers.length; l++) reorder(layers[l] as Cell[], (c) => c.before, index);
-    else for (let l = layers.length - 2; l >= 0; l--) reorder(layers[l] as Cell[], (c) => c.after, index);
-    const n = crossings(layers, index);
-    if (n < fewest) {
-      fewest = n;
-      best = layers.map((cells) => [...cells]);
-    }
-  }
+  const best = untangle(layers, tasks.length > 80 ? 1 : 12);
 
   for (const cells of best) place(cells, () => 0, shape.nodeGap);
   for (const cells of best) {

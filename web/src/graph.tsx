@@ -60,7 +60,7 @@ export function Graph({ tasks, selected, onSelect }: Props) {
 
   const both = layouts(tasks);
   const room = Math.max(width, 1);
-  const across = fit(both.across, room) >= Math.min(0.8, fit(both.down, room));
+  const across = fit(both.across, room) >= Math.min(0.78, fit(both.down, room));
   const l = across ? both.across : both.down;
   const scale = width === 0 ? 1 : Math.max(MIN_SCALE, fit(l, room));
   const t = useNow(tasks.some((x) => x.state === "running"));

@@ -97,6 +97,10 @@ function ProgressLine({ task }: { task: Task }) {
   );
 }
 
+function title(s: string): string {
+  return s.charAt(0).toUpperCase() + s.slice(1);
+}
+
 function exitText(a: Attempt): string | null {
   if (a.signal !== null && a.signal !== undefined) return signalName(a.signal);
   return a.exit_code === null || a.exit_code === undefined ? null : `exit ${a.exit_code}`;
@@ -130,7 +134,7 @@ function AttemptFacts({ attempt: a, t }: { attempt: Attempt; t: number }) {
   if (m["bytes_out"] !== undefined) add("Written", bytes(m["bytes_out"]));
   if (m["engine_us"] !== undefined) add("In engine", duration(m["engine_us"] / 1000));
   const known = new Set(["rows_in", "rows_out", "rows_rejected", "files_out", "bytes_out", "engine_us"]);
-  for (const [k, v] of Object.entries(m)) if (!known.has(k)) add(k.replace(/_us$/, "").replaceAll("_", " "), k.endsWith("_us") ? duration(v / 1000) : count(v));
+  for (const [k, v] of Object.entries(m)) if (!known.has(k)) add(title(k.replace(/_us$/, "").replaceAll("_", " ")), k.endsWith("_us") ? duration(v / 1000) : count(v));
 
   return (
     <dl class="facts">
