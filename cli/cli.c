@@ -16,8 +16,8 @@ static const struct command commands[] = {
 	  "Without --database it keeps a private PostgreSQL in the state folder. Flows are watched and live at once.\n"
 	  "SIGTERM lets what runs end and starts nothing new; a second one cancels what runs.\n\n"
 	  "  sluice serve --flows ./flows\n" },
-	{ "run", cmd_run, "home config param engine json database quiet", 1, 1, "run FILE [-p name=value]... [--engine [task=]NAME]... [--json]",
-	  "run one flow file, with no daemon needed",
+	{ "run", cmd_run, "home config param engine json database quiet", 1, 1,
+	  "run FILE [-p name=value]... [--engine [task=]NAME]... [--json]", "run one flow file, with no daemon needed",
 	  "Uses the daemon of the state folder if one answers; otherwise starts one for the time of the run.\n"
 	  "The config is --config, or sluice.yaml beside the file.\n\n"
 	  "  sluice run employees.yaml -p status=active\n" },
@@ -26,15 +26,19 @@ static const struct command commands[] = {
 	  "With --wait it follows the run and its exit status is the run's. --key K makes it safe to repeat.\n\n"
 	  "  sluice trigger employees_pipeline --wait\n" },
 	{ "flows", cmd_flows, "home url json", 0, 0, "flows [--json]", "list the flows, their schedules and problems", NULL },
-	{ "runs", cmd_runs, "home url state limit json", 0, 1, "runs [FLOW] [--state S] [--limit N] [--json]", "list runs, newest first", NULL },
+	{ "runs", cmd_runs, "home url state limit json", 0, 1, "runs [FLOW] [--state S] [--limit N] [--json]",
+	  "list runs, newest first", NULL },
 	{ "show", cmd_show, "home url json", 1, 1, "show RUN [--json]", "show a run: its tasks, attempts and errors",
 	  "RUN is an id, the beginning of one, or `last`.\n" },
-	{ "logs", cmd_logs, "home url follow attempt", 1, 2, "logs RUN [TASK] [-f] [--attempt N]", "print the logs of a run's tasks",
-	  "With -f it goes on until the task ends.\n" },
-	{ "cancel", cmd_cancel, "home url json", 1, 1, "cancel RUN [--json]", "stop a run: TERM, and after the grace time KILL", NULL },
-	{ "next", cmd_next, "home url count json", 1, 1, "next FLOW [--count N] [--json]", "when a flow's schedules are due next", NULL },
+	{ "logs", cmd_logs, "home url follow attempt", 1, 2, "logs RUN [TASK] [-f] [--attempt N]",
+	  "print the logs of a run's tasks", "With -f it goes on until the task ends.\n" },
+	{ "cancel", cmd_cancel, "home url json", 1, 1, "cancel RUN [--json]", "stop a run: TERM, and after the grace time KILL",
+	  NULL },
+	{ "next", cmd_next, "home url count json", 1, 1, "next FLOW [--count N] [--json]", "when a flow's schedules are due next",
+	  NULL },
 	{ "pause", cmd_pause, "home url json", 1, 1, "pause FLOW [--json]", "keep a flow's schedules from starting runs", NULL },
-	{ "resume", cmd_resume, "home url json", 1, 1, "resume FLOW [--json]", "let a paused flow's schedules start runs again", NULL },
+	{ "resume", cmd_resume, "home url json", 1, 1, "resume FLOW [--json]", "let a paused flow's schedules start runs again",
+	  NULL },
 	{ "validate", cmd_validate, "config format json", 1, 64, "validate [--config sluice.yaml] [--format text|json] FILE...",
 	  "check flow files; needs no daemon", "Exit status 0: good, 1: problems, 2: a file cannot be read.\n" },
 	{ "schema", cmd_schema, "json", 0, 0, "schema", "print the JSON Schema of the flow language",
@@ -42,7 +46,8 @@ static const struct command commands[] = {
 	{ "tables", cmd_tables, "home url json", 0, 0, "tables [--json]", "list the catalog's tables", NULL },
 	{ "sql", cmd_sql, "home url json csv limit", 1, 1, "sql \"SELECT ...\" [--limit N] [--json | --csv]", "query the tables",
 	  "  sluice sql \"SELECT * FROM cur.employee_counts ORDER BY cnt DESC\"\n" },
-	{ "token", cmd_token, "home url scope json", 1, 2, "token create --scope viewer|runner|admin | token list | token delete ID", "manage API tokens",
+	{ "token", cmd_token, "home url scope json", 1, 2,
+	  "token create --scope viewer|runner|admin | token list | token delete ID", "manage API tokens",
 	  "A new token is shown once. The admin's own is in the state folder, in the file `token`.\n" },
 	{ "doctor", cmd_doctor, "home url config", 0, 0, "doctor", "check what the daemon needs, and say what to do", NULL },
 	{ "version", cmd_version, "json", 0, 0, "version", "print the version", NULL },
@@ -56,7 +61,7 @@ struct option {
 	const char *meaning;
 };
 #define VALUE(field) offsetof(struct args, field), 0
-#define FLAG(field) 0, offsetof(struct args, field)
+#define FLAG(field)  0, offsetof(struct args, field)
 static const struct option options[] = {
 	{ "home", NULL, VALUE(home), "DIR    the state folder (SLUICE_HOME)" },
 	{ "url", NULL, VALUE(url), "URL    the daemon to speak to (SLUICE_URL, with SLUICE_TOKEN); default: the state folder's" },
@@ -131,8 +136,9 @@ command_help(const struct command *c)
 	fputs("\n", stdout);
 	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
 		if (takes(c, options[i].name) && options[i].meaning)
-			printf("  %s%s%s--%-9s %s\n", options[i].letter ? "-" : "", options[i].letter ? options[i].letter : "    ",
-			       options[i].letter ? ", " : "", options[i].name, options[i].meaning);
+			printf("  %s%s%s--%-9s %s\n", options[i].letter ? "-" : "",
+			       options[i].letter ? options[i].letter : "    ", options[i].letter ? ", " : "", options[i].name,
+			       options[i].meaning);
 	return EXIT_OK;
 }
 
@@ -199,7 +205,8 @@ parse(struct args *a, int argc, char **argv)
 			if (took < 0)
 				return EXIT_REFUSED;
 			if (took == 0)
-				return refuse("`sluice COMMAND --help` lists its options", "%s does not take the option %s", a->command->name, argv[i]);
+				return refuse("`sluice COMMAND --help` lists its options", "%s does not take the option %s",
+					      a->command->name, argv[i]);
 			i += took - 1;
 			continue;
 		}
@@ -236,8 +243,8 @@ cli_main(int argc, char **argv)
 			a.command = &commands[i];
 	if (a.command == NULL) {
 		near = nearest_command(name);
-		return refuse("`sluice --help` lists the commands", "there is no command \"%s\"%s%s%s", name, near ? "; did you mean \"" : "",
-		              near ? near : "", near ? "\"?" : "");
+		return refuse("`sluice --help` lists the commands", "there is no command \"%s\"%s%s%s", name,
+			      near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
 	}
 	if (a.help)
 		return command_help(a.command);

@@ -24,11 +24,11 @@ struct args {
 struct command {
 	const char *name;
 	int (*run)(const struct args *a);
-	const char *options;  /* names of the options it takes, blank-separated: "json wait param engine" */
-	size_t min, max;      /* operands */
-	const char *usage;    /* "trigger FLOW [-p name=value]…" */
-	const char *summary;  /* one line */
-	const char *help;     /* more, with examples; may be NULL */
+	const char *options; /* names of the options it takes, blank-separated: "json wait param engine" */
+	size_t min, max;     /* operands */
+	const char *usage;   /* "trigger FLOW [-p name=value]…" */
+	const char *summary; /* one line */
+	const char *help;    /* more, with examples; may be NULL */
 };
 
 int cli_main(int argc, char **argv);

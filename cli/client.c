@@ -126,7 +126,8 @@ client_unreachable(struct client *c)
 	if (c->silent)
 		return;
 	/* Of a socket's path curl tells a host and port that nobody asked for. */
-	fprintf(stderr, "sluice: no daemon answers at %s%s%s\n", where, c->socket || !c->why[0] ? "" : ": ", c->socket ? "" : c->why);
+	fprintf(stderr, "sluice: no daemon answers at %s%s%s\n", where, c->socket || !c->why[0] ? "" : ": ",
+		c->socket ? "" : c->why);
 	fputs("start one with `sluice serve`, or name its state folder with --home or its address with --url\n", stderr);
 }
 
@@ -171,13 +172,18 @@ client_refuse(int status, const json_t *problem)
 	size_t i;
 
 	fprintf(stderr, "sluice: %s\n", detail ? detail : title ? title : "the daemon refused");
-	json_array_foreach(json_object_get(problem, "errors"), i, error) {
+	json_array_foreach (json_object_get(problem, "errors"), i, error) {
 		const char *file = json_string_value(json_object_get(error, "file"));
 
-		fprintf(stderr, "%s:%lld:%lld: %s: %s\n", file ? file : "", (long long)json_integer_value(json_object_get(error, "line")),
-		        (long long)json_integer_value(json_object_get(error, "col")),
-		        json_string_value(json_object_get(error, "severity")) ? json_string_value(json_object_get(error, "severity")) : "error",
-		        json_string_value(json_object_get(error, "message")) ? json_string_value(json_object_get(error, "message")) : "");
+		fprintf(stderr, "%s:%lld:%lld: %s: %s\n", file ? file : "",
+			(long long)json_integer_value(json_object_get(error, "line")),
+			(long long)json_integer_value(json_object_get(error, "col")),
+			json_string_value(json_object_get(error, "severity"))
+				? json_string_value(json_object_get(error, "severity"))
+				: "error",
+			json_string_value(json_object_get(error, "message"))
+				? json_string_value(json_object_get(error, "message"))
+				: "");
 	}
 	if (status == 401)
 		fputs("give a token in SLUICE_TOKEN; the admin's is in the state folder, in the file `token`\n", stderr);
@@ -236,7 +242,8 @@ on_stream(char *data, size_t size, size_t n, void *arg)
 }
 
 int
-client_stream(struct client *c, const char *path, const char *accept, int (*cb)(void *arg, const char *data, size_t len), void *arg)
+client_stream(struct client *c, const char *path, const char *accept, int (*cb)(void *arg, const char *data, size_t len),
+	      void *arg)
 {
 	struct curl_slist *headers = client_setup(c, path, accept);
 	struct stream_call s = { cb, arg, false };

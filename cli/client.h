@@ -27,7 +27,8 @@ void client_silent(struct client *c, bool silent);
 /* An extra header for the next requests; NULL clears it. */
 void client_header(struct client *c, const char *header);
 /* The body's bytes as they come; non-zero from `cb` ends it. Returns the HTTP status, 0 after a message. */
-int client_stream(struct client *c, const char *path, const char *accept, int (*cb)(void *arg, const char *data, size_t len), void *arg);
+int client_stream(struct client *c, const char *path, const char *accept, int (*cb)(void *arg, const char *data, size_t len),
+		  void *arg);
 /* Does a daemon answer? No message. */
 bool client_alive(struct client *c);
 /* Adds `s` percent-encoded. */

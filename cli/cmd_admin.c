@@ -41,12 +41,14 @@ token_create(struct client *c, const struct args *a)
 	int rc;
 
 	if (a->scope == NULL)
-		return refuse("viewer reads, runner also triggers and cancels, admin may do everything", "token create needs --scope viewer, runner or admin");
+		return refuse("viewer reads, runner also triggers and cancels, admin may do everything",
+			      "token create needs --scope viewer, runner or admin");
 	rc = client_do(c, "POST", "/api/v1/tokens", json_pack("{s:s}", "scope", a->scope), &made);
 	if (rc == EXIT_OK && a->json) {
 		print_json(made);
 	} else if (rc == EXIT_OK) {
-		fprintf(stderr, "token %s, scope %s; it is shown this once:\n", json_string_value(json_object_get(made, "id")), a->scope);
+		fprintf(stderr, "token %s, scope %s; it is shown this once:\n", json_string_value(json_object_get(made, "id")),
+			a->scope);
 		puts(json_string_value(json_object_get(made, "token")));
 	}
 	json_decref(made);
@@ -61,11 +63,12 @@ token_list(struct client *c, const struct args *a)
 	int rc = client_do(c, "GET", "/api/v1/tokens", NULL, &list);
 	size_t i;
 
-	json_array_foreach(json_object_get(list, "items"), i, item) {
+	json_array_foreach (json_object_get(list, "items"), i, item) {
 		char when[40];
 
-		json_array_append_new(rows, json_pack("[s,s,s]", json_string_value(json_object_get(item, "id")), json_string_value(json_object_get(item, "scope")),
-		                                      term_when(json_string_value(json_object_get(item, "created_at")), when)));
+		json_array_append_new(rows, json_pack("[s,s,s]", json_string_value(json_object_get(item, "id")),
+						      json_string_value(json_object_get(item, "scope")),
+						      term_when(json_string_value(json_object_get(item, "created_at")), when)));
 	}
 	if (rc == EXIT_OK && a->json)
 		print_json(list);
@@ -121,8 +124,8 @@ struct doctor {
 	int sick;
 };
 
-static void
-finding(struct doctor *d, const char *what, const char *next, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+static void finding(struct doctor *d, const char *what, const char *next, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
 
 /* One line: good when there is nothing to do next. */
 static void
@@ -177,7 +180,8 @@ doctor_postgres(struct doctor *d)
 		return;
 	}
 	bin = cluster_bindir(&e);
-	finding(d, "PostgreSQL", bin ? NULL : "install it (Debian: apt-get install postgresql), or give SLUICE_DATABASE", "%s", bin ? bin : e.msg);
+	finding(d, "PostgreSQL", bin ? NULL : "install it (Debian: apt-get install postgresql), or give SLUICE_DATABASE", "%s",
+		bin ? bin : e.msg);
 	err_release(&e);
 	free(bin);
 }
@@ -216,8 +220,9 @@ doctor_config(struct doctor *d, const struct args *a)
 		finding(d, "config", NULL, "%s", file ? file : "none: defaults and environment");
 	for (size_t i = 0; i < diags.count; i++)
 		if (diags.items[i].severity == SEVERITY_ERROR)
-			finding(d, "config", "mend it: the daemon does not start with it", "%s:%d:%d: %s", diags.items[i].file ? diags.items[i].file : "environment",
-			        diags.items[i].line, diags.items[i].col, diags.items[i].message);
+			finding(d, "config", "mend it: the daemon does not start with it", "%s:%d:%d: %s",
+				diags.items[i].file ? diags.items[i].file : "environment", diags.items[i].line,
+				diags.items[i].col, diags.items[i].message);
 	config_free(config);
 	diags_release(&diags);
 }
@@ -233,14 +238,17 @@ doctor_daemon(struct doctor *d, const struct args *a)
 	} else if (client_call(c, "GET", "/api/v1/status", NULL, &s) != 200) {
 		finding(d, "daemon", "give a token in SLUICE_TOKEN", "it answers, but does not say how it is");
 	} else {
-		const char *url = json_string_value(json_object_get(s, "url")), *version = json_string_value(json_object_get(s, "version"));
+		const char *url = json_string_value(json_object_get(s, "url")),
+			   *version = json_string_value(json_object_get(s, "version"));
 
 		flows = json_object_get(s, "flows");
 		finding(d, "daemon", NULL, "%s, version %s", url ? url : "no address", version ? version : "unknown");
 		if (!json_is_true(json_object_get(json_object_get(s, "database"), "connected")))
 			finding(d, "database", "see the daemon's log", "the daemon cannot reach it now");
-		finding(d, "flows", json_integer_value(json_object_get(flows, "broken")) ? "`sluice flows` says what is wrong" : NULL, "%lld good, %lld with problems",
-		        (long long)json_integer_value(json_object_get(flows, "good")), (long long)json_integer_value(json_object_get(flows, "broken")));
+		finding(d, "flows",
+			json_integer_value(json_object_get(flows, "broken")) ? "`sluice flows` says what is wrong" : NULL,
+			"%lld good, %lld with problems", (long long)json_integer_value(json_object_get(flows, "good")),
+			(long long)json_integer_value(json_object_get(flows, "broken")));
 	}
 	json_decref(s);
 	client_close(c);
@@ -255,8 +263,10 @@ cmd_doctor(const struct args *a)
 	doctor_home(&d, home);
 	doctor_postgres(&d);
 	doctor_engine(&d);
-	finding(&d, "time zones", access("/usr/share/zoneinfo/Europe/Madrid", R_OK) < 0 ? "install tzdata: schedules with a timezone need it" : NULL,
-	        "/usr/share/zoneinfo");
+	finding(&d, "time zones",
+		access("/usr/share/zoneinfo/Europe/Madrid", R_OK) < 0 ? "install tzdata: schedules with a timezone need it"
+								      : NULL,
+		"/usr/share/zoneinfo");
 	doctor_config(&d, a);
 	doctor_daemon(&d, a);
 	free(home);

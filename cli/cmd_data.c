@@ -18,10 +18,11 @@ cmd_tables(const struct args *a)
 	int rc = client_do(c, "GET", "/api/v1/tables", NULL, &list);
 	size_t i;
 
-	json_array_foreach(json_object_get(list, "items"), i, item) {
+	json_array_foreach (json_object_get(list, "items"), i, item) {
 		const char *place = json_string_value(json_object_get(item, "metadata_location"));
 
-		json_array_append_new(rows, json_pack("[s,s]", json_string_value(json_object_get(item, "name")), place ? place : ""));
+		json_array_append_new(rows,
+				      json_pack("[s,s]", json_string_value(json_object_get(item, "name")), place ? place : ""));
 	}
 	if (rc == EXIT_OK && a->json)
 		print_json(list);
@@ -68,8 +69,8 @@ value_text(const json_t *v, const char *null)
 static bool
 is_number(const char *type)
 {
-	static const char *const names[] = { "TINYINT", "SMALLINT", "INTEGER", "BIGINT",   "HUGEINT", "UTINYINT", "USMALLINT",
-		                             "UINTEGER", "UBIGINT", "UHUGEINT", "FLOAT", "DOUBLE",  "DECIMAL",  "BIGNUM" };
+	static const char *const names[] = { "TINYINT",  "SMALLINT", "INTEGER",  "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
+					     "UINTEGER", "UBIGINT",  "UHUGEINT", "FLOAT",  "DOUBLE",  "DECIMAL",  "BIGNUM" };
 
 	for (size_t i = 0; type && i < sizeof(names) / sizeof(names[0]); i++)
 		if (strncasecmp(type, names[i], strlen(names[i])) == 0)
@@ -98,7 +99,7 @@ sql_table(const json_t *columns, const json_t *rows)
 		headers[k] = json_string_value(json_object_get(json_array_get(columns, k), "name"));
 		right[k] = is_number(json_string_value(json_object_get(json_array_get(columns, k), "type"))) ? 'r' : 'l';
 	}
-	json_array_foreach(rows, i, row) {
+	json_array_foreach (rows, i, row) {
 		json_t *line = json_array();
 
 		for (k = 0; k < n; k++) {
@@ -139,13 +140,13 @@ sql_csv(const json_t *columns, const json_t *rows)
 	json_t *column, *row;
 	size_t i, k;
 
-	json_array_foreach(columns, k, column) {
+	json_array_foreach (columns, k, column) {
 		fputs(k ? "," : "", stdout);
 		csv_cell(json_string_value(json_object_get(column, "name")));
 	}
 	putchar('\n');
-	json_array_foreach(rows, i, row) {
-		json_array_foreach(columns, k, column) {
+	json_array_foreach (rows, i, row) {
+		json_array_foreach (columns, k, column) {
 			char *text = value_text(json_object_get(row, json_string_value(json_object_get(column, "name"))), "");
 
 			fputs(k ? "," : "", stdout);

@@ -73,7 +73,8 @@ problems_print(const struct diags *d, json_t *told)
 			printf("%s%s", item->file ? item->file : "", item->file ? ":" : "");
 			if (item->line > 0)
 				printf("%d:%d:", item->line, item->col);
-			printf(" %s%s%s: %s\n", term_state(stdout, error ? "failed" : "retry_wait"), error ? "error" : "warning", term_off(stdout), item->message);
+			printf(" %s%s%s: %s\n", term_state(stdout, error ? "failed" : "retry_wait"), error ? "error" : "warning",
+			       term_off(stdout), item->message);
 			json_object_set_new(told, key, json_true());
 		}
 		free(key);

@@ -35,7 +35,7 @@ error_count(const json_t *problems)
 	json_t *p;
 	size_t n = 0, i;
 
-	json_array_foreach(problems, i, p)
+	json_array_foreach (problems, i, p)
 		n += strcmp(text_of(p, "severity"), "error") == 0;
 	return n;
 }
@@ -56,8 +56,8 @@ flow_row(const json_t *flow)
 	else if (json_is_false(json_object_get(flow, "enabled")))
 		is = "disabled";
 	schedule_words(&schedule, json_object_get(flow, "schedules"));
-	row = json_pack("[s,s,s,s,s,s]", text_of(flow, "id"), is, schedule.s, *next ? term_when(next, when_next) : "", text_of(last, "state"),
-	                last ? term_when(text_of(last, "created_at"), when_last) : "");
+	row = json_pack("[s,s,s,s,s,s]", text_of(flow, "id"), is, schedule.s, *next ? term_when(next, when_next) : "",
+			text_of(last, "state"), last ? term_when(text_of(last, "created_at"), when_last) : "");
 	buf_release(&schedule);
 	return row;
 }
@@ -68,11 +68,11 @@ print_problems(const json_t *problems)
 	json_t *p;
 	size_t i;
 
-	json_array_foreach(problems, i, p) {
+	json_array_foreach (problems, i, p) {
 		fprintf(stderr, "%s:", text_of(p, "file"));
 		if (json_integer_value(json_object_get(p, "line")) > 0)
 			fprintf(stderr, "%lld:%lld:", (long long)json_integer_value(json_object_get(p, "line")),
-			        (long long)json_integer_value(json_object_get(p, "col")));
+				(long long)json_integer_value(json_object_get(p, "col")));
 		fprintf(stderr, " %s: %s\n", text_of(p, "severity"), text_of(p, "message"));
 	}
 }
@@ -86,7 +86,7 @@ cmd_flows(const struct args *a)
 	int rc = client_do(c, "GET", "/api/v1/flows", NULL, &list);
 	size_t i;
 
-	json_array_foreach(json_object_get(list, "items"), i, flow)
+	json_array_foreach (json_object_get(list, "items"), i, flow)
 		json_array_append_new(rows, flow_row(flow));
 	if (rc == EXIT_OK && a->json) {
 		print_json(list);
@@ -96,7 +96,7 @@ cmd_flows(const struct args *a)
 		else
 			fputs("no flows; put YAML files into the flows folder (see `sluice serve --help`)\n", stderr);
 		fflush(stdout);
-		json_array_foreach(json_object_get(list, "items"), i, flow)
+		json_array_foreach (json_object_get(list, "items"), i, flow)
 			print_problems(json_object_get(flow, "problems"));
 	}
 	json_decref(rows);
@@ -127,14 +127,14 @@ next_table(const json_t *items)
 	json_t *rows = json_array(), *item;
 	size_t i;
 
-	json_array_foreach(items, i, item) {
+	json_array_foreach (items, i, item) {
 		char when[40], at[24], from[24], to[24];
 
 		snprintf(at, sizeof(at), "%.10s %.8s", text_of(item, "scheduled_at"), text_of(item, "scheduled_at") + 11);
 		snprintf(from, sizeof(from), "%.10s %.8s", text_of(item, "interval_start"),
-		         *text_of(item, "interval_start") ? text_of(item, "interval_start") + 11 : "");
+			 *text_of(item, "interval_start") ? text_of(item, "interval_start") + 11 : "");
 		snprintf(to, sizeof(to), "%.10s %.8s", text_of(item, "interval_end"),
-		         *text_of(item, "interval_end") ? text_of(item, "interval_end") + 11 : "");
+			 *text_of(item, "interval_end") ? text_of(item, "interval_end") + 11 : "");
 		term_when(text_of(item, "scheduled_at"), when);
 		json_array_append_new(rows, json_pack("[s,s,s,s]", at, strncmp(when, "in ", 3) == 0 ? when : "", from, to));
 	}

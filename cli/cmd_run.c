@@ -22,9 +22,9 @@
 #include "cli/term.h"
 #include "daemon/daemon.h"
 
-#define READY_WAIT (60 * US_PER_S)
+#define READY_WAIT     (60 * US_PER_S)
 #define FILE_MAX_BYTES (10 * 1024 * 1024)
-#define TAIL_LINES 15
+#define TAIL_LINES     15
 
 struct local {
 	const struct args *args;

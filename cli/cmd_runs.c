@@ -10,7 +10,7 @@
 #include "flows/suggest.h"
 
 #define RUNS_DEFAULT 20
-#define PAGE_MAX 500
+#define PAGE_MAX     500
 
 static const char *
 text_of(const json_t *o, const char *key)
@@ -32,7 +32,7 @@ suggest_flow(struct client *c, const char *name)
 
 	if (client_call(c, "GET", "/api/v1/flows", NULL, &list) == 200) {
 		names = xcalloc(json_array_size(json_object_get(list, "items")) + 1, sizeof(*names));
-		json_array_foreach(json_object_get(list, "items"), i, flow)
+		json_array_foreach (json_object_get(list, "items"), i, flow)
 			names[n++] = text_of(flow, "id");
 		near = suggest(name, names, n);
 		if (near)
@@ -146,12 +146,14 @@ runs_table(const json_t *items)
 	json_t *rows = json_array(), *run;
 	size_t i;
 
-	json_array_foreach(items, i, run) {
+	json_array_foreach (items, i, run) {
 		long long us = elapsed_us(json_object_get(run, "started_at"), json_object_get(run, "ended_at"));
 		char when[40], took[24];
 
-		json_array_append_new(rows, json_pack("[s,s,s,s,s,s]", text_of(run, "id"), text_of(run, "flow"), text_of(run, "state"), text_of(run, "trigger"),
-		                                      term_when(text_of(run, "created_at"), when), us < 0 ? "" : term_duration(us, took)));
+		json_array_append_new(rows,
+				      json_pack("[s,s,s,s,s,s]", text_of(run, "id"), text_of(run, "flow"), text_of(run, "state"),
+						text_of(run, "trigger"), term_when(text_of(run, "created_at"), when),
+						us < 0 ? "" : term_duration(us, took)));
 	}
 	if (json_array_size(rows))
 		term_table(stdout, headers, 6, rows, "lllllr");
@@ -215,15 +217,16 @@ show_tasks(const json_t *tasks)
 	json_t *rows = json_array(), *task;
 	size_t i;
 
-	json_array_foreach(tasks, i, task) {
+	json_array_foreach (tasks, i, task) {
 		long long us = elapsed_us(json_object_get(task, "started_at"), json_object_get(task, "ended_at"));
 		struct buf words = BUF_INIT;
 		char took[24], tries[16];
 
 		snprintf(tries, sizeof(tries), "%zu", json_array_size(json_object_get(task, "attempts")));
 		task_words(&words, task);
-		json_array_append_new(rows, json_pack("[s,s,s,s,s,s]", text_of(task, "id"), text_of(task, "type"), text_of(task, "state"), tries,
-		                                      us < 0 ? "" : term_duration(us, took), json_object_get(task, "error") && *text_of(task, "error") ? "" : words.s));
+		json_array_append_new(rows, json_pack("[s,s,s,s,s,s]", text_of(task, "id"), text_of(task, "type"),
+						      text_of(task, "state"), tries, us < 0 ? "" : term_duration(us, took),
+						      json_object_get(task, "error") && *text_of(task, "error") ? "" : words.s));
 		buf_release(&words);
 	}
 	term_table(stdout, headers, 6, rows, "lllrrl");
@@ -237,12 +240,12 @@ show_attempts(const json_t *tasks)
 	json_t *task, *attempt;
 	size_t i, k;
 
-	json_array_foreach(tasks, i, task) {
+	json_array_foreach (tasks, i, task) {
 		json_t *attempts = json_object_get(task, "attempts");
 
 		if (json_array_size(attempts) < 2)
 			continue;
-		json_array_foreach(attempts, k, attempt) {
+		json_array_foreach (attempts, k, attempt) {
 			long long us = elapsed_us(json_object_get(attempt, "started_at"), json_object_get(attempt, "ended_at"));
 			json_t *code = json_object_get(attempt, "exit_code"), *sig = json_object_get(attempt, "signal");
 			const char *message = text_of(json_object_get(attempt, "error"), "message");
@@ -252,8 +255,9 @@ show_attempts(const json_t *tasks)
 				snprintf(how, sizeof(how), ", signal %d", (int)json_integer_value(sig));
 			else if (json_is_integer(code))
 				snprintf(how, sizeof(how), ", exit status %d", (int)json_integer_value(code));
-			printf("%s, attempt %d: %s%s%s%s%s%s\n", text_of(task, "id"), (int)json_integer_value(json_object_get(attempt, "n")),
-			       text_of(attempt, "state"), us < 0 ? "" : " after ", us < 0 ? "" : term_duration(us, took), how,
+			printf("%s, attempt %d: %s%s%s%s%s%s\n", text_of(task, "id"),
+			       (int)json_integer_value(json_object_get(attempt, "n")), text_of(attempt, "state"),
+			       us < 0 ? "" : " after ", us < 0 ? "" : term_duration(us, took), how,
 			       *message && !strstr(how, message) ? ": " : "", strstr(how, message) ? "" : message);
 		}
 	}
@@ -268,7 +272,10 @@ show_text(struct client *c, const json_t *run)
 	long long us = elapsed_us(json_object_get(run, "started_at"), json_object_get(run, "ended_at"));
 
 	printf("run %s%s%s of %s: %s%s%s%s%s\n", term_bold(stdout), text_of(run, "id"), term_off(stdout), text_of(run, "flow"),
-	       term_state(stdout, state), state, term_off(stdout), us < 0 ? "" : json_is_null(json_object_get(run, "ended_at")) ? ", for " : " in ",
+	       term_state(stdout, state), state, term_off(stdout),
+	       us < 0                                           ? ""
+	       : json_is_null(json_object_get(run, "ended_at")) ? ", for "
+								: " in ",
 	       us < 0 ? "" : term_duration(us, took));
 	printf("started by %s, %s", text_of(run, "trigger"), term_when(text_of(run, "created_at"), when));
 	if (*text_of(run, "scheduled_for"))
@@ -391,7 +398,7 @@ logs_of_all(struct client *c, const struct args *a, const char *id, const json_t
 	json_t *task;
 	size_t i;
 
-	json_array_foreach(json_object_get(run, "tasks"), i, task) {
+	json_array_foreach (json_object_get(run, "tasks"), i, task) {
 		if (json_array_size(json_object_get(task, "attempts")) == 0 && !a->follow)
 			continue;
 		printf("%s==> %s <==%s\n", term_bold(stdout), text_of(task, "id"), term_off(stdout));
@@ -413,7 +420,7 @@ logs_check(const struct args *a, const json_t *run, const char *task_id)
 	long n = a->attempt_text ? strtol(a->attempt_text, NULL, 10) : 0;
 	int rc = EXIT_OK;
 
-	json_array_foreach(json_object_get(run, "tasks"), i, task) {
+	json_array_foreach (json_object_get(run, "tasks"), i, task) {
 		if (strcmp(text_of(task, "id"), task_id) == 0)
 			found = task;
 		buf_addf(&known, "%s%s", known.len ? ", " : "its tasks are ", text_of(task, "id"));
@@ -422,7 +429,7 @@ logs_check(const struct args *a, const json_t *run, const char *task_id)
 		rc = refuse(known.s, "run %s has no task %s", text_of(run, "id"), task_id);
 	else if (a->attempt_text && (n < 1 || (size_t)n > json_array_size(json_object_get(found, "attempts"))))
 		rc = refuse(NULL, "task %s has %zu attempts in this run, so there is no attempt %s", task_id,
-		            json_array_size(json_object_get(found, "attempts")), a->attempt_text);
+			    json_array_size(json_object_get(found, "attempts")), a->attempt_text);
 	else if (json_array_size(json_object_get(found, "attempts")) == 0 && !a->follow)
 		rc = refuse(NULL, "task %s was not started (it is %s), so it has no log", task_id, text_of(found, "state"));
 	buf_release(&known);

@@ -48,9 +48,9 @@ interrupts(void)
 
 struct view {
 	FILE *f;
-	bool live;      /* redrawn in place */
-	int drawn;      /* lines above the cursor that are ours */
-	json_t *seen;   /* task id -> state and attempt last printed */
+	bool live;    /* redrawn in place */
+	int drawn;    /* lines above the cursor that are ours */
+	json_t *seen; /* task id -> state and attempt last printed */
 };
 
 static const char *
@@ -107,7 +107,7 @@ id_width(const json_t *tasks)
 	size_t i;
 	int w = 4;
 
-	json_array_foreach(tasks, i, t)
+	json_array_foreach (tasks, i, t)
 		if ((int)strlen(text_of(t, "id")) > w)
 			w = (int)strlen(text_of(t, "id"));
 	return w > 32 ? 32 : w;
@@ -122,8 +122,9 @@ print_task(struct view *v, const json_t *task, int width, int columns)
 	char took[24];
 
 	task_words(&words, task);
-	fprintf(v->f, "  %s%s%s %-*.*s  %s%-15s%s %8s  ", colour, mark_of(state), term_off(v->f), width, width, text_of(task, "id"), colour, state,
-	        term_off(v->f), us < 0 || (!v->live && strcmp(state, "running") == 0) ? "" : term_duration(us, took));
+	fprintf(v->f, "  %s%s%s %-*.*s  %s%-15s%s %8s  ", colour, mark_of(state), term_off(v->f), width, width,
+		text_of(task, "id"), colour, state, term_off(v->f),
+		us < 0 || (!v->live && strcmp(state, "running") == 0) ? "" : term_duration(us, took));
 	if (columns == 0 || columns - width - 32 > 8)
 		print_cut(v->f, words.s, columns ? columns - width - 32 : 0);
 	fputc('\n', v->f);
@@ -158,10 +159,11 @@ draw(struct view *v, const json_t *run)
 	if (v->drawn)
 		fprintf(v->f, "\033[%dF\033[J", v->drawn);
 	v->drawn = 1;
-	fprintf(v->f, "%s%s%s %s  %s%s%s  %s\n", term_bold(v->f), text_of(run, "flow"), term_off(v->f), text_of(run, "id"), term_state(v->f, state),
-	        state, term_off(v->f), term_duration(elapsed_us(json_object_get(run, "created_at"), json_object_get(run, "ended_at")), took));
+	fprintf(v->f, "%s%s%s %s  %s%s%s  %s\n", term_bold(v->f), text_of(run, "flow"), term_off(v->f), text_of(run, "id"),
+		term_state(v->f, state), state, term_off(v->f),
+		term_duration(elapsed_us(json_object_get(run, "created_at"), json_object_get(run, "ended_at")), took));
 	hide = count > room ? count - room + 1 : 0;
-	json_array_foreach(tasks, i, task) {
+	json_array_foreach (tasks, i, task) {
 		if (hidden < hide && dull(text_of(task, "state"))) {
 			hidden++;
 			continue;
@@ -172,7 +174,8 @@ draw(struct view *v, const json_t *run)
 		v->drawn++;
 	}
 	if (hidden) {
-		fprintf(v->f, "  %sand %zu more that succeeded, were skipped or wait%s\n", term_dim(v->f), hidden, term_off(v->f));
+		fprintf(v->f, "  %sand %zu more that succeeded, were skipped or wait%s\n", term_dim(v->f), hidden,
+			term_off(v->f));
 		v->drawn++;
 	}
 	fflush(v->f);
@@ -185,12 +188,14 @@ print_transitions(struct view *v, const json_t *run)
 	json_t *task;
 	size_t i;
 
-	json_array_foreach(json_object_get(run, "tasks"), i, task) {
-		const char *id = text_of(task, "id"), *state = text_of(task, "state"), *before = json_string_value(json_object_get(v->seen, id));
+	json_array_foreach (json_object_get(run, "tasks"), i, task) {
+		const char *id = text_of(task, "id"), *state = text_of(task, "state"),
+			   *before = json_string_value(json_object_get(v->seen, id));
 		size_t n = json_array_size(json_object_get(task, "attempts"));
 		char *now = xasprintf("%s %zu", state, n);
 
-		if (strcmp(state, "waiting") != 0 && strcmp(state, "ready") != 0 && (before == NULL || strcmp(before, now) != 0)) {
+		if (strcmp(state, "waiting") != 0 && strcmp(state, "ready") != 0 &&
+		    (before == NULL || strcmp(before, now) != 0)) {
 			print_task(v, task, id_width(json_object_get(run, "tasks")), 0);
 			json_object_set_new(v->seen, id, json_string(now));
 		}
@@ -205,9 +210,10 @@ print_end(struct view *v, const json_t *run)
 	const char *state = text_of(run, "state"), *error = json_string_value(json_object_get(run, "error"));
 	char took[24];
 
-	fprintf(v->f, "run %s of %s: %s%s%s in %s%s%s\n", text_of(run, "id"), text_of(run, "flow"), term_state(v->f, state), state, term_off(v->f),
-	        term_duration(elapsed_us(json_object_get(run, "created_at"), json_object_get(run, "ended_at")), took), error ? ": " : "",
-	        error ? error : "");
+	fprintf(v->f, "run %s of %s: %s%s%s in %s%s%s\n", text_of(run, "id"), text_of(run, "flow"), term_state(v->f, state),
+		state, term_off(v->f),
+		term_duration(elapsed_us(json_object_get(run, "created_at"), json_object_get(run, "ended_at")), took),
+		error ? ": " : "", error ? error : "");
 }
 
 /* ---- the watch ---- */

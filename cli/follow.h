@@ -10,8 +10,8 @@
 
 struct follow {
 	struct client *client;
-	bool quiet;                /* no progress, no last line */
-	bool (*lost)(void *arg);   /* the daemon is gone: is there one again? NULL: wait for it */
+	bool quiet;              /* no progress, no last line */
+	bool (*lost)(void *arg); /* the daemon is gone: is there one again? NULL: wait for it */
 	void *arg;
 };
 

@@ -8,7 +8,7 @@
 #include "cli/follow.h"
 #include "cli/term.h"
 
-#define LOG_TAIL 1500 /* bytes of a failed task's log */
+#define LOG_TAIL  1500 /* bytes of a failed task's log */
 #define LOG_LINES 8
 
 void
@@ -56,7 +56,7 @@ matches_of_page(struct client *c, const char *text, const char *cursor, json_t *
 	buf_release(&path);
 	if (*failed)
 		return NULL;
-	json_array_foreach(json_object_get(list, "items"), i, run)
+	json_array_foreach (json_object_get(list, "items"), i, run)
 		if (strncmp(json_string_value(json_object_get(run, "id")), text, strlen(text)) == 0)
 			json_array_append(matches, json_object_get(run, "id"));
 	next = xstrdup_null(json_string_value(json_object_get(list, "next")));
@@ -143,7 +143,9 @@ trigger_body(const struct args *a)
 			all = a->engines[i];
 	}
 	if (all && json_object_size(engines)) {
-		refuse(NULL, "--engine %s is for all tasks and another --engine for one; give either one name, or task=name for each", all);
+		refuse(NULL,
+		       "--engine %s is for all tasks and another --engine for one; give either one name, or task=name for each",
+		       all);
 		goto fail;
 	}
 	body = json_pack("{s:o}", "params", params);
@@ -204,7 +206,7 @@ check_words(struct buf *out, const json_t *checks)
 
 	if (json_array_size(checks) == 0)
 		return;
-	json_array_foreach(checks, i, check)
+	json_array_foreach (checks, i, check)
 		passed += json_is_true(json_object_get(check, "passed"));
 	buf_addf(out, "%s%zu of %zu checks passed", out->len ? ", " : "", passed, json_array_size(checks));
 }
@@ -227,7 +229,8 @@ void
 task_words(struct buf *out, const json_t *task)
 {
 	json_t *attempts = json_object_get(task, "attempts"), *last = json_array_get(attempts, json_array_size(attempts) - 1);
-	const char *error = json_string_value(json_object_get(task, "error")), *state = json_string_value(json_object_get(task, "state"));
+	const char *error = json_string_value(json_object_get(task, "error")),
+		   *state = json_string_value(json_object_get(task, "state"));
 	json_t *tables = json_object_get(last, "tables"), *table;
 	size_t n = json_array_size(attempts), i;
 
@@ -247,7 +250,7 @@ task_words(struct buf *out, const json_t *task)
 	}
 	metric_words(out, json_object_get(last, "metrics"));
 	check_words(out, json_object_get(last, "checks"));
-	json_array_foreach(tables, i, table) {
+	json_array_foreach (tables, i, table) {
 		const char *name = json_string_value(json_object_get(table, "table"));
 
 		if (name)
@@ -303,15 +306,20 @@ print_failures(FILE *f, struct client *c, const json_t *run)
 	json_t *task;
 	size_t i;
 
-	json_array_foreach(json_object_get(run, "tasks"), i, task) {
-		json_t *attempts = json_object_get(task, "attempts"), *last = json_array_get(attempts, json_array_size(attempts) - 1);
+	json_array_foreach (json_object_get(run, "tasks"), i, task) {
+		json_t *attempts = json_object_get(task, "attempts"),
+		       *last = json_array_get(attempts, json_array_size(attempts) - 1);
 		json_t *error = json_object_get(last, "error");
-		const char *state = json_string_value(json_object_get(task, "state")), *id = json_string_value(json_object_get(task, "id"));
-		const char *file = json_string_value(json_object_get(error, "file")), *message = json_string_value(json_object_get(error, "message"));
+		const char *state = json_string_value(json_object_get(task, "state")),
+			   *id = json_string_value(json_object_get(task, "id"));
+		const char *file = json_string_value(json_object_get(error, "file")),
+			   *message = json_string_value(json_object_get(error, "message"));
 		const char *own = json_string_value(json_object_get(task, "error"));
-		long long line = json_integer_value(json_object_get(error, "line")), col = json_integer_value(json_object_get(error, "col"));
+		long long line = json_integer_value(json_object_get(error, "line")),
+			  col = json_integer_value(json_object_get(error, "col"));
 
-		if (state == NULL || (strcmp(state, "failed") != 0 && strcmp(state, "timed_out") != 0 && strcmp(state, "lost") != 0))
+		if (state == NULL ||
+		    (strcmp(state, "failed") != 0 && strcmp(state, "timed_out") != 0 && strcmp(state, "lost") != 0))
 			continue;
 		if (message == NULL)
 			message = own ? own : state;
@@ -320,7 +328,9 @@ print_failures(FILE *f, struct client *c, const json_t *run)
 		else if (file)
 			fprintf(f, "%s: ", file);
 		fprintf(f, "%s%s%s: %s\n", term_state(f, "failed"), id, term_off(f), message);
-		if (strcmp(json_string_value(json_object_get(task, "type")) ? json_string_value(json_object_get(task, "type")) : "", "command") == 0)
+		if (strcmp(json_string_value(json_object_get(task, "type")) ? json_string_value(json_object_get(task, "type"))
+									    : "",
+			   "command") == 0)
 			print_log_end(f, c, json_string_value(json_object_get(run, "id")), id);
 	}
 }

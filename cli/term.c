@@ -32,8 +32,9 @@ term_state(FILE *f, const char *state)
 	static const struct {
 		const char *state, *code;
 	} colours[] = {
-		{ "success", "\033[32m" },   { "failed", "\033[31m" },   { "timed_out", "\033[31m" }, { "lost", "\033[31m" },
-		{ "cancelled", "\033[33m" }, { "running", "\033[36m" }, { "retry_wait", "\033[33m" }, { "upstream_failed", "\033[35m" },
+		{ "success", "\033[32m" },    { "failed", "\033[31m" },          { "timed_out", "\033[31m" },
+		{ "lost", "\033[31m" },       { "cancelled", "\033[33m" },       { "running", "\033[36m" },
+		{ "retry_wait", "\033[33m" }, { "upstream_failed", "\033[35m" },
 	};
 
 	if (!term_colours(f) || state == NULL)
@@ -152,7 +153,7 @@ term_table(FILE *f, const char *const *headers, size_t columns, const json_t *ro
 
 	for (size_t c = 0; c < columns; c++) {
 		widths[c] = width_of(headers[c]);
-		json_array_foreach(rows, i, row) {
+		json_array_foreach (rows, i, row) {
 			int w = width_of(json_string_value(json_array_get(row, c)));
 
 			if (w > widths[c])
@@ -178,7 +179,7 @@ term_table(FILE *f, const char *const *headers, size_t columns, const json_t *ro
 		fputs(c + 1 == columns ? "" : "  ", f);
 	}
 	fprintf(f, "%s\n", term_off(f));
-	json_array_foreach(rows, i, row) {
+	json_array_foreach (rows, i, row) {
 		for (size_t c = 0; c < columns; c++) {
 			const char *text = json_string_value(json_array_get(row, c)), *colour = "";
 
