@@ -38,6 +38,7 @@ write_table(struct context *cx, const char *query)
 
 	if (w.name == NULL)
 		return task_fail(cx, ERR_INVALID, "`into` names no table");
+	w.must_exist = json_is_false(json_object_get(cx->spec, "create"));
 	w.properties = json_object_get(cx->spec, "properties");
 	if (json_is_integer(size) && json_integer_value(size) > 0)
 		w.target_file_size = json_integer_value(size);

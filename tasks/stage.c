@@ -649,7 +649,8 @@ write_target(struct stage *st, const char *query)
 				buf_adds(&b, ", ");
 			buf_add_sql_name(&b, json_string_value(name));
 		}
-		buf_adds(&b, ")");
+		/* In the files too, so that reading them back loses no column. */
+		buf_adds(&b, "), WRITE_PARTITION_COLUMNS true");
 	}
 	buf_adds(&b, ")");
 	/* A size in bytes for row groups is honoured only without order. */

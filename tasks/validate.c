@@ -225,10 +225,11 @@ check_range(struct check *c)
 
 	if (column == NULL)
 		return -1;
-	buf_adds(&what, "in the range ");
+	buf_adds(&what, min && max ? "between " : min ? "at least " : "at most ");
 	if (min)
 		add_literal(&what, min);
-	buf_adds(&what, " to ");
+	if (min && max)
+		buf_adds(&what, " and ");
 	if (max)
 		add_literal(&what, max);
 	buf_adds(&b, "false");
@@ -262,8 +263,10 @@ check_schema(struct check *c)
 		return -1;
 	c->passed = true;
 	json_object_foreach((json_t *)(uintptr_t)c->arg, name, want) {
-		const char *have = NULL, *near;
+		const char *have = NULL, *near, *text = json_string_value(want) ? json_string_value(want) : "VARCHAR";
+		const char *not_null = strcasestr(text, " not null");
 		struct duck_result *r;
+		int64_t nulls;
 		char *type;
 
 		json_array_foreach(columns, i, column)
@@ -278,7 +281,7 @@ check_schema(struct check *c)
 		}
 		/* The engine's own spelling of the wanted type: bigint, int8 and LONG are one. */
 		buf_clear(&b);
-		buf_addf(&b, "SELECT typeof(NULL::%s)", json_string_value(want) ? json_string_value(want) : "VARCHAR");
+		buf_addf(&b, "SELECT typeof(CAST(NULL AS %.*s))", (int)(not_null ? (size_t)(not_null - text) : strlen(text)), text);
 		r = duck_query(c->cx->db, b.s, &c->cx->err);
 		if (r == NULL) {
 			json_decref(columns);
@@ -293,6 +296,23 @@ check_schema(struct check *c)
 			c->passed = false;
 		}
 		free(type);
+		if (not_null == NULL)
+			continue;
+		buf_clear(&b);
+		buf_adds(&b, "SELECT count(*) FROM this WHERE ");
+		buf_add_sql_name(&b, name);
+		buf_adds(&b, " IS NULL");
+		nulls = duck_count(c->cx->db, b.s, &c->cx->err);
+		if (nulls < 0) {
+			json_decref(columns);
+			buf_release(&b);
+			return -1;
+		}
+		if (nulls) {
+			buf_addf(&c->message, "%s%" PRId64 " row%s of %s have no \"%s\"", c->message.len ? "; " : "", nulls, nulls == 1 ? "" : "s",
+			         c->subject, name);
+			c->passed = false;
+		}
 	}
 	if (c->passed)
 		buf_addf(&c->message, "the columns of %s are as expected", c->subject);
@@ -439,7 +459,7 @@ check_run(struct context *cx, const char *subject, size_t index, const json_t *d
 		if (!c.passed && strcmp(severity, "warn") != 0)
 			buf_addf(failures, "%s%s: %s", failures->len ? "; " : "", name ? name : c.kind, c.message.s);
 	} else if (cx->err.code && strstr(cx->err.msg, "checks") == NULL) {
-		err_prefix(&cx->err, "check %s", name ? name : c.kind);
+		err_prefix(&cx->err, "check %s of %s", name ? name : c.kind, subject);
 	}
 	buf_release(&c.message);
 	return rc;

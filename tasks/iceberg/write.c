@@ -5,9 +5,11 @@
 #include "tasks/iceberg/write.h"
 
 #include <errno.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -50,7 +52,7 @@ struct writer {
 	char *location, *local; /* of the table: as URL, and as path without the scheme */
 	json_t *fields;     /* of the schema written: list of Iceberg fields */
 	json_t *schema;     /* a new schema to add, or NULL */
-	int last_column_id;
+	int last_column_id, first_column_id; /* first: before this task added any */
 	char *select;       /* the rows, cast to the schema, in its order */
 	char stem[64];      /* of this attempt's files */
 	struct data_file *files;
@@ -139,6 +141,11 @@ schema_from_columns(struct writer *wr, const json_t *columns, const json_t *old_
 		const char *name = json_string_value(json_object_get(column, "name"));
 		int id;
 
+		for (size_t k = 0; k < i; k++)
+			if (strcasecmp(json_string_value(json_object_get(json_array_get(columns, k), "name")), name) == 0)
+				return task_fail(cx, ERR_UNPROCESSABLE,
+				                 "table %s: two columns are called \"%s\" (case makes no difference); give one another name",
+				                 wr->w->name, name);
 		old = old_fields ? field_named(old_fields, name) : NULL;
 		id = old ? (int)json_integer_value(json_object_get(old, "id")) : ++wr->last_column_id;
 		json_array_append_new(wr->fields, json_pack("{s:i,s:s,s:b}", "id", id, "name", name, "required", 0));
@@ -685,6 +692,41 @@ create_updates(const struct writer *wr, json_t *updates)
 	json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "set-location", "location", json_object_get(meta, "location")));
 }
 
+/* The id that the catalog gives a schema: that of an equal one, or the next. Written into the schema. */
+static json_int_t
+schema_id(const json_t *meta, json_t *schema)
+{
+	json_int_t id = 0;
+	json_t *have;
+	size_t i;
+
+	json_array_foreach(json_object_get(meta, "schemas"), i, have) {
+		json_int_t theirs = json_integer_value(json_object_get(have, "schema-id"));
+
+		if (json_equal(json_object_get(have, "fields"), json_object_get(schema, "fields"))) {
+			id = theirs;
+			break;
+		}
+		if (theirs >= id)
+			id = theirs + 1;
+	}
+	json_object_set_new(schema, "schema-id", json_integer(id));
+	return id;
+}
+
+/* After somebody else's commit: do the rows that are written already still fit the table? */
+static int
+still_fits(struct writer *wr)
+{
+	const json_t *fields = json_object_get(current_schema(wr->meta), "fields");
+	bool fits = wr->schema ? json_integer_value(json_object_get(wr->meta, "last-column-id")) == wr->first_column_id : json_equal(fields, wr->fields);
+
+	if (fits)
+		return 0;
+	wr->cx->cause = "conflict";
+	return task_fail(wr->cx, ERR_CONFLICT, "table %s: somebody else changed its columns meanwhile; the task can be tried again", wr->w->name);
+}
+
 /* One try. Returns the HTTP status, or -1 with the error set. */
 static int
 commit_try(struct writer *wr)
@@ -697,6 +739,8 @@ commit_try(struct writer *wr)
 	int status = -1;
 
 	c.sequence = json_integer_value(json_object_get(wr->meta, "last-sequence-number")) + 1;
+	if (wr->schema)
+		schema_id(wr->meta, wr->schema);
 	c.keep_parent = parent && w->mode != WRITE_REPLACE;
 	if (commit_manifests(wr, &c) < 0)
 		goto out;
@@ -708,6 +752,8 @@ commit_try(struct writer *wr)
 		json_array_append_new(requirements, json_pack("{s:s,s:s,s:o}", "type", "assert-ref-snapshot-id", "ref", "main", "snapshot-id",
 		                                              parent ? json_incref(json_object_get(parent, "snapshot-id")) : json_null()));
 		if (wr->schema) {
+			json_array_append_new(requirements, json_pack("{s:s,s:i}", "type", "assert-last-assigned-field-id",
+			                                              "last-assigned-field-id", wr->first_column_id));
 			json_array_append_new(updates, json_pack("{s:s,s:O,s:i}", "action", "add-schema", "schema", wr->schema, "last-column-id",
 			                                         wr->last_column_id));
 			json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-current-schema", "schema-id", -1));
@@ -719,8 +765,8 @@ commit_try(struct writer *wr)
 	                 (json_int_t)(clock_wall() / 1000), "manifest-list", c.manifest_list, "summary", commit_summary(wr, &c));
 	if (c.keep_parent)
 		json_object_set(snap, "parent-snapshot-id", json_object_get(parent, "snapshot-id"));
-	if (!wr->create && !wr->schema)
-		json_object_set(snap, "schema-id", json_object_get(wr->meta, "current-schema-id"));
+	json_object_set(snap, "schema-id",
+	                wr->schema ? json_object_get(wr->schema, "schema-id") : json_object_get(wr->meta, "current-schema-id"));
 	json_array_append_new(updates, json_pack("{s:s,s:o}", "action", "add-snapshot", "snapshot", snap));
 	json_array_append_new(updates, json_pack("{s:s,s:s,s:s,s:I}", "action", "set-snapshot-ref", "ref-name", "main", "type", "branch",
 	                                         "snapshot-id", (json_int_t)c.snapshot));
@@ -781,6 +827,8 @@ writer_prepare(struct writer *wr)
 	status = rest_load_table(cx, w->ns, w->table, &wr->loaded);
 	if (status < 0 || (status == 200 && writer_location(wr) < 0))
 		return -1;
+	if (wr->loaded == NULL && w->must_exist)
+		return task_fail_at(cx, "into", "table %s does not exist, and `create: false` says not to make it", w->name);
 	if (wr->loaded && landed_before(wr)) {
 		w->landed_before = true;
 		return 0;
@@ -793,7 +841,7 @@ writer_prepare(struct writer *wr)
 			return task_fail(cx, ERR_UNSUPPORTED, "table %s is partitioned; writing partitioned tables is not supported yet", w->name);
 	if ((columns = duck_describe(cx->db, w->query, &cx->err)) == NULL)
 		return -1;
-	wr->last_column_id = wr->loaded ? (int)json_integer_value(json_object_get(wr->meta, "last-column-id")) : 0;
+	wr->first_column_id = wr->last_column_id = wr->loaded ? (int)json_integer_value(json_object_get(wr->meta, "last-column-id")) : 0;
 	schema = current_schema(wr->meta);
 	if (wr->loaded == NULL || w->mode == WRITE_REPLACE) {
 		if (schema_from_columns(wr, columns, json_object_get(schema, "fields")) < 0)
@@ -817,12 +865,26 @@ out:
 	return rc;
 }
 
+/* Removes what a failed write left in data/, also the files that it never got to count. */
+static void
+writer_remove_data(const struct writer *wr)
+{
+	char *pattern = xasprintf("%s/data/%s-*", wr->local, wr->stem);
+	glob_t g = { 0 };
+
+	if (glob(pattern, 0, NULL, &g) == 0)
+		for (size_t i = 0; i < g.gl_pathc; i++)
+			unlink(g.gl_pathv[i]);
+	globfree(&g);
+	free(pattern);
+}
+
 static void
 writer_release(struct writer *wr, bool failed)
 {
+	if (failed && wr->local)
+		writer_remove_data(wr);
 	for (size_t i = 0; i < wr->nfiles; i++) {
-		if (failed)
-			unlink(wr->files[i].path);
 		free(wr->files[i].path);
 		free(wr->files[i].value_counts);
 		free(wr->files[i].null_counts);
@@ -868,14 +930,19 @@ iceberg_write(struct context *cx, struct write *w)
 			json_decref(wr.loaded);
 			wr.loaded = NULL;
 			err_release(&cx->err);
-			if (wr.create || rest_load_table(cx, w->ns, w->table, &wr.loaded) != 200) {
-				task_fail(cx, ERR_CONFLICT, "table %s was made or dropped by somebody else meanwhile; the task can be tried again", w->name);
+			if (rest_load_table(cx, w->ns, w->table, &wr.loaded) != 200) {
+				if (cx->err.code == 0)
+					task_fail(cx, ERR_CONFLICT, "table %s was dropped by somebody else meanwhile; the task can be tried again", w->name);
 				break;
 			}
 			wr.meta = json_object_get(wr.loaded, "metadata");
+			/* Made by somebody else: it is an ordinary table then, if its columns are ours. */
+			wr.create = false;
+			if (still_fits(&wr) < 0)
+				break;
 		}
 		status = commit_try(&wr);
-		if (status != 409 || wr.create)
+		if (status != 409)
 			break;
 	}
 	if (status == 200) {

@@ -6,6 +6,7 @@
 #define TASKS_ICEBERG_WRITE_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "tasks/context.h"
@@ -23,6 +24,7 @@ struct write {
 	enum write_mode mode;
 	const json_t *properties; /* object of strings or NULL */
 	int64_t target_file_size; /* bytes */
+	bool must_exist;          /* a table that is not there is an error */
 	/* filled in */
 	int64_t snapshot_id, rows, files, bytes;
 	bool landed_before; /* an earlier attempt of this task had committed already: nothing was written now */
