@@ -15,9 +15,10 @@ rule_judge(enum trigger_rule rule, const struct upstream *u)
 	case RULE_ALL_SUCCESS:
 		if (bad)
 			return VERDICT_UPSTREAM_FAILED;
-		if (u->skipped)
-			return VERDICT_SKIP;
-		return u->success == u->total ? VERDICT_GO : VERDICT_WAIT;
+		/* With one skipped, another may still fail: the outcome must not hang on who ends first. */
+		if (!all)
+			return VERDICT_WAIT;
+		return u->skipped ? VERDICT_SKIP : VERDICT_GO;
 	case RULE_ALL_DONE:
 		return all ? VERDICT_GO : VERDICT_WAIT;
 	case RULE_ALL_FAILED:
