@@ -397,6 +397,14 @@ cluster_open(uv_loop_t *loop, const char *home, struct err *e)
 	if (strcmp(base, home) != 0) {
 		char *link1 = xasprintf("%s/pg", home), *link2 = xasprintf("%s/pg.run", home);
 
+		/* The state folder was removed and made anew: what it knew before must not come back half. */
+		if (lstat(link1, &st) < 0 && stat(c->data, &st) == 0) {
+			char *aside = xasprintf("%s.%lld", c->data, (long long)clock_wall());
+
+			if (rename(c->data, aside) == 0)
+				log_warn("cluster: %s is of an earlier state folder of this name; it was moved to %s", c->data, aside);
+			free(aside);
+		}
 		if ((symlink(c->data, link1) < 0 && errno != EEXIST) || (symlink(c->sock, link2) < 0 && errno != EEXIST))
 			log_warn("cluster: cannot link %s: %s", link1, strerror(errno));
 		free(link1);

@@ -158,7 +158,7 @@ class Daemon:
                 wait_until(lambda: not alive(pid), f"the end of process {pid}")
         link = self.home / "pg"
         if link.is_symlink():  # as root, where the cluster's user cannot reach the home
-            shutil.rmtree(link.resolve(), ignore_errors=True)
+            shutil.rmtree(link.resolve().parent, ignore_errors=True)
 
     @property
     def log(self):
