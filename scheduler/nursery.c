@@ -27,6 +27,8 @@
 #include "base/log.h"
 #include "tasks/task.h"
 
+#define LOCK_TRIES 1000 /* ten seconds in all */
+#define LOCK_WAIT_US 10000
 #define MESSAGE_MAX (64u << 20)
 
 struct child {
@@ -452,9 +454,12 @@ nursery_main(const char *home, const char *libdir)
 	int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	sigset_t mask;
 
-	/* One nursery a home; it holds the lock for life. */
-	if (lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0)
-		die("nursery: %s is held by another process", path);
+	/* One nursery a home; it holds the lock for life. The one of a daemon that has just stopped may still be about to end. */
+	for (int tries = 0; lock < 0 || flock(lock, LOCK_EX | LOCK_NB) < 0; tries++) {
+		if (lock < 0 || tries == LOCK_TRIES)
+			die("nursery: %s is held by another process", path);
+		usleep(LOCK_WAIT_US);
+	}
 	free(path);
 	list_init(&n.children);
 	snprintf(n.id, sizeof(n.id), "%d-%lld", (int)getpid(), (long long)clock_wall());
@@ -480,5 +485,7 @@ nursery_main(const char *home, const char *libdir)
 	path = xasprintf("%s/nursery.sock", home);
 	unlink(path);
 	free(path);
+	buf_release(&n.in);
+	buf_release(&n.out);
 	return 0;
 }
