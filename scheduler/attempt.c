@@ -283,6 +283,8 @@ attempt_resolve(struct attempt *a, struct err *e)
 		                              a->task->engine ? a->task->engine : "duckdb", "engine_options", options ? options : json_null(),
 		                              "scratch", scratch, "catalog", catalog_doc(a), "file", run->flow->file, "pos",
 		                              def->pos ? def->pos : json_null(), "spec", spec));
+		if (json_object_get(a->sched->config->json, "housekeeping"))
+			json_object_set(json_object_get(a->message, "doc"), "housekeeping", json_object_get(a->sched->config->json, "housekeeping"));
 	}
 	json_object_set_new(a->message, "env", full);
 out:

@@ -33,6 +33,7 @@ write_table(struct context *cx, const char *query)
 	static const char *const operations[] = { "append", "overwrite", "replace" };
 	struct write w = { .name = spec_text(cx, "into"), .query = query, .target_file_size = DEFAULT_FILE_SIZE };
 	json_t *size = json_object_get(cx->spec, "target_file_size");
+	const json_t *usual = json_object_get(json_object_get(cx->doc, "housekeeping"), "target_file_size");
 	char id[24];
 	int rc = -1;
 
@@ -40,6 +41,8 @@ write_table(struct context *cx, const char *query)
 		return task_fail(cx, ERR_INVALID, "`into` names no table");
 	w.must_exist = json_is_false(json_object_get(cx->spec, "create"));
 	w.properties = json_object_get(cx->spec, "properties");
+	if (!json_is_integer(size))
+		size = (json_t *)(uintptr_t)usual;
 	if (json_is_integer(size) && json_integer_value(size) > 0)
 		w.target_file_size = json_integer_value(size);
 	if (write_mode(cx, &w.mode) < 0 || task_table_name(cx, w.name, &w.ns, &w.table) < 0)
