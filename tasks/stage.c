@@ -3,6 +3,7 @@
  * `cast`, text otherwise for CSV), `where` on the source's columns, `select`, `rename`. The target appears by rename, whole.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <ftw.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -16,6 +17,9 @@
 #include "tasks/engines/duckdb.h"
 #include "tasks/report.h"
 
+/* The copy's error when a value is missing; the sentence for the user names file and line. */
+#define NULL_FOUND "sluice: a value is missing"
+
 enum on_reject { REJECT_FAIL, REJECT_SKIP, REJECT_QUARANTINE };
 
 struct stage {
@@ -27,8 +31,12 @@ struct stage {
 	json_t *types;      /* object: column -> type, for those that have one */
 	json_t *not_null;   /* list of names */
 	enum on_reject on_reject;
-	struct buf reader;  /* table function call over the files */
+	struct buf reader;  /* table function call over the files, or a subquery over it */
+	struct buf traced;  /* the same rows before any cast, with the columns sluice_file and, where there are numbers, sluice_row */
+	struct buf bad;     /* condition over `traced`: the row is a reject that the reader itself did not refuse */
+	struct buf reasons; /* list of expressions over `traced`: what is wrong, each NULL when nothing is */
 	char *path, *tmp;   /* target and its temporary name */
+	char *tmp_rejects;
 	int64_t rejected;
 };
 
@@ -193,7 +201,9 @@ static int
 csv_names(struct stage *st, bool header)
 {
 	const char *delimiter = source_text(st, "delimiter", ","), *quote = source_text(st, "quote", "\"");
-	json_t *file, *names;
+	const json_t *columns = json_object_get(st->source, "columns");
+	json_t *file, *names, *type;
+	const char *key;
 	size_t i;
 
 	json_array_foreach(st->files, i, file) {
@@ -208,7 +218,18 @@ csv_names(struct stage *st, bool header)
 		}
 		names = split_header(line, *delimiter, *quote);
 		free(line);
-		if (!header) {
+		if (!header && json_object_size(columns)) {
+			if (json_object_size(columns) != json_array_size(names)) {
+				int rc = task_fail_at(st->cx, "source/columns", "source.columns names %zu columns, but %s has %zu", json_object_size(columns),
+				                      json_string_value(file), json_array_size(names));
+
+				json_decref(names);
+				return rc;
+			}
+			json_array_clear(names);
+			json_object_foreach((json_t *)(uintptr_t)columns, key, type)
+				json_array_append_new(names, json_string(key));
+		} else if (!header) {
 			for (size_t k = 0; k < json_array_size(names); k++) {
 				char *name = xasprintf("column%zu", k);
 
@@ -216,6 +237,15 @@ csv_names(struct stage *st, bool header)
 				free(name);
 			}
 		}
+		for (size_t k = 0; k < json_array_size(names); k++)
+			for (size_t j = 0; j < k; j++)
+				if (strcasecmp(json_string_value(json_array_get(names, k)), json_string_value(json_array_get(names, j))) == 0) {
+					int rc = task_fail(st->cx, ERR_UNPROCESSABLE, "%s:1: the header names the column \"%s\" twice",
+					                   json_string_value(file), json_string_value(json_array_get(names, k)));
+
+					json_decref(names);
+					return rc;
+				}
 		if (st->names && !json_equal(st->names, names)) {
 			json_decref(names);
 			return task_fail(st->cx, ERR_UNPROCESSABLE, "%s has another header than %s; files of one source must have the same columns",
@@ -231,34 +261,90 @@ csv_names(struct stage *st, bool header)
 	return 0;
 }
 
-/* The types that the task asks for: `schema` (with "not null") and `cast`. */
+/* Notes one column's type, after the engine has been asked whether there is such a type. */
+static int
+stage_type(struct stage *st, const char *map, const char *name, const char *type)
+{
+	char *key = xasprintf("%s/%s", map, name), *sql = xasprintf("SELECT CAST(NULL AS %s)", type);
+	int line, col, rc = 0;
+
+	if (!has_name(st->names, name))
+		rc = missing_column(st, key, name);
+	else if (duck_check(st->cx->db, sql, &line, &col, &st->cx->err) < 0) {
+		char *why = xstrdup(st->cx->err.msg);
+
+		rc = task_fail_at(st->cx, key, "column \"%s\" cannot be of type \"%s\": %s", name, type, why);
+		free(why);
+	}
+	if (rc == 0)
+		json_object_set_new(st->types, name, json_string(type));
+	free(key);
+	free(sql);
+	return rc;
+}
+
+/* The types that the task asks for: the source's columns, `schema` (with "not null") and `cast`, the later the stronger. */
 static int
 stage_types(struct stage *st)
 {
-	const json_t *schema = json_object_get(st->cx->spec, "schema"), *cast = json_object_get(st->cx->spec, "cast");
+	static const char *const maps[] = { "source/columns", "schema", "cast" };
+	const json_t *defs[] = { json_object_get(st->source, "columns"), json_object_get(st->cx->spec, "schema"),
+		                 json_object_get(st->cx->spec, "cast") };
 	json_t *type;
 	const char *name;
 
 	st->types = json_object();
 	st->not_null = json_array();
-	json_object_foreach((json_t *)(uintptr_t)schema, name, type) {
-		char *text = xstrdup(json_string_value(type) ? json_string_value(type) : "VARCHAR"), *nn = strcasestr(text, " not null");
+	for (size_t i = 0; i < 3; i++)
+		json_object_foreach((json_t *)(uintptr_t)defs[i], name, type) {
+			char *text = xstrdup(json_string_value(type) ? json_string_value(type) : "VARCHAR"), *nn = strcasestr(text, " not null");
+			int rc;
 
-		if (nn) {
-			*nn = '\0';
-			json_array_append_new(st->not_null, json_string(name));
+			if (nn) {
+				*nn = '\0';
+				json_array_append_new(st->not_null, json_string(name));
+			}
+			rc = stage_type(st, maps[i], name, text);
+			free(text);
+			if (rc < 0)
+				return rc;
 		}
-		json_object_set_new(st->types, name, json_string(text));
-		free(text);
-		if (!has_name(st->names, name))
-			return missing_column(st, "schema", name);
-	}
-	json_object_foreach((json_t *)(uintptr_t)cast, name, type) {
-		if (!has_name(st->names, name))
-			return missing_column(st, "cast", name);
-		json_object_set(st->types, name, type);
-	}
 	return 0;
+}
+
+/* Notes what makes a row a reject beyond the reader's own refusals: values that do not fit and values that are missing. */
+static void
+stage_conditions(struct stage *st, bool casts)
+{
+	json_t *name, *type;
+	const char *column;
+	size_t i;
+
+	json_object_foreach(casts ? st->types : NULL, column, type) {
+		struct buf q = BUF_INIT, said = BUF_INIT;
+
+		buf_add_sql_name(&q, column);
+		buf_addf(&said, "column \"%s\": not of type %s: ", column, json_string_value(type));
+		buf_addf(&st->bad, "%s(%s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL)", st->bad.len ? " OR " : "", q.s, q.s, json_string_value(type));
+		buf_addf(&st->reasons, "%sCASE WHEN %s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL THEN ", st->reasons.len ? ", " : "", q.s, q.s,
+		         json_string_value(type));
+		buf_add_sql_string(&st->reasons, said.s);
+		buf_addf(&st->reasons, " || %s::VARCHAR END", q.s);
+		buf_release(&q);
+		buf_release(&said);
+	}
+	json_array_foreach(st->not_null, i, name) {
+		struct buf q = BUF_INIT, said = BUF_INIT;
+
+		buf_add_sql_name(&q, json_string_value(name));
+		buf_addf(&said, "column \"%s\" has no value, the schema says not null", json_string_value(name));
+		buf_addf(&st->bad, "%s%s IS NULL", st->bad.len ? " OR " : "", q.s);
+		buf_addf(&st->reasons, "%sCASE WHEN %s IS NULL THEN ", st->reasons.len ? ", " : "", q.s);
+		buf_add_sql_string(&st->reasons, said.s);
+		buf_adds(&st->reasons, " END");
+		buf_release(&q);
+		buf_release(&said);
+	}
 }
 
 static int
@@ -293,6 +379,23 @@ read_csv(struct stage *st)
 		buf_adds(b, ": ");
 		buf_add_sql_string(b, type ? type : "VARCHAR");
 	}
+	stage_conditions(st, false);
+	/* The line of a row: those before it, the header, and line ends inside of quotes; refused lines are added later. */
+	buf_addf(&st->traced, "SELECT *, row_number() OVER w + coalesce(sum(0");
+	json_array_foreach(st->names, i, name) {
+		if (json_object_get(st->types, json_string_value(name)))
+			continue;
+		buf_adds(&st->traced, " + coalesce(length(");
+		buf_add_sql_name(&st->traced, json_string_value(name));
+		buf_adds(&st->traced, ") - length(replace(");
+		buf_add_sql_name(&st->traced, json_string_value(name));
+		buf_adds(&st->traced, ", chr(10), '')), 0)");
+	}
+	buf_addf(&st->traced,
+	         ") OVER (PARTITION BY sluice_file ORDER BY sluice_n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) + %d AS sluice_row "
+	         "FROM (SELECT *, row_number() OVER () AS sluice_n FROM %s}, filename = 'sluice_file')) WINDOW w AS (PARTITION BY sluice_file "
+	         "ORDER BY sluice_n)",
+	         has_header ? 1 : 0, b->s);
 	buf_adds(b, "})");
 	return 0;
 }
@@ -329,19 +432,24 @@ read_typed(struct stage *st, const char *function)
 		buf_release(&plain);
 		return -1;
 	}
-	/* TRY_CAST where bad values may be dropped; a plain cast, which fails with the value, otherwise. */
-	buf_adds(&st->reader, "(SELECT * REPLACE (");
+	stage_conditions(st, true);
+	plain.s[--plain.len] = '\0'; /* the parenthesis */
+	/* Rows keep the file's order, so that their number in it can be counted. */
+	buf_addf(&st->traced, "SELECT *, row_number() OVER (%s) AS sluice_row FROM %s, filename = 'sluice_file')",
+	         json_array_size(st->files) > 1 ? "PARTITION BY sluice_file" : "", plain.s);
+	buf_addc(&plain, ')');
 	if (json_object_size(st->types) == 0) {
-		buf_clear(&st->reader);
 		buf_adds(&st->reader, plain.s);
 	} else {
 		bool first = true;
 
+		buf_adds(&st->reader, "(SELECT * REPLACE (");
 		json_array_foreach(st->names, i, name) {
 			const char *n = json_string_value(name), *type = json_string_value(json_object_get(st->types, n));
 
 			if (type == NULL)
 				continue;
+			/* A plain cast fails with the value; where rejects are left out they are known by `bad`. */
 			buf_adds(&st->reader, first ? "" : ", ");
 			first = false;
 			buf_adds(&st->reader, st->on_reject == REJECT_FAIL ? "CAST(" : "TRY_CAST(");
@@ -350,36 +458,8 @@ read_typed(struct stage *st, const char *function)
 			buf_add_sql_name(&st->reader, n);
 		}
 		buf_addf(&st->reader, ") FROM %s", plain.s);
-		if (st->on_reject != REJECT_FAIL) {
-			/* Rows with a value that does not fit go to the side, with their number in the source. */
-			struct buf bad = BUF_INIT;
-
-			first = true;
-			json_array_foreach(st->names, i, name) {
-				const char *n = json_string_value(name), *type = json_string_value(json_object_get(st->types, n));
-
-				if (type == NULL)
-					continue;
-				buf_adds(&bad, first ? "" : " OR ");
-				first = false;
-				buf_adds(&bad, "(");
-				buf_add_sql_name(&bad, n);
-				buf_adds(&bad, " IS NOT NULL AND TRY_CAST(");
-				buf_add_sql_name(&bad, n);
-				buf_addf(&bad, " AS %s) IS NULL)", type);
-			}
-			if (duck_execf(cx->db, &cx->err,
-			               "CREATE TEMP TABLE sluice_rejects AS SELECT '' AS file, line, 'CAST' AS reason, "
-			               "'a value does not fit its type' AS message, to_json(t)::VARCHAR AS \"text\" FROM "
-			               "(SELECT *, row_number() OVER () AS line FROM %s) t WHERE %s",
-			               plain.s, bad.s) < 0) {
-				buf_release(&plain);
-				buf_release(&bad);
-				return -1;
-			}
-			buf_addf(&st->reader, " WHERE NOT (%s)", bad.s);
-			buf_release(&bad);
-		}
+		if (st->on_reject != REJECT_FAIL)
+			buf_addf(&st->reader, " WHERE NOT (%s)", st->bad.s);
 		buf_adds(&st->reader, ")");
 	}
 	buf_release(&plain);
@@ -470,8 +550,10 @@ build_query(struct stage *st, struct buf *out)
 	}
 	json_array_foreach(st->not_null, i, to) {
 		buf_adds(&inner, where || i ? " AND " : " WHERE ");
+		/* With `fail` the copy itself stops at the first one: no second reading to look for it in a good source. */
+		buf_adds(&inner, st->on_reject == REJECT_FAIL ? "CASE WHEN " : "");
 		buf_add_sql_name(&inner, json_string_value(to));
-		buf_adds(&inner, " IS NOT NULL");
+		buf_adds(&inner, st->on_reject == REJECT_FAIL ? " IS NULL THEN error('" NULL_FOUND "') ELSE true END" : " IS NOT NULL");
 	}
 	if (json_object_size(rename)) {
 		json_t *columns = duck_describe(st->cx->db, inner.s, &st->cx->err), *names = json_array(), *column;
@@ -510,57 +592,79 @@ out:
 
 /* ---- rejects ---- */
 
-/* Puts what the reader refused, and rows without a value that must be there, into one table. */
+/* Adds the rows that `bad` finds. They are looked for by reading the source once more. */
+static int
+collect_bad(struct stage *st)
+{
+	struct context *cx = st->cx;
+	struct buf b = BUF_INIT;
+	bool csv = strcmp(st->format, "csv") == 0;
+	int64_t some = 1;
+	int rc;
+
+	if (csv) { /* cheap first: the lines are counted over the whole source */
+		buf_addf(&b, "SELECT count(*) FROM (FROM %s WHERE %s LIMIT 1)", st->reader.s, st->bad.s);
+		some = duck_count(cx->db, b.s, &cx->err);
+		buf_clear(&b);
+	}
+	if (some <= 0) {
+		buf_release(&b);
+		return some < 0 ? -1 : 0;
+	}
+	buf_addf(&b, "CREATE OR REPLACE TEMP TABLE sluice_bad AS SELECT sluice_file AS file, sluice_row::BIGINT AS line, concat_ws('; ', %s) AS message, "
+	             "to_json({",
+	         st->reasons.s);
+	for (size_t i = 0; i < json_array_size(st->names); i++) {
+		const char *name = json_string_value(json_array_get(st->names, i));
+
+		buf_adds(&b, i ? ", " : "");
+		buf_add_sql_string(&b, name);
+		buf_adds(&b, ": ");
+		buf_add_sql_name(&b, name);
+	}
+	buf_addf(&b, "})::VARCHAR AS \"text\" FROM (%s) WHERE %s", st->traced.s, st->bad.s);
+	rc = duck_exec(cx->db, b.s, &cx->err);
+	buf_release(&b);
+	/* Lines that the reader refused stand between those that it gave. */
+	if (rc == 0)
+		rc = duck_exec(cx->db,
+		               "INSERT INTO sluice_rejects SELECT file, line + (SELECT count(*) FROM (SELECT r.file, r.line - row_number() OVER "
+		               "(PARTITION BY r.file ORDER BY r.line) + 1 AS at FROM sluice_rejects r) x WHERE x.file = b.file AND x.at <= b.line), "
+		               "'VALUE', message, \"text\" FROM sluice_bad b",
+		               &cx->err);
+	return rc < 0 ? -1 : 0;
+}
+
+/* Puts what the reader refused and what does not fit into one table. */
 static int
 collect_rejects(struct stage *st)
 {
 	struct context *cx = st->cx;
+	static const char empty[] = "CREATE OR REPLACE TEMP TABLE sluice_rejects (file VARCHAR, line BIGINT, reason VARCHAR, message VARCHAR, \"text\" VARCHAR)";
 
-	if (strcmp(st->format, "csv") == 0 &&
-	    duck_exec(cx->db,
-	              /* One a row, however many of its columns are wrong. */
-	              "CREATE TEMP TABLE sluice_rejects AS SELECT s.file_path AS file, e.line::BIGINT AS line, first(e.error_type)::VARCHAR AS reason, "
-	              "string_agg(DISTINCT e.error_message, '; ') AS message, first(e.csv_line) AS \"text\" "
-	              "FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL",
-	              &cx->err) < 0) {
+	if (strcmp(st->format, "csv") != 0) {
+		if (duck_exec(cx->db, empty, &cx->err) < 0)
+			return -1;
+	} else if (duck_exec(cx->db,
+	                     /* One a row, however many of its columns are wrong. */
+	                     "CREATE OR REPLACE TEMP TABLE sluice_rejects AS SELECT s.file_path AS file, e.line::BIGINT AS line, "
+	                     "first(e.error_type)::VARCHAR AS reason, string_agg(DISTINCT e.error_message, '; ') AS message, "
+	                     "first(e.csv_line) AS \"text\" FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL",
+	                     &cx->err) < 0) {
 		if (strstr(cx->err.msg, "reject_errors") == NULL)
 			return -1;
 		err_release(&cx->err); /* nothing was ever rejected: the tables are not there */
-		if (duck_exec(cx->db, "CREATE TEMP TABLE sluice_rejects (file VARCHAR, line BIGINT, reason VARCHAR, message VARCHAR, \"text\" VARCHAR)",
-		              &cx->err) < 0)
+		if (duck_exec(cx->db, empty, &cx->err) < 0)
 			return -1;
-	} else if (strcmp(st->format, "csv") != 0 &&
-	           duck_exec(cx->db,
-	                     "CREATE TEMP TABLE IF NOT EXISTS sluice_rejects (file VARCHAR, line BIGINT, reason VARCHAR, message VARCHAR, \"text\" VARCHAR)",
-	                     &cx->err) < 0) {
+	}
+	if (st->bad.len && collect_bad(st) < 0)
 		return -1;
-	}
-	if (json_array_size(st->not_null)) {
-		struct buf b = BUF_INIT;
-		json_t *name;
-		size_t i;
-
-		buf_addf(&b, "INSERT INTO sluice_rejects SELECT '', NULL, 'NULL', 'a value is missing that the schema says is not null', "
-		             "to_json(t)::VARCHAR FROM %s t WHERE false",
-		         st->reader.s);
-		json_array_foreach(st->not_null, i, name) {
-			buf_adds(&b, " OR ");
-			buf_add_sql_name(&b, json_string_value(name));
-			buf_adds(&b, " IS NULL");
-		}
-		/* Not a second scan with rejects: those are counted already. */
-		int rc = duck_exec(cx->db, b.s, &cx->err);
-
-		buf_release(&b);
-		if (rc < 0)
-			return -1;
-	}
 	st->rejected = duck_count(cx->db, "SELECT count(*) FROM sluice_rejects", &cx->err);
 	return st->rejected < 0 ? -1 : 0;
 }
 
 static int
-judge_rejects(struct stage *st)
+judge_rejects(struct stage *st, bool copied)
 {
 	struct context *cx = st->cx;
 	json_t *max = json_object_get(cx->spec, "max_rejects");
@@ -568,12 +672,20 @@ judge_rejects(struct stage *st)
 	char *path;
 	int rc;
 
+	/* With `fail` a copy that went through has found nothing beyond the reader's own refusals. */
+	if (copied && st->on_reject == REJECT_FAIL)
+		buf_clear(&st->bad);
 	if (collect_rejects(st) < 0)
 		return -1;
-	if (st->rejected == 0)
+	if (st->rejected == 0) {
+		path = xasprintf("%s.rejects.parquet", st->path);
+		if (st->on_reject == REJECT_QUARANTINE)
+			unlink(path); /* an earlier run's */
+		free(path);
 		return 0;
-	if (st->on_reject == REJECT_FAIL || (json_is_integer(max) && json_integer_value(max) > 0 && st->rejected > json_integer_value(max))) {
-		char *file, *message, *text;
+	}
+	if (st->on_reject == REJECT_FAIL || (json_is_integer(max) && st->rejected > json_integer_value(max))) {
+		char *file, *message, *text, *hint;
 		int64_t line;
 
 		r = duck_query(cx->db, "SELECT file, coalesce(line, 0), message, \"text\" FROM sluice_rejects ORDER BY file, line LIMIT 1", &cx->err);
@@ -584,13 +696,16 @@ judge_rejects(struct stage *st)
 		message = duck_text(r, 0, 2);
 		text = duck_text(r, 0, 3);
 		duck_result_free(r);
+		hint = st->on_reject == REJECT_FAIL ? xstrdup("on_reject: skip or quarantine takes the rest")
+		                                    : xasprintf("max_rejects is %lld", (long long)json_integer_value(max));
 		text[strcspn(text, "\r\n")] = '\0';
 		if (strlen(text) > 200)
 			strcpy(text + 197, "...");
 		rc = task_fail(cx, ERR_UNPROCESSABLE,
-		               "%s:%" PRId64 ": %s: \"%s\"; %" PRId64 " row%s of the source %s bad; nothing was written (on_reject: skip or quarantine takes the rest)",
+		               "%s:%" PRId64 ": %s: \"%s\"; %" PRId64 " row%s of the source %s bad; nothing was written (%s)",
 		               file && *file ? file : json_string_value(json_array_get(st->files, 0)), line, message, text, st->rejected,
-		               st->rejected == 1 ? "" : "s", st->rejected == 1 ? "is" : "are");
+		               st->rejected == 1 ? "" : "s", st->rejected == 1 ? "is" : "are", hint);
+		free(hint);
 		free(file);
 		free(message);
 		free(text);
@@ -605,10 +720,12 @@ judge_rejects(struct stage *st)
 		struct buf b = BUF_INIT;
 
 		buf_adds(&b, "COPY (SELECT * FROM sluice_rejects ORDER BY file, line) TO ");
-		buf_add_sql_string(&b, path);
+		buf_add_sql_string(&b, st->tmp_rejects);
 		buf_adds(&b, " (FORMAT parquet)");
 		rc = duck_exec(cx->db, b.s, &cx->err);
 		buf_release(&b);
+		if (rc == 0 && rename(st->tmp_rejects, path) < 0)
+			rc = task_fail(cx, ERR_IO, "cannot rename %s to %s: %s", st->tmp_rejects, path, strerror(errno));
 	}
 	if (rc == 0)
 		report_output("rejects", json_string(path));
@@ -679,6 +796,77 @@ on_measure(const char *path, const struct stat *st, int type, struct FTW *ftw)
 	return 0;
 }
 
+/* The copy failed. When the cause is in the rows, say which one; otherwise the engine's words must do. */
+static int
+explain_failure(struct stage *st)
+{
+	struct err first = st->cx->err;
+	bool rows = strstr(first.msg, NULL_FOUND) || strncmp(first.msg, "Conversion Error", 16) == 0;
+
+	if (!rows || st->on_reject != REJECT_FAIL || st->bad.len == 0)
+		return -1;
+	st->cx->err = (struct err){ 0 };
+	if (judge_rejects(st, false) < 0 && st->rejected > 0) {
+		err_release(&first);
+		return -1;
+	}
+	err_release(&st->cx->err);
+	st->cx->err = first;
+	return -1;
+}
+
+/* Puts the written file or folder where the target is, in one step; what was there before goes away after it. */
+static int
+take_place(struct stage *st)
+{
+	if (rename(st->tmp, st->path) == 0)
+		return 0;
+	if (renameat2(AT_FDCWD, st->tmp, AT_FDCWD, st->path, RENAME_EXCHANGE) < 0)
+		return task_fail(st->cx, ERR_IO, "cannot rename %s to %s: %s", st->tmp, st->path, strerror(errno));
+	nftw(st->tmp, on_remove, 16, FTW_DEPTH | FTW_PHYS);
+	return 0;
+}
+
+static bool foreign_file;
+
+static int
+on_foreign(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+	size_t n = strlen(path);
+
+	(void)st;
+	if (type == FTW_F && ftw->level > 0 && (n < 8 || strcmp(path + n - 8, ".parquet") != 0))
+		foreign_file = true;
+	return foreign_file;
+}
+
+/* A target replaces what is there. It must not take with it what no stage task wrote. */
+static int
+check_target(struct stage *st)
+{
+	bool folder = json_array_size(json_object_get(st->target, "partition_by")) > 0;
+	size_t n = strlen(st->path), i;
+	struct stat info;
+	json_t *file;
+
+	if (lstat(st->path, &info) < 0)
+		return 0;
+	if (S_ISDIR(info.st_mode) && !folder)
+		return task_fail_at(st->cx, "target/path", "%s is a folder; name a file in it, or set partition_by to write a folder", st->path);
+	json_array_foreach(st->files, i, file) {
+		const char *path = json_string_value(file);
+
+		if (folder && strncmp(path, st->path, n) == 0 && path[n] == '/')
+			return task_fail_at(st->cx, "target/path", "the folder %s holds the source %s, which the result would replace", st->path, path);
+	}
+	foreign_file = false;
+	nftw(st->path, on_foreign, 16, FTW_PHYS);
+	if (folder && foreign_file)
+		return task_fail_at(st->cx, "target/path", "the folder %s holds files that are not Parquet; the result would replace them: name a folder of its own",
+		                    st->path);
+	return 0;
+}
+
 static int
 stage_work(struct stage *st)
 {
@@ -687,7 +875,7 @@ stage_work(struct stage *st)
 	int64_t rows;
 	int rc = -1;
 
-	if (stage_files(st) < 0)
+	if (stage_files(st) < 0 || check_target(st) < 0)
 		return -1;
 	if (strcmp(st->format, "csv") == 0)
 		rc = read_csv(st);
@@ -703,11 +891,10 @@ stage_work(struct stage *st)
 	}
 	rows = write_target(st, query.s);
 	buf_release(&query);
-	if (rows < 0 || judge_rejects(st) < 0)
+	if (rows < 0)
+		return explain_failure(st);
+	if (judge_rejects(st, true) < 0 || take_place(st) < 0)
 		return -1;
-	nftw(st->path, on_remove, 16, FTW_DEPTH | FTW_PHYS); /* an earlier attempt's */
-	if (rename(st->tmp, st->path) < 0)
-		return task_fail(cx, ERR_IO, "cannot rename %s to %s: %s", st->tmp, st->path, strerror(errno));
 	nftw(st->path, on_measure, 16, FTW_PHYS);
 	report("metrics", json_pack("{s:I,s:I,s:I,s:I}", "rows_out", (json_int_t)rows, "bytes_out", (json_int_t)stage_bytes, "files_out",
 	                            (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));
@@ -729,7 +916,7 @@ int
 stage_run(struct context *cx)
 {
 	static const char *const reject_names[] = { "fail", "skip", "quarantine" };
-	struct stage st = { .cx = cx, .reader = BUF_INIT };
+	struct stage st = { .cx = cx, .reader = BUF_INIT, .traced = BUF_INIT, .bad = BUF_INIT, .reasons = BUF_INIT };
 	const char *on_reject = spec_text(cx, "on_reject"), *path;
 	int rc = -1;
 
@@ -746,15 +933,21 @@ stage_run(struct context *cx)
 		return -1;
 	st.path = xstrdup(path);
 	st.tmp = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"), (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
+	st.tmp_rejects = xasprintf("%s.rejects", st.tmp);
 	rc = stage_work(&st);
+	unlink(st.tmp_rejects);
 	if (rc < 0)
 		nftw(st.tmp, on_remove, 16, FTW_DEPTH | FTW_PHYS);
 	buf_release(&st.reader);
+	buf_release(&st.traced);
+	buf_release(&st.bad);
+	buf_release(&st.reasons);
 	json_decref(st.files);
 	json_decref(st.names);
 	json_decref(st.types);
 	json_decref(st.not_null);
 	free(st.path);
 	free(st.tmp);
+	free(st.tmp_rejects);
 	return rc;
 }

@@ -57,6 +57,7 @@ struct writer {
 	char stem[64];      /* of this attempt's files */
 	struct data_file *files;
 	size_t nfiles;
+	int64_t copied;     /* rows, as the engine counted them */
 	struct list_names {
 		char **items;
 		size_t count;
@@ -328,6 +329,8 @@ writer_data(struct writer *wr)
 	free(dir);
 	if (r == NULL)
 		return -1;
+	for (size_t i = 0; i < duck_rows(r); i++)
+		wr->copied += duck_int(r, i, 1);
 	duck_result_free(r);
 	return 0;
 }
@@ -392,6 +395,9 @@ writer_collect(struct writer *wr)
 	}
 	wr->w->files = (int64_t)wr->nfiles;
 	duck_result_free(r);
+	if (wr->w->rows != wr->copied)
+		return task_fail(cx, ERR_IO, "%lld rows were written to %s/data, but its files hold %lld", (long long)wr->copied, wr->local,
+		                 (long long)wr->w->rows);
 	return 0;
 }
 
