@@ -33,6 +33,7 @@ catalog_new(struct app *app, struct err *e)
 	for (n = strlen(c->warehouse); n > 1 && c->warehouse[n - 1] == '/' && c->warehouse[n - 2] != '/'; n--)
 		c->warehouse[n - 1] = '\0';
 	list_init(&c->lru);
+	list_init(&c->jobs);
 	return c;
 }
 

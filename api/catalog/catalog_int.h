@@ -28,6 +28,7 @@ struct catalog {
 	struct meta *cached; /* by location */
 	struct list lru;     /* least recently used first */
 	size_t bytes;
+	struct list jobs; /* commits, see commit.c */
 };
 
 struct catalog *catalog_ref(struct catalog *c);

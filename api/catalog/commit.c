@@ -13,56 +13,18 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
-#include "api/catalog/catalog_int.h"
-#include "api/catalog/metadata.h"
+#include "api/catalog/commit_int.h"
 #include "base/alloc.h"
 #include "base/clock.h"
-#include "base/log.h"
 #include "scheduler/alarm.h"
 
 #define TRIES_MAX    6
 #define VERIFY_MAX   10
 #define VERIFY_PAUSE (200 * US_PER_MS)
-#define LOCATION_MAX 1000 /* what the column holds */
-#define UUID_TEXT    37
-
-enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER };
-
-/* What happens to one table. */
-struct part {
-	char *ns, *name;
-	json_t *requirements, *updates; /* borrowed from the job's body */
-	char *old;                      /* the pointer that `look` found; NULL: no table */
-	struct meta *base;              /* of `old`, if it was in memory */
-	char *base_text;                /* read by the worker otherwise, and for `register` */
-	size_t base_len;
-	json_t *base_json;
-	char *new;    /* where it will be; equal to `old` when nothing changes */
-	bool written; /* we wrote that file, so it is ours to remove */
-	char *text;   /* its content */
-	size_t len;
-	json_t *json;
-};
-
-struct job {
-	struct catalog *catalog;
-	struct request *rq;
-	enum kind kind;
-	json_t *body;
-	bool overwrite; /* of register */
-	struct part *parts;
-	size_t nparts;
-	int tries, verified;
-	bool fenced; /* the swap was refused after an answer had been lost */
-	struct alarm *pause;
-	struct fence fence;
-	uv_work_t work;
-	struct err e; /* of the worker */
-};
 
 static void job_look(struct job *j);
+static void jobs_start(struct catalog *c);
 static void job_swap(struct job *j);
 static void job_verify(void *arg);
 
@@ -124,6 +86,8 @@ job_free(struct job *j)
 	fence_release(&j->fence);
 	alarm_cancel(&j->pause);
 	err_release(&j->e);
+	list_remove(&j->node);
+	jobs_start(j->catalog);
 	catalog_unref(j->catalog);
 	free(j);
 }
@@ -181,6 +145,56 @@ job_stopped(struct job *j)
 	err_set(&e, ERR_UNAVAILABLE, "the daemon is stopping");
 	job_fail(j, &e);
 	return true;
+}
+
+/* ---- one after the other ---- */
+
+static bool
+jobs_meet(const struct job *a, const struct job *b)
+{
+	for (size_t i = 0; i < a->nparts; i++)
+		for (size_t k = 0; k < b->nparts; k++)
+			if (strcmp(a->parts[i].name, b->parts[k].name) == 0 && strcmp(a->parts[i].ns, b->parts[k].ns) == 0)
+				return true;
+	return false;
+}
+
+static struct job *
+jobs_next(struct catalog *c)
+{
+	LIST_FOR_EACH (it, &c->jobs) {
+		struct job *j = LIST_ENTRY(it, struct job, node);
+		bool ready = !j->started;
+
+		for (struct list *before = c->jobs.next; ready && before != it; before = before->next)
+			ready = !jobs_meet(j, LIST_ENTRY(before, struct job, node));
+		if (ready)
+			return j;
+	}
+	return NULL;
+}
+
+/*
+ * Commits to one table wait for each other here, in order of arrival, so that none is built in vain. Against other daemons
+ * and other writers of the same database it is the swap that decides.
+ */
+static void
+jobs_start(struct catalog *c)
+{
+	struct job *j;
+
+	while ((j = jobs_next(c)) != NULL) {
+		j->started = true;
+		if (!job_stopped(j))
+			job_look(j);
+	}
+}
+
+static void
+job_begin(struct job *j)
+{
+	list_append(&j->catalog->jobs, &j->node);
+	jobs_start(j->catalog);
 }
 
 /* ---- swap and verify ---- */
@@ -341,175 +355,6 @@ job_swap(struct job *j)
 	free(text);
 }
 
-/* ---- build: in a worker thread ---- */
-
-static void
-uuid_make(char out[UUID_TEXT])
-{
-	unsigned char b[16];
-
-	if (getrandom(b, sizeof(b), 0) != sizeof(b))
-		BUG("no random numbers");
-	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
-	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-	snprintf(out, UUID_TEXT, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3],
-		 b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
-}
-
-/* Where a new table lies unless it says so itself: never in a folder that still holds files of another one. */
-static char *
-default_location(const struct job *j, const struct part *p, const char *uuid)
-{
-	struct buf b = BUF_INIT;
-
-	buf_addf(&b, "%s/", j->catalog->warehouse);
-	for (const char *s = p->ns; *s; s++)
-		buf_addc(&b, *s == '.' ? '/' : *s);
-	buf_addf(&b, "/%s", p->name);
-	if (warehouse_in_use(b.s))
-		buf_addf(&b, "-%.8s", uuid);
-	return buf_detach(&b);
-}
-
-/* METADATA/00007-UUID.metadata.json: one more than the file before. */
-static char *
-next_location(const json_t *md, const char *old)
-{
-	const char *folder = json_string_value(json_object_get(json_object_get(md, "properties"), "write.metadata.path"));
-	const char *location = json_string_value(json_object_get(md, "location")), *file = old ? strrchr(old, '/') : NULL;
-	char uuid[UUID_TEXT], *end = NULL, *dir, *out;
-	long n = file ? strtol(file + 1, &end, 10) : -1;
-	size_t len;
-
-	if (file && (end == file + 1 || *end != '-' || n < 0)) /* named by another catalog */
-		n = 0;
-	dir = folder && *folder
-		      ? xstrdup(folder)
-		      : xasprintf("%s%smetadata", location, *location && location[strlen(location) - 1] == '/' ? "" : "/");
-	for (len = strlen(dir); len > 1 && dir[len - 1] == '/'; len--)
-		dir[len - 1] = '\0';
-	uuid_make(uuid);
-	out = xasprintf("%s/%05ld-%s.metadata.json", dir, n + 1, uuid);
-	free(dir);
-	return out;
-}
-
-/* Tells in each new snapshot which attempt made it. */
-static void
-sign_snapshots(const struct job *j, json_t *updates)
-{
-	static const char *const keys[] = { "sluice.run-id", "sluice.task-id", "sluice.attempt" };
-	json_t *u, *summary;
-	size_t i;
-
-	json_array_foreach (updates, i, u) {
-		const char *action = json_string_value(json_object_get(u, "action"));
-
-		if (j->fence.part[0] == NULL || action == NULL || strcmp(action, "add-snapshot") != 0)
-			continue;
-		summary = json_object_get(json_object_get(u, "snapshot"), "summary");
-		for (size_t k = 0; k < 3; k++)
-			if (summary && json_object_get(summary, keys[k]) == NULL)
-				json_object_set_new(summary, keys[k], json_string(j->fence.part[k]));
-	}
-}
-
-static int
-part_read_base(struct part *p, struct err *e)
-{
-	if (p->old == NULL || p->base || p->base_text)
-		return 0;
-	return warehouse_read(p->old, &p->base_text, &p->base_len, &p->base_json, e);
-}
-
-static const json_t *
-part_base(const struct part *p)
-{
-	return p->base ? p->base->json : p->base_json;
-}
-
-/* The new metadata; NULL with `e` set. */
-static json_t *
-part_change(struct job *j, struct part *p, struct err *e)
-{
-	char uuid[UUID_TEXT], *location = NULL;
-	const char *wish = json_string_value(json_object_get(j->body, "location"));
-	struct metadata_input in = { .now_ms = clock_wall() / US_PER_MS, .uuid = uuid };
-	json_t *md;
-
-	uuid_make(uuid);
-	if (p->old == NULL) {
-		bool create = j->kind == KIND_CREATE || j->kind == KIND_STAGE;
-
-		location = create && wish && *wish ? xstrdup(wish) : default_location(j, p, uuid);
-		for (size_t n = strlen(location); n > 1 && location[n - 1] == '/' && location[n - 2] != '/'; n--)
-			location[n - 1] = '\0';
-		in.location = location;
-	}
-	if (j->kind == KIND_CREATE || j->kind == KIND_STAGE) {
-		md = metadata_create(j->body, &in, e);
-	} else {
-		sign_snapshots(j, p->updates);
-		md = metadata_check(part_base(p), p->requirements, e) < 0
-			     ? NULL
-			     : metadata_apply(part_base(p), p->old, p->updates, &in, e);
-	}
-	free(location);
-	return md;
-}
-
-static int
-part_build(struct job *j, struct part *p, struct err *e)
-{
-	if (part_read_base(p, e) < 0 || (p->json = part_change(j, p, e)) == NULL)
-		return e->code;
-	if (p->old && json_equal(part_base(p), p->json)) { /* nothing changes: the file stays the one it was */
-		p->new = xstrdup(p->old);
-		return 0;
-	}
-	p->text = json_dumps(p->json, JSON_COMPACT);
-	if (p->text == NULL)
-		return err_set(e, ERR_INVALID, "the new metadata cannot be written as JSON");
-	p->len = strlen(p->text);
-	if (p->old == NULL && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
-		return e->code;
-	if (j->kind == KIND_STAGE) /* nothing is there until the client commits */
-		return 0;
-	p->new = next_location(p->json, p->old);
-	if (strlen(p->new) > LOCATION_MAX)
-		return err_set(e, ERR_INVALID, "the location %s is longer than %d bytes", p->new, LOCATION_MAX);
-	if (warehouse_write(p->new, p->text, p->len, e) < 0)
-		return e->code;
-	p->written = true;
-	return 0;
-}
-
-static int
-part_register(struct job *j, struct part *p, struct err *e)
-{
-	const char *location = json_string_value(json_object_get(j->body, "metadata-location"));
-
-	if (location == NULL || strlen(location) > LOCATION_MAX)
-		return err_set(e, ERR_INVALID, "\"metadata-location\" must name the table's metadata file");
-	p->new = xstrdup(location);
-	return warehouse_read(location, &p->base_text, &p->base_len, &p->base_json, e);
-}
-
-static void
-job_work(uv_work_t *w)
-{
-	struct job *j = w->data;
-	int rc = 0;
-
-	for (size_t i = 0; i < j->nparts && rc == 0; i++) {
-		struct part *p = &j->parts[i];
-
-		rc = j->kind == KIND_REGISTER ? part_register(j, p, &j->e) : part_build(j, p, &j->e);
-		if (rc < 0 && j->kind == KIND_TRANSACTION)
-			err_prefix(&j->e, "table %s.%s", p->ns, p->name);
-	}
-}
-
 /* ---- between the steps ---- */
 
 /* The answer to a staged create: the metadata, without a location. */
@@ -657,6 +502,7 @@ job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts)
 {
 	struct job *j = xcalloc(1, sizeof(*j));
 
+	list_init(&j->node);
 	j->catalog = catalog_ref(rq->app->catalog);
 	j->rq = rq;
 	j->kind = kind;
@@ -691,7 +537,7 @@ job_start_one(struct request *rq, enum kind kind, json_t *body, const char *name
 	if (part_init(&j->parts[0], namespace_of_param(rq->param[0], &e), name, body, &e) < 0)
 		job_fail(j, &e);
 	else
-		job_look(j);
+		job_begin(j);
 }
 
 void
@@ -758,5 +604,5 @@ transactions_commit(struct request *rq)
 	if (rc < 0)
 		job_fail(j, &e);
 	else
-		job_look(j);
+		job_begin(j);
 }

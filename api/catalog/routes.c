@@ -1,4 +1,6 @@
 /* The catalog's routes, and the two that are about the catalog itself: its configuration and tokens. */
+#include "api/catalog/routes.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -94,9 +96,6 @@ view_load(struct request *rq)
 }
 
 #define NS "/iceberg/v1/namespaces/{namespace}"
-
-extern const struct route catalog_routes[];
-extern const size_t catalog_routes_count;
 
 const struct route catalog_routes[] = {
 	{ "GET", "/iceberg/v1/config", catalog_config, ROLE_CATALOG, 0, "Tells a client of the Iceberg catalog what there is." },

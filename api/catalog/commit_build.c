@@ -1,0 +1,181 @@
+/* The step of a commit that may block: check requirements, apply updates, write new files. It touches its own job only. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "api/catalog/commit_int.h"
+#include "api/catalog/metadata.h"
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+#define LOCATION_MAX 1000 /* what the column holds */
+#define UUID_TEXT    37
+
+static void
+uuid_make(char out[UUID_TEXT])
+{
+	unsigned char b[16];
+
+	if (getrandom(b, sizeof(b), 0) != sizeof(b))
+		BUG("no random numbers");
+	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
+	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
+	snprintf(out, UUID_TEXT, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3],
+		 b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+}
+
+/* Where a new table lies unless it says so itself: never in a folder that still holds files of another one. */
+static char *
+default_location(const struct job *j, const struct part *p, const char *uuid)
+{
+	struct buf b = BUF_INIT;
+
+	buf_addf(&b, "%s/", j->catalog->warehouse);
+	for (const char *s = p->ns; *s; s++)
+		buf_addc(&b, *s == '.' ? '/' : *s);
+	buf_addf(&b, "/%s", p->name);
+	if (warehouse_in_use(b.s))
+		buf_addf(&b, "-%.8s", uuid);
+	return buf_detach(&b);
+}
+
+/* METADATA/00007-UUID.metadata.json: one more than the file before. */
+static char *
+next_location(const json_t *md, const char *old)
+{
+	const char *folder = json_string_value(json_object_get(json_object_get(md, "properties"), "write.metadata.path"));
+	const char *location = json_string_value(json_object_get(md, "location")), *file = old ? strrchr(old, '/') : NULL;
+	char uuid[UUID_TEXT], *end = NULL, *dir, *out;
+	long n = file ? strtol(file + 1, &end, 10) : -1;
+	size_t len;
+
+	if (file && (end == file + 1 || *end != '-' || n < 0)) /* named by another catalog */
+		n = 0;
+	dir = folder && *folder
+		      ? xstrdup(folder)
+		      : xasprintf("%s%smetadata", location, *location && location[strlen(location) - 1] == '/' ? "" : "/");
+	for (len = strlen(dir); len > 1 && dir[len - 1] == '/'; len--)
+		dir[len - 1] = '\0';
+	uuid_make(uuid);
+	out = xasprintf("%s/%05ld-%s.metadata.json", dir, n + 1, uuid);
+	free(dir);
+	return out;
+}
+
+/* Tells in each new snapshot which attempt made it. */
+static void
+sign_snapshots(const struct job *j, json_t *updates)
+{
+	static const char *const keys[] = { "sluice.run-id", "sluice.task-id", "sluice.attempt" };
+	json_t *u, *summary;
+	size_t i;
+
+	json_array_foreach (updates, i, u) {
+		const char *action = json_string_value(json_object_get(u, "action"));
+
+		if (j->fence.part[0] == NULL || action == NULL || strcmp(action, "add-snapshot") != 0)
+			continue;
+		summary = json_object_get(json_object_get(u, "snapshot"), "summary");
+		for (size_t k = 0; k < 3; k++)
+			if (summary && json_object_get(summary, keys[k]) == NULL)
+				json_object_set_new(summary, keys[k], json_string(j->fence.part[k]));
+	}
+}
+
+static int
+part_read_base(struct part *p, struct err *e)
+{
+	if (p->old == NULL || p->base || p->base_text)
+		return 0;
+	return warehouse_read(p->old, &p->base_text, &p->base_len, &p->base_json, e);
+}
+
+static const json_t *
+part_base(const struct part *p)
+{
+	return p->base ? p->base->json : p->base_json;
+}
+
+/* The new metadata; NULL with `e` set. */
+static json_t *
+part_change(struct job *j, struct part *p, struct err *e)
+{
+	char uuid[UUID_TEXT], *location = NULL;
+	const char *wish = json_string_value(json_object_get(j->body, "location"));
+	struct metadata_input in = { .now_ms = clock_wall() / US_PER_MS, .uuid = uuid };
+	json_t *md;
+
+	uuid_make(uuid);
+	if (p->old == NULL) {
+		bool create = j->kind == KIND_CREATE || j->kind == KIND_STAGE;
+
+		location = create && wish && *wish ? xstrdup(wish) : default_location(j, p, uuid);
+		for (size_t n = strlen(location); n > 1 && location[n - 1] == '/' && location[n - 2] != '/'; n--)
+			location[n - 1] = '\0';
+		in.location = location;
+	}
+	if (j->kind == KIND_CREATE || j->kind == KIND_STAGE) {
+		md = metadata_create(j->body, &in, e);
+	} else {
+		sign_snapshots(j, p->updates);
+		md = metadata_check(part_base(p), p->requirements, e) < 0
+			     ? NULL
+			     : metadata_apply(part_base(p), p->old, p->updates, &in, e);
+	}
+	free(location);
+	return md;
+}
+
+static int
+part_build(struct job *j, struct part *p, struct err *e)
+{
+	if (part_read_base(p, e) < 0 || (p->json = part_change(j, p, e)) == NULL)
+		return e->code;
+	if (p->old && json_equal(part_base(p), p->json)) { /* nothing changes: the file stays the one it was */
+		p->new = xstrdup(p->old);
+		return 0;
+	}
+	p->text = json_dumps(p->json, JSON_COMPACT);
+	if (p->text == NULL)
+		return err_set(e, ERR_INVALID, "the new metadata cannot be written as JSON");
+	p->len = strlen(p->text);
+	if (p->old == NULL && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
+		return e->code;
+	if (j->kind == KIND_STAGE) /* nothing is there until the client commits */
+		return 0;
+	p->new = next_location(p->json, p->old);
+	if (strlen(p->new) > LOCATION_MAX)
+		return err_set(e, ERR_INVALID, "the location %s is longer than %d bytes", p->new, LOCATION_MAX);
+	if (warehouse_write(p->new, p->text, p->len, e) < 0)
+		return e->code;
+	p->written = true;
+	return 0;
+}
+
+static int
+part_register(struct job *j, struct part *p, struct err *e)
+{
+	const char *location = json_string_value(json_object_get(j->body, "metadata-location"));
+
+	if (location == NULL || strlen(location) > LOCATION_MAX)
+		return err_set(e, ERR_INVALID, "\"metadata-location\" must name the table's metadata file");
+	p->new = xstrdup(location);
+	return warehouse_read(location, &p->base_text, &p->base_len, &p->base_json, e);
+}
+
+void
+job_work(uv_work_t *w)
+{
+	struct job *j = w->data;
+	int rc = 0;
+
+	for (size_t i = 0; i < j->nparts && rc == 0; i++) {
+		struct part *p = &j->parts[i];
+
+		rc = j->kind == KIND_REGISTER ? part_register(j, p, &j->e) : part_build(j, p, &j->e);
+		if (rc < 0 && j->kind == KIND_TRANSACTION)
+			err_prefix(&j->e, "table %s.%s", p->ns, p->name);
+	}
+}

@@ -1,0 +1,46 @@
+/* A commit under way: commit.c leads it through its steps, commit_build.c does the step that may block. */
+#ifndef API_CATALOG_COMMIT_INT_H
+#define API_CATALOG_COMMIT_INT_H
+
+#include "api/catalog/catalog_int.h"
+
+enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER };
+
+/* What happens to one table. */
+struct part {
+	char *ns, *name;
+	json_t *requirements, *updates; /* borrowed from the job's body */
+	char *old;                      /* the pointer that `look` found; NULL: no table */
+	struct meta *base;              /* of `old`, if it was in memory */
+	char *base_text;                /* read by the worker otherwise, and for `register` */
+	size_t base_len;
+	json_t *base_json;
+	char *new;    /* where it will be; equal to `old` when nothing changes */
+	bool written; /* we wrote that file, so it is ours to remove */
+	char *text;   /* its content */
+	size_t len;
+	json_t *json;
+};
+
+struct job {
+	struct list node; /* in the catalog's list, from its beginning to its end */
+	bool started;     /* no earlier job has a table in common with it */
+	struct catalog *catalog;
+	struct request *rq;
+	enum kind kind;
+	json_t *body;
+	bool overwrite; /* of register */
+	struct part *parts;
+	size_t nparts;
+	int tries, verified;
+	bool fenced; /* the swap was refused after an answer had been lost */
+	struct alarm *pause;
+	struct fence fence;
+	uv_work_t work;
+	struct err e; /* of the worker */
+};
+
+/* In a worker thread: reads what is needed, checks, applies, writes; `e` of the job tells how it went. */
+void job_work(uv_work_t *w);
+
+#endif
