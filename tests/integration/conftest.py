@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -292,9 +293,16 @@ def make_daemon(request, binary, folder):
     yield make
     for daemon in reversed(made):
         daemon.clean_up()
+    complaints = [
+        f"{log}:\n{text[-4000:]}"
+        for daemon in made
+        for log in (daemon.log_path, daemon.home / "nursery.log", *daemon.home.glob("runs/*/*/*/log"))
+        if log.exists() and re.search(r"Sanitizer|runtime error: ", text := log.read_text(errors="replace"))
+    ]
     if getattr(request.node, "report_call", None) is None or request.node.report_call.failed:
         for daemon in made:
             print(f"---- {daemon.log_path.name} ----\n{daemon.log[-8000:]}")
+    assert not complaints, "\n".join(complaints)
 
 
 @pytest.fixture
