@@ -313,7 +313,7 @@ daemon_open(struct daemon *d, const struct serve_options *o, struct err *e)
 	d->app.private_cluster = d->cluster != NULL;
 	d->app.started_at = clock_wall();
 	d->app.sched = sched_open(&d->loop, d->app.store, d->config, d->app.registry, d->home, d->libdir,
-	                          (const char *const *)&d->app.url, e);
+	                          (const char *const *)&d->app.url, !o->ephemeral, e);
 	if (d->app.sched == NULL)
 		goto fail;
 	if ((d->app.catalog = catalog_new(&d->app, e)) == NULL)

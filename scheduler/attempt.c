@@ -20,9 +20,9 @@
 #include "flows/secrets.h"
 #include "scheduler/sched_int.h"
 
-#define REPORT_MAX (64u << 20)
+#define REPORT_MAX     (64u << 20)
 #define PROGRESS_EVERY US_PER_S
-#define ADHOC_GRACE US_PER_S
+#define ADHOC_GRACE    US_PER_S
 
 static void progress_arm(struct sched *s);
 
@@ -85,7 +85,7 @@ report_fold(json_t *into, const char *text, size_t len)
 		size_t n = nl ? (size_t)(nl - text) : len;
 		json_t *line = json_loadb(text, n, 0, NULL), *value, *have;
 
-		json_object_foreach(line, name, value) {
+		json_object_foreach (line, name, value) {
 			have = json_object_get(into, name);
 			if (json_is_object(have) && json_is_object(value))
 				json_object_update(have, value);
@@ -107,7 +107,7 @@ mask_text(struct buf *b, const json_t *masked)
 	json_t *value;
 	size_t i;
 
-	json_array_foreach(masked, i, value) {
+	json_array_foreach (masked, i, value) {
 		const char *secret = json_string_value(value), *p;
 		struct buf out = BUF_INIT;
 		size_t n = secret ? strlen(secret) : 0;
@@ -127,21 +127,83 @@ mask_text(struct buf *b, const json_t *masked)
 	}
 }
 
+/* The same value with every secret in its texts and names hidden. Done after parsing, since JSON can spell a text in many ways.
+ */
+static json_t *
+mask_json(json_t *value, const json_t *masked)
+{
+	struct buf b = BUF_INIT;
+	json_t *out, *item;
+	const char *name;
+	size_t i;
+
+	switch (json_typeof(value)) {
+	case JSON_STRING:
+		buf_adds(&b, json_string_value(value));
+		mask_text(&b, masked);
+		out = json_string(b.s);
+		buf_release(&b);
+		return out;
+	case JSON_ARRAY:
+		out = json_array();
+		json_array_foreach (value, i, item)
+			json_array_append_new(out, mask_json(item, masked));
+		return out;
+	case JSON_OBJECT:
+		out = json_object();
+		json_object_foreach (value, name, item) {
+			buf_clear(&b);
+			buf_adds(&b, name);
+			mask_text(&b, masked);
+			json_object_set_new(out, b.s, mask_json(item, masked));
+		}
+		buf_release(&b);
+		return out;
+	default:
+		return json_incref(value);
+	}
+}
+
+/* A text for people, which may quote what was resolved. */
 static void
-attempt_read_report(struct attempt *a)
+mask_message(char **text, const json_t *masked)
+{
+	struct buf b = BUF_INIT;
+
+	if (*text == NULL)
+		return;
+	buf_adds(&b, *text);
+	mask_text(&b, masked);
+	free(*text);
+	*text = buf_detach(&b);
+}
+
+/* What it has reported so far, with secrets hidden. */
+static json_t *
+attempt_fold(const struct attempt *a)
 {
 	struct buf b = BUF_INIT_MAX(REPORT_MAX);
 	char *path = xasprintf("%s/report", a->dir);
-	int rc = buf_add_file(&b, path);
+	json_t *fold = json_object(), *hidden;
 
-	if (rc == -EFBIG)
+	if (buf_add_file(&b, path) == -EFBIG)
 		log_warn("%s: its report is longer than 64 MB; the rest is ignored", a->key);
-	json_decref(a->report);
-	a->report = json_object();
-	mask_text(&b, a->masked);
-	report_fold(a->report, b.s, b.len);
+	report_fold(fold, b.s, b.len);
+	if (json_array_size(a->masked) > 0) {
+		hidden = mask_json(fold, a->masked);
+		json_decref(fold);
+		fold = hidden;
+	}
 	buf_release(&b);
 	free(path);
+	return fold;
+}
+
+static void
+attempt_read_report(struct attempt *a)
+{
+	json_decref(a->report);
+	a->report = attempt_fold(a);
 }
 
 /* ---- making ---- */
@@ -182,7 +244,8 @@ catalog_doc(const struct attempt *a)
 	const struct config *c = a->sched->config;
 	const char *name = config_get(c, "catalog.name"), *warehouse = config_get(c, "catalog.warehouse");
 	char *uri = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
-	json_t *doc = json_pack("{s:s,s:s,s:s,s:s*}", "name", name ? name : "local", "uri", uri, "token", a->token, "warehouse", warehouse);
+	json_t *doc = json_pack("{s:s,s:s,s:s,s:s*}", "name", name ? name : "local", "uri", uri, "token", a->token, "warehouse",
+				warehouse);
 
 	free(uri);
 	return doc;
@@ -195,7 +258,7 @@ masked_values(const json_t *secrets)
 	json_t *list = json_array(), *value;
 	const char *name;
 
-	json_object_foreach((json_t *)(uintptr_t)secrets, name, value)
+	json_object_foreach ((json_t *)(uintptr_t)secrets, name, value)
 		json_array_append(list, value);
 	return list;
 }
@@ -210,7 +273,8 @@ env_set(json_t *env, const char *name, const char *value)
 static json_t *
 command_env(const struct attempt *a, json_t *own)
 {
-	static const char *const pass[] = { "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "USER", "LOGNAME", "SHELL", "SSL_CERT_FILE" };
+	static const char *const pass[] = { "PATH",   "HOME", "LANG",    "LC_ALL", "TZ",
+					    "TMPDIR", "USER", "LOGNAME", "SHELL",  "SSL_CERT_FILE" };
 	json_t *env = json_object();
 	const struct run *run = a->task->run;
 	char *text;
@@ -269,7 +333,8 @@ attempt_resolve(struct attempt *a, struct err *e)
 		rc = err_set(e, ERR_IO, "cannot make the folder %s: %s", scratch, strerror(errno));
 		goto out;
 	}
-	a->message = json_pack("{s:s,s:s,s:s}", "key", a->key, "dir", a->dir, "cwd", json_is_string(dir) ? json_string_value(dir) : scratch);
+	a->message = json_pack("{s:s,s:s,s:s}", "key", a->key, "dir", a->dir, "cwd",
+			       json_is_string(dir) ? json_string_value(dir) : scratch);
 	if (def->type == TASK_COMMAND) {
 		command = json_object_get(spec, "command");
 		argv = json_is_array(command) ? json_incref(command) : json_pack("[s,s,O]", "/bin/sh", "-c", command);
@@ -278,13 +343,15 @@ attempt_resolve(struct attempt *a, struct err *e)
 	} else {
 		full = json_incref(env);
 		json_object_set_new(a->message, "doc",
-		                    json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:O,s:s,s:o,s:s,s:O,s:O}", "run_id", run->id, "flow", run->flow->id,
-		                              "task_id", def->id, "attempt", a->n, "type", task_type_name(def->type), "engine",
-		                              a->task->engine ? a->task->engine : "duckdb", "engine_options", options ? options : json_null(),
-		                              "scratch", scratch, "catalog", catalog_doc(a), "file", run->flow->file, "pos",
-		                              def->pos ? def->pos : json_null(), "spec", spec));
+				    json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:O,s:s,s:o,s:s,s:O,s:O}", "run_id", run->id, "flow",
+					      run->flow->id, "task_id", def->id, "attempt", a->n, "type",
+					      task_type_name(def->type), "engine", a->task->engine ? a->task->engine : "duckdb",
+					      "engine_options", options ? options : json_null(), "scratch", scratch, "catalog",
+					      catalog_doc(a), "file", run->flow->file, "pos", def->pos ? def->pos : json_null(),
+					      "spec", spec));
 		if (json_object_get(a->sched->config->json, "housekeeping"))
-			json_object_set(json_object_get(a->message, "doc"), "housekeeping", json_object_get(a->sched->config->json, "housekeeping"));
+			json_object_set(json_object_get(a->message, "doc"), "housekeeping",
+					json_object_get(a->sched->config->json, "housekeeping"));
 	}
 	json_object_set_new(a->message, "env", full);
 out:
@@ -310,6 +377,7 @@ attempt_new(struct task *t, struct err *e)
 	if (attempt_resolve(a, e) < 0) {
 		char *where = NULL;
 
+		mask_message(&e->msg, a->masked);
 		if (t->def->line)
 			where = xasprintf("%s:%d:%d", t->run->flow->file, t->def->line, t->def->col);
 		if (where)
@@ -376,7 +444,8 @@ static void
 attempt_arm_timeout(struct attempt *a)
 {
 	if (a->task && a->task->def->timeout && a->phase == ATTEMPT_RUNNING)
-		alarm_set(&a->timeout, a->sched->loop, a->started_at + a->task->def->timeout - clock_wall(), attempt_timed_out, a);
+		alarm_set(&a->timeout, a->sched->loop, a->started_at + a->task->def->timeout - clock_wall(), attempt_timed_out,
+			  a);
 }
 
 /* By key: between the write and its commit the attempt may have gone. */
@@ -399,7 +468,9 @@ attempt_spawn_now(void *arg)
 		progress_arm(c->sched);
 	} else if (a && a->message) {
 		/* Cancelled before it was forked: it never lived. */
-		struct nursery_exit x = { .key = a->key, .spawn_failed = true, .error = "stopped before it began", .at = clock_wall() };
+		struct nursery_exit x = {
+			.key = a->key, .spawn_failed = true, .error = "stopped before it began", .at = clock_wall()
+		};
 
 		json_decref(a->message);
 		a->message = NULL;
@@ -473,12 +544,13 @@ static char *
 attempt_reason(const struct attempt *a, const struct nursery_exit *x)
 {
 	const json_t *err = json_object_get(a->report, "error");
-	const char *msg = json_string_value(json_object_get(err, "message")), *file = json_string_value(json_object_get(err, "file"));
+	const char *msg = json_string_value(json_object_get(err, "message")),
+		   *file = json_string_value(json_object_get(err, "file"));
 	json_int_t line = json_integer_value(json_object_get(err, "line")), col = json_integer_value(json_object_get(err, "col"));
 
 	if (a->stop == STOP_TIMEOUT)
 		return a->task ? xasprintf("it took longer than its timeout of %.3g s", (double)a->task->def->timeout / US_PER_S)
-		               : xstrdup("the query took too long");
+			       : xstrdup("the query took too long");
 	if (a->stop == STOP_CANCEL)
 		return xstrdup("cancelled");
 	if (x->spawn_failed)
@@ -499,7 +571,7 @@ missing_output(const struct task *t, const json_t *outputs)
 	json_t *declared = json_object_get(t->def->spec, "outputs"), *value;
 	const char *name;
 
-	json_object_foreach(declared, name, value)
+	json_object_foreach (declared, name, value)
 		if (json_object_get(outputs, name) == NULL)
 			return name;
 	return NULL;
@@ -520,8 +592,9 @@ attempt_judge(struct attempt *a, const struct nursery_exit *x, char **reason)
 		a->cause = "exit";
 		if (missing == NULL)
 			return TASK_EV_SUCCEED;
-		*reason = xasprintf("it ended well but did not report its output \"%s\"; write {\"outputs\": {\"%s\": …}} as a line to $SLUICE_REPORT",
-		                    missing, missing);
+		*reason = xasprintf("it ended well but did not report its output \"%s\"; write {\"outputs\": {\"%s\": …}} as a "
+				    "line to $SLUICE_REPORT",
+				    missing, missing);
 		return TASK_EV_FAIL;
 	}
 	*reason = attempt_reason(a, x);
@@ -623,6 +696,7 @@ on_attempt_exited(void *arg, const struct nursery_exit *x)
 	}
 	attempt_read_report(a);
 	ev = attempt_judge(a, x, &reason);
+	mask_message(&reason, a->masked); /* it may quote the command */
 	attempt_end(a, ev, reason);
 	free(reason);
 }
@@ -695,7 +769,8 @@ attempts_reconcile(struct sched *s)
 
 	if (!s->recovered || !s->nursery_listed)
 		return;
-	HASH_ITER(hh, s->attempts, a, tmp) {
+	HASH_ITER(hh, s->attempts, a, tmp)
+	{
 		if (a->phase == ATTEMPT_ENDED || a->message)
 			continue;
 		if (strcmp(a->nursery, s->nursery_id) != 0) {
@@ -705,6 +780,7 @@ attempts_reconcile(struct sched *s)
 			log_info("%s was recorded but never forked: forking it now", a->key);
 			attempt_set_token(a);
 			if (attempt_resolve(a, &e) < 0) {
+				mask_message(&e.msg, a->masked);
 				attempt_end(a, TASK_EV_FAIL, e.msg);
 				err_release(&e);
 				continue;
@@ -751,8 +827,14 @@ on_nursery_down(void *arg)
 	s->nursery_id = NULL;
 	s->nursery_listed = false;
 	HASH_ITER(hh, s->attempts, a, tmp)
-		if (a->phase != ATTEMPT_ENDED && a->message == NULL)
-			attempt_lose(a, "it was lost: the nursery ended, and its children with it");
+	{
+		if (a->phase == ATTEMPT_ENDED || a->message)
+			continue;
+		/* The kernel ends its child; what that had started is ours to end, before another attempt meets it. */
+		if (a->pid > 0)
+			kill(-a->pid, SIGKILL);
+		attempt_lose(a, "it was lost: the nursery ended, and its children with it");
+	}
 	sched_wake(s);
 }
 
@@ -775,7 +857,8 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	char *scratch;
 
 	if (s->nursery_id == NULL || s->adhoc_used >= 8) {
-		err_set(&e, ERR_UNAVAILABLE, s->nursery_id ? "8 queries run already; try again when one has ended" : "the daemon is starting");
+		err_set(&e, ERR_UNAVAILABLE,
+			s->nursery_id ? "8 queries run already; try again when one has ended" : "the daemon is starting");
 		cb(arg, NULL, &e);
 		err_release(&e);
 		return;
@@ -796,10 +879,11 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 		return;
 	}
 	s->adhoc_used++;
-	nursery_spawn(s->nursery, json_pack("{s:s,s:s,s:s,s:{},s:{s:s,s:s,s:s,s:i,s:s,s:s,s:{},s:s,s:o,s:s,s:{},s:O}}", "key", a->key, "dir", a->dir,
-	                                    "cwd", scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type, "attempt", 1,
-	                                    "type", type, "engine", "duckdb", "engine_options", "scratch", scratch, "catalog", catalog_doc(a),
-	                                    "file", "", "pos", "spec", spec));
+	nursery_spawn(s->nursery,
+		      json_pack("{s:s,s:s,s:s,s:{},s:{s:s,s:s,s:s,s:i,s:s,s:s,s:{},s:s,s:o,s:s,s:{},s:O}}", "key", a->key, "dir",
+				a->dir, "cwd", scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type,
+				"attempt", 1, "type", type, "engine", "duckdb", "engine_options", "scratch", scratch, "catalog",
+				catalog_doc(a), "file", "", "pos", "spec", spec));
 	if (timeout)
 		alarm_set(&a->timeout, s->loop, timeout, attempt_timed_out, a);
 	free(scratch);
@@ -810,17 +894,9 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 static json_t *
 attempt_progress(const struct attempt *a)
 {
-	struct buf b = BUF_INIT_MAX(REPORT_MAX);
-	char *path = xasprintf("%s/report", a->dir);
-	json_t *fold = json_object(), *progress;
+	json_t *fold = attempt_fold(a), *progress = json_incref(json_object_get(fold, "progress"));
 
-	buf_add_file(&b, path);
-	mask_text(&b, a->masked);
-	report_fold(fold, b.s, b.len);
-	progress = json_incref(json_object_get(fold, "progress"));
 	json_decref(fold);
-	buf_release(&b);
-	free(path);
 	return progress;
 }
 
@@ -843,7 +919,8 @@ progress_tick(void *arg)
 	struct sched *s = arg;
 	struct attempt *a, *tmp;
 
-	HASH_ITER(hh, s->attempts, a, tmp) {
+	HASH_ITER(hh, s->attempts, a, tmp)
+	{
 		char *path = xasprintf("%s/report", a->dir);
 		struct stat st;
 		json_t *progress;

@@ -26,8 +26,10 @@
 #include "base/log.h"
 #include "flows/flow.h" /* sha256_hex */
 
-#define START_TIMEOUT (60 * US_PER_S)
-#define WATCH_MS 2000
+#define START_TIMEOUT  (60 * US_PER_S)
+#define START_TRIES    10
+#define START_PAUSE_US 300000
+#define WATCH_MS       2000
 
 struct cluster {
 	char *bindir, *data, *sock, *dsn, *log;
@@ -71,7 +73,8 @@ cluster_bindir(struct err *e)
 	if (forced && *forced) {
 		best_major = cluster_version(forced);
 		if (best_major == 0) {
-			err_set(e, ERR_UNAVAILABLE, "SLUICE_PG_BIN is %s, but there is no working postgres program in it", forced);
+			err_set(e, ERR_UNAVAILABLE, "SLUICE_PG_BIN is %s, but there is no working postgres program in it",
+				forced);
 			return NULL;
 		}
 		best = xstrdup(forced);
@@ -112,13 +115,14 @@ cluster_bindir(struct err *e)
 	}
 	if (best == NULL) {
 		err_set(e, ERR_UNAVAILABLE,
-		        "PostgreSQL is not installed (no postgres program in /usr/lib/postgresql/*/bin or on the PATH); "
-		        "install it (Debian: apt-get install postgresql), point SLUICE_PG_BIN at its programs, "
-		        "or give a database of your own with --database");
+			"PostgreSQL is not installed (no postgres program in /usr/lib/postgresql/*/bin or on the PATH); "
+			"install it (Debian: apt-get install postgresql), point SLUICE_PG_BIN at its programs, "
+			"or give a database of your own with --database");
 		return NULL;
 	}
 	if (best_major < 13) {
-		err_set(e, ERR_UNSUPPORTED, "PostgreSQL %d in %s is not supported: version 13 or newer is needed", best_major, best);
+		err_set(e, ERR_UNSUPPORTED, "PostgreSQL %d in %s is not supported: version 13 or newer is needed", best_major,
+			best);
 		free(best);
 		return NULL;
 	}
@@ -187,8 +191,19 @@ cluster_initdb(struct cluster *c, struct err *e)
 {
 	char *initdb = xasprintf("%s/initdb", c->bindir), *conf = xasprintf("%s/postgresql.conf", c->data);
 	char *tmp = xasprintf("%s.new", c->data);
-	char *argv[] = { initdb,  (char *)"-D", tmp,  (char *)"-U",          (char *)"sluice",     (char *)"-A",          (char *)"trust",
-		         (char *)"-E", (char *)"UTF8",  (char *)"--locale=C", (char *)"--data-checksums", (char *)"-N", NULL };
+	char *argv[] = { initdb,
+			 (char *)"-D",
+			 tmp,
+			 (char *)"-U",
+			 (char *)"sluice",
+			 (char *)"-A",
+			 (char *)"trust",
+			 (char *)"-E",
+			 (char *)"UTF8",
+			 (char *)"--locale=C",
+			 (char *)"--data-checksums",
+			 (char *)"-N",
+			 NULL };
 	int status, rc = 0;
 	pid_t pid;
 	FILE *f;
@@ -300,6 +315,23 @@ cluster_wait_ready(struct cluster *c, struct err *e)
 	}
 }
 
+/* A postmaster that was killed leaves backends, which end soon; until they have, a new one refuses to start. */
+static int
+cluster_up(struct cluster *c, struct err *e)
+{
+	for (int tries = 1;; tries++) {
+		int rc = cluster_start(c, e);
+
+		if (rc == 0)
+			rc = cluster_wait_ready(c, e);
+		if (rc == 0 || e->code != ERR_IO || tries == START_TRIES)
+			return rc;
+		log_warn("cluster: %s; trying again", e->msg);
+		err_release(e);
+		usleep(START_PAUSE_US);
+	}
+}
+
 static void
 on_cluster_restart(uv_timer_t *t)
 {
@@ -376,7 +408,8 @@ cluster_open(uv_loop_t *loop, const char *home, struct err *e)
 		if (c->as == NULL)
 			c->as = getpwnam("nobody");
 		if (c->as == NULL) {
-			err_set(e, ERR_UNAVAILABLE, "PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as");
+			err_set(e, ERR_UNAVAILABLE,
+				"PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as");
 			goto fail;
 		}
 		if (!reachable(home)) {
@@ -402,7 +435,8 @@ cluster_open(uv_loop_t *loop, const char *home, struct err *e)
 			char *aside = xasprintf("%s.%lld", c->data, (long long)clock_wall());
 
 			if (rename(c->data, aside) == 0)
-				log_warn("cluster: %s is of an earlier state folder of this name; it was moved to %s", c->data, aside);
+				log_warn("cluster: %s is of an earlier state folder of this name; it was moved to %s", c->data,
+					 aside);
 			free(aside);
 		}
 		if ((symlink(c->data, link1) < 0 && errno != EEXIST) || (symlink(c->sock, link2) < 0 && errno != EEXIST))
@@ -411,7 +445,8 @@ cluster_open(uv_loop_t *loop, const char *home, struct err *e)
 		free(link2);
 	}
 	if (strlen(c->sock) > 90) {
-		err_set(e, ERR_INVALID, "the state folder's path is too long for a unix socket (%s); choose a shorter --home", home);
+		err_set(e, ERR_INVALID, "the state folder's path is too long for a unix socket (%s); choose a shorter --home",
+			home);
 		goto fail;
 	}
 	if (mkdir_owned(c, c->sock, 0700, e) < 0)
@@ -423,7 +458,7 @@ cluster_open(uv_loop_t *loop, const char *home, struct err *e)
 		goto fail;
 	}
 	free(version);
-	if (cluster_start(c, e) < 0 || cluster_wait_ready(c, e) < 0)
+	if (cluster_up(c, e) < 0)
 		goto fail;
 	uv_timer_init(loop, &c->restart);
 	c->restart.data = c;

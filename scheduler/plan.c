@@ -122,6 +122,8 @@ plan_tick(void *arg)
 void
 plan_rearm(struct sched *s)
 {
+	if (!s->planning)
+		return;
 	alarm_set(&s->plan_alarm, s->loop, 0, plan_tick, s);
 }
 

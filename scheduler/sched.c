@@ -889,7 +889,7 @@ sched_attempt_of_token(struct sched *s, const char *token)
 
 struct sched *
 sched_open(uv_loop_t *loop, struct store *store, const struct config *config, struct registry *registry, const char *home,
-           const char *libdir, const char *const *url, struct err *e)
+           const char *libdir, const char *const *url, bool planning, struct err *e)
 {
 	struct sched *s = xcalloc(1, sizeof(*s));
 	json_t *slots = json_object_get(json_object_get(config->json, "server"), "max_active_tasks");
@@ -900,6 +900,7 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 	s->registry = registry;
 	s->home = xstrdup(home);
 	s->url = url;
+	s->planning = planning;
 	s->slots_total = json_integer_value(slots) > 0 ? (int)json_integer_value(slots) : DEFAULT_SLOTS;
 	list_init(&s->ready);
 	list_init(&s->dirty);

@@ -19,11 +19,12 @@ struct store;
 struct registry;
 
 /*
- * Opens the scheduler over an open store: loads what was active, then connects the nursery in `libdir`'s company. `ready` is
- * called when triggers can be taken. `url` points at the daemon's base URL, read when an attempt is made. All borrowed.
+ * Opens the scheduler over an open store: loads what was active and connects the nursery, which maps the engine from
+ * `libdir`; sched_ready says when triggers can be taken. `url` points at the daemon's base URL, read when an attempt is made.
+ * Without `planning` schedules start nothing (a daemon that lives for one run). All borrowed.
  */
 struct sched *sched_open(uv_loop_t *loop, struct store *store, const struct config *config, struct registry *registry,
-                         const char *home, const char *libdir, const char *const *url, struct err *e);
+                         const char *home, const char *libdir, const char *const *url, bool planning, struct err *e);
 /* True once what was active before is loaded and the nursery has told what it knows. */
 bool sched_ready(const struct sched *s);
 /* The registry's flows changed: schedules are planned anew. */

@@ -129,7 +129,7 @@ struct sched {
 	int64_t last_event;
 	json_t *events;       /* of this turn */
 	json_t *versions;     /* object: hashes of flow versions known to be in the database */
-	bool recovered, draining;
+	bool recovered, draining, planning;
 	void (*drained_cb)(void *arg);
 	void *drained_arg;
 	struct alarm *plan_alarm, *progress_alarm;

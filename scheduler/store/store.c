@@ -492,6 +492,7 @@ conn_down(struct conn *c, const char *why)
 	struct store *s = c->store;
 	char *reason = xstrdup(why);
 
+	reason[strcspn(reason, "\n")] = '\0';
 	if (c->state == CONN_UP && !s->closing)
 		log_warn("store: %s lost its connection: %s", c->role, reason);
 	conn_poll_stop(c);

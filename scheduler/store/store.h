@@ -37,7 +37,7 @@ typedef void (*store_done_cb)(void *arg);
 
 /* Opens both connections and brings the schema up to date; blocking, only while starting. NULL with `e` set on failure. */
 struct store *store_open(uv_loop_t *loop, const char *dsn, struct err *e);
-/* Closes at once; queued writes must have been flushed. Reads still waiting are called back with an error. */
+/* Closes at once; queued writes must have been flushed. Callbacks still waiting are dropped: those who asked are gone. */
 void store_close(struct store *s);
 bool store_connected(const struct store *s);
 /*
