@@ -172,6 +172,39 @@ split_header(const char *line, char delimiter, char quote)
 	return names;
 }
 
+static bool
+is_compressed(const struct stage *st, const char *file)
+{
+	const char *given = source_text(st, "compression", "auto"), *dot = strrchr(file, '.');
+
+	if (strcmp(given, "auto") != 0)
+		return strcmp(given, "none") != 0;
+	return dot && (strcmp(dot, ".gz") == 0 || strcmp(dot, ".zst") == 0);
+}
+
+/* The first line of a plain file as it is: one that is not UTF-8 further down is the reader's to judge. */
+static char *
+first_line_plain(struct stage *st, const char *file)
+{
+	FILE *f = fopen(file, "re");
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t n;
+
+	if (f == NULL) {
+		task_fail(st->cx, ERR_IO, "%s cannot be read: %s", file, strerror(errno));
+		return NULL;
+	}
+	n = getline(&line, &room, f);
+	fclose(f);
+	if (n < 0) {
+		free(line);
+		return NULL;
+	}
+	line[strcspn(line, "\n")] = '\0';
+	return line;
+}
+
 /* The first line of a file, decompressed where it must be. */
 static char *
 first_line(struct stage *st, const char *file)
@@ -180,6 +213,8 @@ first_line(struct stage *st, const char *file)
 	struct duck_result *r;
 	char *line = NULL;
 
+	if (!is_compressed(st, file))
+		return first_line_plain(st, file);
 	buf_adds(&b, "SELECT line FROM read_csv(");
 	buf_add_sql_string(&b, file);
 	buf_adds(&b, ", auto_detect = false, header = false, delim = '\x01', quote = '', escape = '', strict_mode = false, columns = {'line': 'VARCHAR'}");
@@ -380,21 +415,10 @@ read_csv(struct stage *st)
 		buf_add_sql_string(b, type ? type : "VARCHAR");
 	}
 	stage_conditions(st, false);
-	/* The line of a row: those before it, the header, and line ends inside of quotes; refused lines are added later. */
-	buf_addf(&st->traced, "SELECT *, row_number() OVER w + coalesce(sum(0");
-	json_array_foreach(st->names, i, name) {
-		if (json_object_get(st->types, json_string_value(name)))
-			continue;
-		buf_adds(&st->traced, " + coalesce(length(");
-		buf_add_sql_name(&st->traced, json_string_value(name));
-		buf_adds(&st->traced, ") - length(replace(");
-		buf_add_sql_name(&st->traced, json_string_value(name));
-		buf_adds(&st->traced, ", chr(10), '')), 0)");
-	}
+	/* The line of a row: the rows before it and the header; refused lines are added later. As the reader counts, by records. */
 	buf_addf(&st->traced,
-	         ") OVER (PARTITION BY sluice_file ORDER BY sluice_n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) + %d AS sluice_row "
-	         "FROM (SELECT *, row_number() OVER () AS sluice_n FROM %s}, filename = 'sluice_file')) WINDOW w AS (PARTITION BY sluice_file "
-	         "ORDER BY sluice_n)",
+	         "SELECT *, row_number() OVER (PARTITION BY sluice_file ORDER BY sluice_n) + %d AS sluice_row FROM (SELECT *, row_number() "
+	         "OVER () AS sluice_n FROM %s}, filename = 'sluice_file'))",
 	         has_header ? 1 : 0, b->s);
 	buf_adds(b, "})");
 	return 0;

@@ -159,6 +159,9 @@ duck_error(struct err *e, const char *msg, int *line, int *col)
 		if (caret && strncmp(text, "...", 3) != 0)
 			*col = (int)((caret - nl - 1) - (text - at - 1)) + 1;
 	}
+	/* The CSV reader adds advice on options that a flow does not have, and all of its settings. */
+	if (strstr(msg, "\n\nPossible Solution:"))
+		end = strstr(msg, "\n\nPossible Solution:");
 	while (end > msg && (end[-1] == '\n' || end[-1] == ' '))
 		end--;
 	return err_set(e, ERR_UNPROCESSABLE, "%.*s", (int)(end - msg), msg);
