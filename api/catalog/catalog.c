@@ -131,11 +131,22 @@ meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_
 
 /* ---- names ---- */
 
+static bool
+is_text(const char *s)
+{
+	json_t *j = json_string(s); /* NULL when it is not UTF-8 */
+
+	json_decref(j);
+	return j != NULL;
+}
+
 static int
 level_check(const char *level, struct err *e)
 {
 	if (*level == '\0' || strlen(level) > NAME_MAX_BYTES)
 		return err_set(e, ERR_INVALID, "a level of a namespace must have 1 to %d bytes", NAME_MAX_BYTES);
+	if (!is_text(level))
+		return err_set(e, ERR_INVALID, "the namespace is not UTF-8");
 	for (const char *p = level; *p; p++)
 		if (*p == '/' || (unsigned char)*p < ' ' || *p == 127)
 			return err_set(e, ERR_INVALID, "the namespace level \"%s\" must have no / and no control characters",
@@ -223,6 +234,8 @@ table_name_check(const char *name, struct err *e)
 {
 	if (name == NULL || *name == '\0' || strlen(name) > NAME_MAX_BYTES)
 		return err_set(e, ERR_INVALID, "a table's \"name\" must have 1 to %d bytes", NAME_MAX_BYTES);
+	if (!is_text(name))
+		return err_set(e, ERR_INVALID, "the table's name is not UTF-8");
 	if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return err_set(e, ERR_INVALID, "a table cannot be named \"%s\"", name);
 	for (const char *p = name; *p; p++)
@@ -236,16 +249,23 @@ table_name_check(const char *name, struct err *e)
 void
 catalog_reply_error(struct request *rq, int status, const char *type, const char *fmt, ...)
 {
+	struct buf shown = BUF_INIT;
+	json_t *text;
 	char *message;
 	va_list ap;
 
 	va_start(ap, fmt);
 	message = xvasprintf(fmt, ap);
 	va_end(ap);
+	buf_add_visible(&shown, message, strlen(message));
 	if (status >= 500)
-		log_warn("catalog: %s %s: %s", rq->method, rq->path, message);
+		log_warn("catalog: %s %s: %s", rq->method, rq->path, shown.s);
+	text = json_string(message);
+	if (text == NULL) /* a name in it is not UTF-8 */
+		text = json_string(shown.s);
 	reply_json(rq, status,
-		   json_pack("{s:{s:s,s:s,s:i,s:[]}}", "error", "message", message, "type", type, "code", status, "stack"));
+		   json_pack("{s:{s:o,s:s,s:i,s:[]}}", "error", "message", text, "type", type, "code", status, "stack"));
+	buf_release(&shown);
 	free(message);
 }
 
@@ -369,5 +389,6 @@ ask_done(struct ask *a)
 	catalog_unref(a->catalog);
 	free(a->ns);
 	free(a->name);
+	free(a->to);
 	free(a);
 }

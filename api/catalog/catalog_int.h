@@ -90,6 +90,7 @@ struct ask {
 	struct catalog *catalog;
 	struct request *rq;
 	char *ns, *name; /* owned, may be NULL */
+	char *to;        /* the namespace that a table goes to; the same */
 	bool flag;       /* the handler's own */
 	long limit;
 };

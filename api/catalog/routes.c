@@ -63,20 +63,22 @@ catalog_token(struct request *rq)
 {
 	char *grant = form_field(rq->body.s, "grant_type"), *token;
 	bool exchange = grant && strcmp(grant, "urn:ietf:params:oauth:grant-type:token-exchange") == 0;
+	json_t *answer;
 
 	token = form_field(rq->body.s, exchange ? "subject_token" : "client_secret");
+	answer = json_pack("{s:s,s:s,s:s}", "access_token", token ? token : "", "token_type", "bearer", "issued_token_type",
+			   "urn:ietf:params:oauth:token-type:access_token");
 	if (grant == NULL || (!exchange && strcmp(grant, "client_credentials") != 0))
 		reply_json(
 			rq, 400,
 			json_pack("{s:s,s:s}", "error", "unsupported_grant_type", "error_description", "use client_credentials"));
-	else if (token == NULL || *token == '\0')
+	else if (token == NULL || *token == '\0' || answer == NULL)
 		reply_json(rq, 401,
 			   json_pack("{s:s,s:s}", "error", "invalid_client", "error_description",
 				     "the client_secret must be a token of this daemon"));
 	else
-		reply_json(rq, 200,
-			   json_pack("{s:s,s:s,s:s}", "access_token", token, "token_type", "bearer", "issued_token_type",
-				     "urn:ietf:params:oauth:token-type:access_token"));
+		reply_json(rq, 200, json_incref(answer));
+	json_decref(answer);
 	if (token)
 		explicit_bzero(token, strlen(token));
 	free(token);

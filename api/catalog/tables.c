@@ -322,7 +322,7 @@ on_renamed(void *arg, const struct rows *r, struct err *e)
 		catalog_reply_fenced(a->rq);
 	else if (strcmp(rows_get(r, 0, 1), "f") == 0)
 		catalog_reply_error(a->rq, 404, "NoSuchNamespaceException",
-				    "Table %s.%s cannot be renamed: the new namespace does not exist", a->ns, a->name);
+				    "Table %s.%s cannot be renamed: namespace does not exist: %s", a->ns, a->name, a->to);
 	else if (strcmp(rows_get(r, 0, 2), "0") == 0)
 		catalog_reply_no_table(a->rq, a->ns, a->name);
 	else
@@ -356,6 +356,7 @@ tables_rename(struct request *rq)
 		return;
 	}
 	a = ask_new(rq, ns, xstrdup(name));
+	a->to = new_ns;
 	fence_init(&f, rq->attempt);
 	store_query(rq->app->store,
 		    "WITH " SQL_FENCE("$6", "$7", "$8") ", there AS (SELECT " SQL_NAMESPACE_EXISTS(
@@ -370,6 +371,5 @@ tables_rename(struct request *rq)
 		    8, (const char *const[]){ a->catalog->name, ns, name, new_ns, new_name, f.part[0], f.part[1], f.part[2] },
 		    on_renamed, a);
 	fence_release(&f);
-	free(new_ns);
 	json_decref(body);
 }

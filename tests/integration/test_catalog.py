@@ -118,6 +118,19 @@ def test_namespace_errors(shared):
     assert ask(shared, "GET", "/iceberg/v1/namespaces?parent=nowhere", status=404)["type"] == "NoSuchNamespaceException"
 
 
+def test_odd_names(shared):
+    """Bytes that are no text, quotes, blanks, letters of any alphabet."""
+    for where in (path("a") + "%FF", path("a") + "/tables/%FF%FE", "/iceberg/v1/namespaces/%1F%1F", "/iceberg/v1/namespaces/%00"):
+        assert shared.request("GET", where).status in (400, 404), where
+    assert http("POST", shared.url + "/iceberg/v1/oauth/tokens", b"grant_type=client_credentials&client_secret=%FF").status == 401
+    make(shared, "it's \"ñ\" 数")
+    ask(shared, "POST", path("it's \"ñ\" 数") + "/tables", {"name": "t 'x' é", "schema": SCHEMA})
+    catalog = rest(shared)
+    t = catalog.load_table(("it's \"ñ\" 数", "t 'x' é"))
+    t.append(pa.table({"id": pa.array([1], pa.int64())}))
+    assert shared.sql('SELECT id FROM "it\'s ""ñ"" 数"."t \'x\' é"') == [{"id": 1}]
+
+
 def test_lists_come_in_pages(shared):
     make(shared, "paged", *(f"t{i}" for i in range(5)))
     seen, token = [], ""
@@ -129,7 +142,7 @@ def test_lists_come_in_pages(shared):
     assert seen == [f"t{i}" for i in range(5)]
     first = ask(shared, "GET", "/iceberg/v1/namespaces?pageSize=1")
     assert len(first["namespaces"]) == 1
-    assert first["namespaces"] != ask(shared, "GET", f"/iceberg/v1/namespaces?pageSize=1&pageToken={first['next-page-token']}")["namespaces"]
+    assert first["namespaces"] != ask(shared, "GET", f"/iceberg/v1/namespaces?pageSize=1&pageToken={urllib.parse.quote(first['next-page-token'])}")["namespaces"]
 
 
 # ---- tables ----
