@@ -17,6 +17,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/fs.h"
 #include "cli/files.h"
 #include "cli/follow.h"
 #include "cli/term.h"
@@ -44,25 +45,6 @@ pause_ms(long ms)
 }
 
 /* ---- a daemon for the time of the run ---- */
-
-static int
-make_folders(const char *path)
-{
-	char *copy = xstrdup(path);
-	int rc = 0;
-
-	for (char *p = copy + 1; *p && rc == 0; p++)
-		if (*p == '/') {
-			*p = '\0';
-			rc = mkdir(copy, 0755) < 0 && errno != EEXIST ? -1 : 0;
-			*p = '/';
-		}
-	/* As the daemon makes it: root's cluster runs as another user, who must be able to pass through. */
-	if (rc == 0 && mkdir(copy, geteuid() == 0 ? 0711 : 0700) < 0 && errno != EEXIST)
-		rc = -1;
-	free(copy);
-	return rc;
-}
 
 /* Does some daemon hold the folder, whether it answers already, still, or not? */
 static bool
@@ -109,7 +91,8 @@ daemon_start(struct local *l)
 	int log;
 	struct stat st;
 
-	if (make_folders(l->home) < 0) {
+	/* As the daemon makes it: root's cluster runs as another user, who must be able to pass through. */
+	if (fs_make_folders(l->home, geteuid() == 0 ? 0711 : 0700) < 0) {
 		refuse("choose another with --home", "cannot make the state folder %s: %s", l->home, strerror(errno));
 		return false;
 	}

@@ -23,6 +23,7 @@
 #include "api/catalog/catalog.h"
 #include "api/server.h"
 #include "base/alloc.h"
+#include "base/fs.h"
 #include "base/log.h"
 #include "scheduler/cluster.h"
 
@@ -77,26 +78,6 @@ default_libdir(void)
 	return xasprintf("%s/../lib/sluice", exe);
 }
 
-/* Makes every missing folder of a path. */
-static int
-make_folder(const char *path, mode_t mode)
-{
-	char *copy = xstrdup(path);
-	int rc = 0;
-
-	for (char *p = copy + 1; *p && rc == 0; p++)
-		if (*p == '/') {
-			*p = '\0';
-			if (mkdir(copy, 0755) < 0 && errno != EEXIST)
-				rc = -1;
-			*p = '/';
-		}
-	if (rc == 0 && mkdir(copy, mode) < 0 && errno != EEXIST)
-		rc = -1;
-	free(copy);
-	return rc;
-}
-
 static char *
 absolute(const char *path)
 {
@@ -138,12 +119,17 @@ daemon_home(struct daemon *d, const struct serve_options *o)
 	char *home = o->home ? xstrdup(o->home) : default_home();
 
 	/* Root's cluster runs as another user, who must be able to pass through; nobody else may list it. */
-	if (make_folder(home, geteuid() == 0 ? 0711 : 0700) < 0)
+	if (fs_make_folders(home, geteuid() == 0 ? 0711 : 0700) < 0)
 		die("cannot make the state folder %s: %s; choose another with --home", home, strerror(errno));
 	d->home = absolute(home);
 	free(home);
 	if (access(d->home, W_OK | X_OK) < 0)
 		die("cannot write to the state folder %s: %s; choose another with --home", d->home, strerror(errno));
+	/* Logs and reports may hold what is nobody else's business. */
+	home = xasprintf("%s/runs", d->home);
+	if (fs_make_folders(home, 0700) < 0)
+		die("cannot make the folder %s: %s", home, strerror(errno));
+	free(home);
 }
 
 static void
@@ -158,7 +144,8 @@ daemon_config(struct daemon *d, const struct serve_options *o)
 		d->flows = absolute(o->flows);
 	} else {
 		d->flows = xasprintf("%s/flows", d->home);
-		make_folder(d->flows, 0755);
+		if (fs_make_folders(d->flows, 0755) < 0)
+			die("cannot make the flows folder %s: %s", d->flows, strerror(errno));
 	}
 	if (o->config || (env && *env)) {
 		d->config_file = absolute(o->config ? o->config : env);

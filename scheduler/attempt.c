@@ -4,7 +4,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/fs.h"
 #include "base/log.h"
 #include "flows/expr.h"
 #include "flows/secrets.h"
@@ -39,42 +39,6 @@ token_new(void)
 	for (size_t i = 0; i < sizeof(noise); i++)
 		buf_addf(&b, "%02x", noise[i]);
 	return buf_detach(&b);
-}
-
-static int
-mkdirs(const char *path)
-{
-	char *copy = xstrdup(path);
-	int rc = 0;
-
-	for (char *p = copy + 1; rc == 0; p++) {
-		if (*p != '/' && *p != '\0')
-			continue;
-		char keep = *p;
-
-		*p = '\0';
-		if (mkdir(copy, 0700) < 0 && errno != EEXIST)
-			rc = -1;
-		*p = keep;
-		if (keep == '\0')
-			break;
-	}
-	free(copy);
-	return rc;
-}
-
-static int
-on_remove(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)ftw;
-	return type == FTW_DP || type == FTW_D ? rmdir(path) : unlink(path);
-}
-
-static void
-remove_tree(const char *path)
-{
-	nftw(path, on_remove, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 void
@@ -329,7 +293,7 @@ attempt_resolve(struct attempt *a, struct err *e)
 		goto out;
 	if (wd && (rc = expr_resolve(wd, scope, &dir, e)) < 0)
 		goto out;
-	if (mkdirs(scratch) < 0) {
+	if (fs_make_folders(scratch, 0700) < 0) {
 		rc = err_set(e, ERR_IO, "cannot make the folder %s: %s", scratch, strerror(errno));
 		goto out;
 	}
@@ -628,7 +592,7 @@ adhoc_ended(struct attempt *a, const struct nursery_exit *x)
 	free(reason);
 	s->adhoc_used--;
 	nursery_ack(s->nursery, a->key);
-	remove_tree(a->dir);
+	fs_remove_tree(a->dir);
 	attempt_free(a);
 }
 
@@ -661,7 +625,7 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 		json_object_set_new(a->report, "error", json_pack("{s:s}", "message", reason));
 	}
 	a->dirty = true;
-	remove_tree(scratch);
+	fs_remove_tree(scratch);
 	free(scratch);
 	c->sched = a->sched;
 	c->key = xstrdup(a->key);
@@ -714,7 +678,7 @@ attempt_lose(struct attempt *a, const char *reason)
 		a->adhoc_cb(a->adhoc_arg, NULL, &e);
 		err_release(&e);
 		a->sched->adhoc_used--;
-		remove_tree(a->dir);
+		fs_remove_tree(a->dir);
 		attempt_free(a);
 		return;
 	}
@@ -870,7 +834,7 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	attempt_set_token(a);
 	a->started_at = clock_wall();
 	scratch = xasprintf("%s/scratch", a->dir);
-	if (mkdirs(scratch) < 0) {
+	if (fs_make_folders(scratch, 0700) < 0) {
 		err_set(&e, ERR_IO, "cannot make the folder %s: %s", scratch, strerror(errno));
 		cb(arg, NULL, &e);
 		err_release(&e);

@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/report.h"
@@ -162,18 +163,9 @@ task_nearest(const json_t *names, const char *wanted)
 int
 task_make_parents(struct context *cx, const char *path)
 {
-	char *copy = xstrdup(path);
-	int rc = 0;
-
-	for (char *p = copy + 1; *p && rc == 0; p++)
-		if (*p == '/') {
-			*p = '\0';
-			if (mkdir(copy, 0755) < 0 && errno != EEXIST)
-				rc = task_fail(cx, ERR_IO, "cannot make the folder %s: %s", copy, strerror(errno));
-			*p = '/';
-		}
-	free(copy);
-	return rc;
+	if (fs_make_parents(path) < 0)
+		return task_fail(cx, ERR_IO, "cannot make the folder of %s: %s", path, strerror(errno));
+	return 0;
 }
 
 const char *

@@ -12,6 +12,7 @@
 #include "api/catalog/catalog_int.h"
 #include "api/catalog/metadata.h"
 #include "base/alloc.h"
+#include "base/fs.h"
 #include "base/log.h"
 
 #define METADATA_MAX (256u << 20)
@@ -79,26 +80,6 @@ warehouse_read(const char *location, char **text, size_t *len, json_t **json, st
 	return 0;
 }
 
-/* Makes every missing folder of the path; with `parent` all but the last part. */
-static int
-make_folders(const char *path, bool parent)
-{
-	char *copy = xstrdup(path);
-	int rc = 0;
-
-	for (char *p = copy + 1; *p && rc == 0; p++)
-		if (*p == '/') {
-			*p = '\0';
-			if (mkdir(copy, 0755) < 0 && errno != EEXIST)
-				rc = -errno;
-			*p = '/';
-		}
-	if (!parent && rc == 0 && mkdir(copy, 0755) < 0 && errno != EEXIST)
-		rc = -errno;
-	free(copy);
-	return rc;
-}
-
 static int
 write_all(int fd, const char *text, size_t len)
 {
@@ -136,7 +117,7 @@ write_synced(const char *path, const char *text, size_t len)
 	char *tmp = xasprintf("%s.tmp", path);
 	int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644), rc;
 
-	if (fd < 0 && errno == ENOENT && make_folders(path, true) == 0)
+	if (fd < 0 && errno == ENOENT && fs_make_parents(path) == 0)
 		fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0) {
 		rc = -errno;
@@ -179,7 +160,7 @@ warehouse_make_table(const char *location, struct err *e)
 		return e->code;
 	for (size_t i = 0; i < 2 && rc == 0; i++) {
 		folder = xasprintf("%s/%s", path, parts[i]);
-		rc = make_folders(folder, false);
+		rc = fs_make_folders(folder, 0755) < 0 ? -errno : 0;
 		if (rc < 0)
 			rc = err_set(e, ERR_IO, "the table's folder %s cannot be made: %s", folder, strerror(-rc));
 		free(folder);
