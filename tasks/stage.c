@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/report.h"
@@ -759,14 +760,6 @@ judge_rejects(struct stage *st, bool copied)
 
 /* ---- the target ---- */
 
-static int
-on_remove(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)ftw;
-	return type == FTW_DP || type == FTW_D ? rmdir(path) : unlink(path);
-}
-
 static int64_t
 write_target(struct stage *st, const char *query)
 {
@@ -847,7 +840,7 @@ take_place(struct stage *st)
 		return 0;
 	if (renameat2(AT_FDCWD, st->tmp, AT_FDCWD, st->path, RENAME_EXCHANGE) < 0)
 		return task_fail(st->cx, ERR_IO, "cannot rename %s to %s: %s", st->tmp, st->path, strerror(errno));
-	nftw(st->tmp, on_remove, 16, FTW_DEPTH | FTW_PHYS);
+	fs_remove_tree(st->tmp);
 	return 0;
 }
 
@@ -961,7 +954,7 @@ stage_run(struct context *cx)
 	rc = stage_work(&st);
 	unlink(st.tmp_rejects);
 	if (rc < 0)
-		nftw(st.tmp, on_remove, 16, FTW_DEPTH | FTW_PHYS);
+		fs_remove_tree(st.tmp);
 	buf_release(&st.reader);
 	buf_release(&st.traced);
 	buf_release(&st.bad);
