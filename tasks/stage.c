@@ -823,6 +823,9 @@ explain_failure(struct stage *st)
 	if (!rows || st->on_reject != REJECT_FAIL || st->bad.len == 0)
 		return -1;
 	st->cx->err = (struct err){ 0 };
+	if (strcmp(st->format, "csv") == 0 && /* what the reader refuses was forgotten with the copy: all columns once more */
+	    duck_execf(st->cx->db, &st->cx->err, "SELECT count(COLUMNS(*)) FROM %s", st->reader.s) < 0)
+		err_release(&st->cx->err);
 	if (judge_rejects(st, false) < 0 && st->rejected > 0) {
 		err_release(&first);
 		return -1;

@@ -122,12 +122,23 @@ out:
 static int
 check_unique(struct check *c)
 {
+	const json_t *names = c->arg;
+	size_t n = json_is_array(names) ? json_array_size(names) : 1;
 	struct buf b = BUF_INIT;
 	struct duck_result *r;
 
-	buf_adds(&b, "SELECT count(*), any_value(k)::VARCHAR FROM (SELECT row(");
+	buf_adds(&b, "SELECT count(*), min(k)::VARCHAR FROM (SELECT row(");
 	add_names(&b, c->arg);
-	buf_adds(&b, ") AS k FROM this GROUP BY ");
+	buf_adds(&b, ") AS k FROM this WHERE ");
+	/* A key without a value is no key, as in SQL: not_null is the check for it. */
+	for (size_t i = 0; i < n; i++) {
+		const char *name = json_string_value(json_is_array(names) ? json_array_get(names, i) : names);
+
+		buf_adds(&b, i ? " AND " : "");
+		buf_add_sql_name(&b, name ? name : "");
+		buf_adds(&b, " IS NOT NULL");
+	}
+	buf_adds(&b, " GROUP BY ");
 	add_names(&b, c->arg);
 	buf_adds(&b, " HAVING count(*) > 1)");
 	r = duck_query(c->cx->db, b.s, &c->cx->err);

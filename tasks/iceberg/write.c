@@ -918,9 +918,21 @@ iceberg_write(struct context *cx, struct write *w)
 	bool sent = false;
 	int status = -1;
 
-	snprintf(wr.stem, sizeof(wr.stem), "%s-%016llx", "sluice", (unsigned long long)random_id());
-	if (duck_load_iceberg(cx->db, &cx->err) < 0 || writer_prepare(&wr) < 0)
+	snprintf(wr.stem, sizeof(wr.stem), "sluice-%016llx", (unsigned long long)random_id());
+	if (duck_load_iceberg(cx->db, &cx->err) < 0)
 		goto out;
+	if (writer_prepare(&wr) < 0) {
+		if (cx->cause == NULL || wr.loaded)
+			goto out;
+		/* Somebody else made the table since we looked: it is written to as it is. */
+		writer_release(&wr, false);
+		wr = (struct writer){ .cx = cx, .w = w };
+		snprintf(wr.stem, sizeof(wr.stem), "sluice-%016llx", (unsigned long long)random_id());
+		err_release(&cx->err);
+		cx->cause = NULL;
+		if (writer_prepare(&wr) < 0)
+			goto out;
+	}
 	if (w->landed_before) {
 		status = 200;
 		goto out;
