@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "api/catalog/commit_int.h"
 #include "base/alloc.h"
@@ -50,19 +51,27 @@ on_unlinked(uv_fs_t *fs)
 	free(fs);
 }
 
-/* A file that no pointer leads to, written for nothing. */
+/* Removes a file in the background; one that is gone already is as good. */
+static void
+file_forget(struct job *j, const char *location)
+{
+	char *path = warehouse_path(location, NULL);
+	uv_fs_t *fs;
+
+	if (path == NULL)
+		return;
+	fs = xcalloc(1, sizeof(*fs));
+	if (uv_fs_unlink(j->catalog->app->loop, fs, path, on_unlinked) < 0)
+		free(fs);
+	free(path);
+}
+
+/* What was written, or would have been. With `unlink_file`: no pointer leads to it, it was written for nothing. */
 static void
 part_forget_new(struct job *j, struct part *p, bool unlink_file)
 {
-	char *path = p->written && unlink_file ? warehouse_path(p->new, NULL) : NULL;
-	uv_fs_t *fs;
-
-	if (path) {
-		fs = xcalloc(1, sizeof(*fs));
-		if (uv_fs_unlink(j->catalog->app->loop, fs, path, on_unlinked) < 0)
-			free(fs);
-		free(path);
-	}
+	if (p->written && unlink_file)
+		file_forget(j, p->new);
 	free(p->new);
 	p->new = NULL;
 	p->written = false;
@@ -70,6 +79,28 @@ part_forget_new(struct job *j, struct part *p, bool unlink_file)
 	p->text = NULL;
 	json_decref(p->json);
 	p->json = NULL;
+}
+
+/* With write.metadata.delete-after-commit.enabled: files that fell out of the metadata log go. */
+static void
+part_forget_old(struct job *j, const struct part *p)
+{
+	const json_t *before = json_object_get(p->base ? p->base->json : p->base_json, "metadata-log");
+	const json_t *log = json_object_get(p->json, "metadata-log"), *entry;
+	const char *wish = json_string_value(
+		json_object_get(json_object_get(p->json, "properties"), "write.metadata.delete-after-commit.enabled"));
+	const char *oldest = json_string_value(json_object_get(json_array_get(log, 0), "metadata-file"));
+	size_t i;
+
+	if (!p->written || oldest == NULL || wish == NULL || strcasecmp(wish, "true") != 0)
+		return;
+	json_array_foreach (before, i, entry) {
+		const char *file = json_string_value(json_object_get(entry, "metadata-file"));
+
+		if (file == NULL || strcmp(file, oldest) == 0)
+			return;
+		file_forget(j, file);
+	}
 }
 
 static void
@@ -122,6 +153,7 @@ job_succeed(struct job *j)
 		struct part *p = &j->parts[i];
 
 		meta_unref(m);
+		part_forget_old(j, p);
 		m = meta_keep(j->catalog, p->new, p->text, p->len, p->json);
 		p->text = NULL;
 		p->json = NULL;
@@ -302,16 +334,18 @@ on_swapped(void *arg, const struct rows *r, struct err *e)
 
 	if (r && strcmp(rows_get(r, 0, 1), "t") == 0) {
 		job_succeed(j);
-	} else if (j->verified && (r || e->code == ERR_CONFLICT) && !j->catalog->closing) {
+	} else if (j->verified || (r == NULL && e->code == ERR_UNAVAILABLE)) {
+		/* This swap, or one before it, may have landed: its files must not be touched. */
 		j->fenced = fenced;
-		job_verify(j);
+		if (j->catalog->closing)
+			job_unknown(j, "the daemon is stopping");
+		else
+			job_verify(j);
 	} else if (fenced) {
 		job_fenced(j);
 	} else if (r || e->code == ERR_CONFLICT) {
 		if (!job_stopped(j))
 			job_again(j);
-	} else if (e->code == ERR_UNAVAILABLE && !j->catalog->closing) {
-		job_verify(j);
 	} else {
 		job_fail(j, e);
 	}

@@ -517,6 +517,49 @@ def test_the_fence_is_in_the_database(daemon, folder):
 # ---- what breaks ----
 
 
+def test_old_metadata_goes_when_the_table_says_so(shared):
+    make(shared, "tidy", "t")
+    ask(shared, "POST", path("tidy") + "/tables/t", set_property(**{"write.metadata.previous-versions-max": "2"}))
+    for i in range(4):
+        ask(shared, "POST", path("tidy") + "/tables/t", set_property(i=str(i)))
+    folder = local(table(shared, "tidy", "t")["metadata-location"]).parent
+    assert len(list(folder.iterdir())) == 6
+    for i in range(4):
+        ask(shared, "POST", path("tidy") + "/tables/t", set_property(j=str(i), **{"write.metadata.delete-after-commit.enabled": "true"}))
+    # What was forgotten before the table said so stays; since then there are two and the newest.
+    wait_until(lambda: sorted(p.name[:5] for p in folder.iterdir()) == ["00000", "00001", "00002", "00007", "00008", "00009"], "the removal")
+    kept = {local(entry["metadata-file"]) for entry in table(shared, "tidy", "t")["metadata"]["metadata-log"]}
+    assert len(kept) == 2 and all(file.exists() for file in kept)
+
+
+def test_a_daemon_that_stops_during_a_commit_keeps_the_table(daemon):
+    make(daemon, "stopped", "t")
+    before = table(daemon, "stopped", "t")
+    with contextlib.closing(postgres(daemon)) as holder, holder.cursor() as hold, contextlib.closing(postgres(daemon)) as other, other.cursor() as look:
+        holder.autocommit = False
+        hold.execute("SELECT 1 FROM iceberg_tables WHERE table_name = 't' FOR UPDATE")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+
+            def commit():
+                try:
+                    return daemon.request("POST", path("stopped") + "/tables/t", set_property(a="1")).status
+                except OSError:
+                    return None
+
+            late = pool.submit(commit)
+
+            def waits():
+                look.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+                return look.fetchone()[0]
+
+            wait_until(waits, "the commit to wait for the row")
+            assert daemon.stop() >= 0  # no signal
+            assert late.result() in (None, 500, 503)
+    daemon.start()
+    assert table(daemon, "stopped", "t") == before
+    ask(daemon, "POST", path("stopped") + "/tables/t", set_property(b="1"))
+
+
 def test_a_commit_survives_the_loss_of_its_connection(daemon):
     make(daemon, "lost", "t")
     with contextlib.closing(postgres(daemon)) as holder, holder.cursor() as hold, contextlib.closing(postgres(daemon)) as other, other.cursor() as look:
