@@ -35,6 +35,12 @@ task_find(struct run *run, const char *id)
 	return NULL;
 }
 
+static enum stop_reason
+stop_of_error(const char *error)
+{
+	return strncmp(error, RUN_TIMEOUT_TEXT, strlen(RUN_TIMEOUT_TEXT)) == 0 ? STOP_TIMEOUT : STOP_CANCEL;
+}
+
 static void
 recover_task(struct run *run, const json_t *row)
 {
@@ -67,7 +73,7 @@ recover_task(struct run *run, const json_t *row)
 			/* Why is in the run's row: a run that was given up says so; else it was the task's own timeout. */
 			t->attempt->stop = run->error ? STOP_CANCEL : STOP_TIMEOUT;
 			if (run->error)
-				run->stop = STOP_CANCEL;
+				run->stop = stop_of_error(run->error);
 		}
 	}
 }

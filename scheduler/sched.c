@@ -140,7 +140,7 @@ static void
 run_timed_out(void *arg)
 {
 	struct run *run = arg;
-	char *why = xasprintf("the run took longer than its timeout of %lld s", (long long)(run->flow->timeout / US_PER_S));
+	char *why = xasprintf(RUN_TIMEOUT_TEXT " of %.6g s", (double)run->flow->timeout / US_PER_S);
 
 	run_stop(run, STOP_TIMEOUT, why);
 	free(why);
@@ -160,6 +160,7 @@ run_stop(struct run *run, enum stop_reason why, const char *reason)
 	if (run->stop != STOP_NONE || run_state_terminal(run->state))
 		return;
 	run->stop = why;
+	run->dirty = true; /* a daemon that takes over must know that it was given up */
 	free(run->error);
 	run->error = xstrdup(reason);
 	for (size_t i = 0; i < run->flow->ntasks; i++) {
@@ -663,15 +664,32 @@ struct trigger_lookup {
 	void *arg;
 };
 
+/* A key names one request: with another flow it is a client's mistake, which must not look like a run of this flow. */
+static bool
+key_is_others(const struct trigger *t, const char *flow_id, struct err *e)
+{
+	if (strcmp(t->flow->id, flow_id) == 0)
+		return false;
+	err_set(e, ERR_CONFLICT, "the idempotency key \"%s\" was used for a run of flow \"%s\" already; use another for flow \"%s\"",
+		t->idempotency_key, flow_id, t->flow->id);
+	return true;
+}
+
 static void
 on_key_looked_up(void *arg, const struct rows *r, struct err *e)
 {
 	struct trigger_lookup *l = arg;
+	const char *flow_id = NULL;
+	struct err mine = ERR_INIT;
 	struct run *run;
 
 	HASH_FIND(hh_key, l->sched->runs_by_key, l->key, strlen(l->key), run);
+	if (r && (run || rows_count(r) > 0))
+		flow_id = run ? run->flow->id : rows_get(r, 0, 1);
 	if (r == NULL) {
 		trigger_fail(l->cb, l->arg, e);
+	} else if (flow_id && key_is_others(&l->t, flow_id, &mine)) {
+		trigger_fail(l->cb, l->arg, &mine);
 	} else if (rows_count(r) > 0) {
 		if (l->cb)
 			l->cb(l->arg, rows_get(r, 0, 0), false, NULL);
@@ -740,7 +758,10 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 	HASH_FIND(hh_key, s->runs_by_key, t->idempotency_key, strlen(t->idempotency_key), run);
 	if (run) {
 		json_decref(params);
-		trigger_answer(s, run->id, false, cb, arg);
+		if (key_is_others(t, run->flow->id, &e))
+			trigger_fail(cb, arg, &e);
+		else
+			trigger_answer(s, run->id, false, cb, arg);
 		return;
 	}
 	l = xcalloc(1, sizeof(*l));
@@ -753,7 +774,7 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 	l->params = params;
 	l->cb = cb;
 	l->arg = arg;
-	store_query(s->store, "SELECT id FROM runs WHERE idempotency_key = $1", 1, (const char *[]){ l->key }, on_key_looked_up, l);
+	store_query(s->store, "SELECT id, flow FROM runs WHERE idempotency_key = $1", 1, (const char *[]){ l->key }, on_key_looked_up, l);
 }
 
 struct done_call {

@@ -28,6 +28,8 @@ enum attempt_phase {
 };
 
 enum stop_reason { STOP_NONE, STOP_TIMEOUT, STOP_CANCEL };
+/* How runs.error begins when the run's own timeout stopped it; else somebody cancelled it. */
+#define RUN_TIMEOUT_TEXT "the run took longer than its timeout"
 
 struct attempt {
 	struct sched *sched;

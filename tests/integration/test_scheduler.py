@@ -470,6 +470,7 @@ def test_max_active_tasks(shared, folder):
 
 
 def test_idempotency_key(shared, folder):
+    shared.flow("other", 'id: other\ntasks:\n  - {id: a, type: command, command: "true"}\n')
     shared.flow("once", f'id: once\ntasks:\n  - {{id: a, type: command, command: "echo x >> {folder}/runs"}}\n')
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         ask = lambda _: shared.request("POST", "/api/v1/flows/once/runs", {}, headers={"Idempotency-Key": "k1"})
@@ -479,6 +480,8 @@ def test_idempotency_key(shared, folder):
     again = ask(0)  # after its end too
     assert again.status == 200 and again.json["id"] == answers[0].json["id"]
     assert shared.request("POST", "/api/v1/flows/once/runs", {}, headers={"Idempotency-Key": "k2"}).status == 201
+    answer = shared.request("POST", "/api/v1/flows/other/runs", {}, headers={"Idempotency-Key": "k1"})
+    assert answer.status == 409 and 'a run of flow "once"' in answer.json["detail"]
     wait_until(lambda: len(lines(folder / "runs")) == 2, "the second run")
 
 
@@ -584,6 +587,15 @@ def test_a_run_keeps_the_version_it_began_with(shared, folder):
     assert shared.ended(run["id"])["state"] == "success" and shared.task_log(run["id"], "b") == "old\n"
 
 
+def test_flow_files_in_folders(shared):
+    shared.write("a/b/deep.yaml", 'id: deep\ntasks:\n  - {id: a, type: command, command: "true"}\n')
+    wait_until(lambda: shared.request("GET", "/api/v1/flows/deep").status == 200, "the flow", 5)
+    (shared.flows / "a").rename(shared.flows / "z")
+    wait_until(lambda: shared.get("/api/v1/flows/deep")["file"].endswith("/z/b/deep.yaml"), "its new place", 5)
+    shutil.rmtree(shared.flows / "z")
+    wait_until(lambda: shared.request("GET", "/api/v1/flows/deep").status == 404, "its end", 5)
+
+
 # ---- processes that die ----
 
 
@@ -642,6 +654,33 @@ def test_timeout_holds_after_a_restart(daemon, folder):
     run = daemon.ended(run["id"])
     assert states(run) == {"work": "timed_out", "after": "upstream_failed"}
     wait_until(lambda: not group(pid), "the end of its group", 5)
+
+
+def test_what_was_cancelled_stays_cancelled_after_a_restart(daemon, folder):
+    pids = folder / "pids"
+    text = f"""\
+        id: %s
+        timeout: %s
+        tasks:
+          - id: stay
+            type: command
+            command: "trap '' TERM; echo $$ >> {pids}; while :; do sleep 0.05; done"
+            stop_grace: 1s
+            retry: {{max_attempts: 3, interval: 10ms}}
+          - {{id: after, type: command, depends_on: [stay], command: "true", trigger_rule: all_done}}
+        """
+    for flow, timeout in (("asked", "1h"), ("timed", "300ms")):
+        daemon.flow(flow, text % (flow, timeout))
+    asked, timed = (daemon.post(f"/api/v1/flows/{flow}/runs") for flow in ("asked", "timed"))
+    wait_until(lambda: len(lines(pids)) == 2, "the processes")
+    daemon.post(f"/api/v1/runs/{asked['id']}/cancel")
+    wait_until(lambda: daemon.run(timed["id"])["error"], "the run's timeout")
+    daemon.kill()  # between SIGTERM and SIGKILL
+    daemon.start()
+    asked, timed = daemon.ended(asked["id"]), daemon.ended(timed["id"])
+    assert asked["state"] == "cancelled" and timed["state"] == "failed" and "timeout of 0.3 s" in timed["error"]
+    assert states(asked) == states(timed) == {"stay": "cancelled", "after": "cancelled"}
+    assert len(lines(pids)) == 2 and not any(group(int(p)) for p in lines(pids))
 
 
 def test_nursery_dies(daemon, folder):
