@@ -48,5 +48,7 @@ const char *const migrations[] = {
 	"CREATE TABLE IF NOT EXISTS iceberg_namespace_properties ("
 	"  catalog_name varchar(255) NOT NULL, namespace varchar(255) NOT NULL, property_key varchar(255) NOT NULL,"
 	"  property_value varchar(1000) NOT NULL, PRIMARY KEY (catalog_name, namespace, property_key));",
+	/* 2: a catalog of the JDBC schema's version 0 does not tell tables from views. */
+	"ALTER TABLE iceberg_tables ADD COLUMN IF NOT EXISTS iceberg_type varchar(5);",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);

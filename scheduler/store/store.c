@@ -307,7 +307,7 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	if (!ok)
 		err_set(&e, sqlstate == NULL                                        ? ERR_UNAVAILABLE
 			    : strcmp(sqlstate, "23505") == 0 || strncmp(sqlstate, "40", 2) == 0 ? ERR_CONFLICT
-			    : strncmp(sqlstate, "57", 2) == 0                       ? ERR_UNAVAILABLE
+			    : strncmp(sqlstate, "57", 2) == 0 || strcmp(sqlstate, "55P03") == 0                       ? ERR_UNAVAILABLE
 										    : ERR_DB,
 		        "%s", status == PGRES_PIPELINE_ABORTED ? "the statement could not be prepared" : PQresultErrorMessage(res));
 	if (sent->op->cb)
@@ -471,7 +471,7 @@ conn_start(struct conn *c)
 	c->setup = true;
 	c->delay_ms = RECONNECT_FIRST_MS;
 	/* The lock first: if another daemon took the database meanwhile, the division by zero fails the setup. */
-	if (!PQsendQueryParams(c->pg, "SELECT set_config('search_path', 'sluice, public', false)", 0, NULL, NULL, NULL, NULL, 0)) {
+	if (!PQsendQueryParams(c->pg, "SELECT set_config('search_path', 'sluice, public', false), set_config('lock_timeout', '2s', false)", 0, NULL, NULL, NULL, NULL, 0)) {
 		conn_down(c, PQerrorMessage(c->pg));
 		return;
 	}
@@ -780,7 +780,7 @@ store_open(uv_loop_t *loop, const char *dsn, struct err *e)
 		goto fail;
 	}
 	if (store_migrate(writer, e) < 0 || exec_now(writer, "SET search_path = sluice, public", e) < 0 ||
-	    exec_now(reader, "SET search_path = sluice, public", e) < 0)
+	    exec_now(reader, "SET search_path = sluice, public; SET lock_timeout = '2s'", e) < 0)
 		goto fail;
 	s = xcalloc(1, sizeof(*s));
 	s->loop = loop;
