@@ -794,6 +794,9 @@ write_target(struct stage *st, const char *query)
 	if (r)
 		rows = duck_int(r, 0, 0);
 	duck_result_free(r);
+	/* Lines of rejects are counted in the source's order. */
+	if (json_is_integer(row_group) && duck_exec(st->cx->db, "SET preserve_insertion_order = true", &st->cx->err) < 0)
+		rows = -1;
 out:
 	buf_release(&b);
 	return rows;
@@ -954,6 +957,15 @@ stage_run(struct context *cx)
 	st.path = xstrdup(path);
 	st.tmp = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"), (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
 	st.tmp_rejects = xasprintf("%s.rejects", st.tmp);
+	/* What an earlier attempt left that was killed. */
+	for (long long n = 1; n < (long long)json_integer_value(json_object_get(cx->doc, "attempt")); n++) {
+		char *old = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"), n), *rejects = xasprintf("%s.rejects", old);
+
+		fs_remove_tree(old);
+		unlink(rejects);
+		free(old);
+		free(rejects);
+	}
 	rc = stage_work(&st);
 	unlink(st.tmp_rejects);
 	if (rc < 0)
