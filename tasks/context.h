@@ -14,8 +14,8 @@ struct context {
 	const json_t *doc, *spec; /* borrowed */
 	struct duck *db;
 	struct err err;
-	int line, col;       /* where in the flow file, 0: unknown */
-	const char *cause;   /* "conflict", or NULL */
+	int line, col;     /* where in the flow file, 0: unknown */
+	const char *cause; /* "conflict", or NULL */
 };
 
 typedef int (*task_fn)(struct context *cx);

@@ -50,14 +50,15 @@ write_table(struct context *cx, const char *query)
 	if (iceberg_write(cx, &w) < 0)
 		goto out;
 	snprintf(id, sizeof(id), "%" PRId64, w.snapshot_id);
-	report("tables", json_pack("[{s:s+++,s:s,s:s,s:I,s:I,s:I,s:b}]", "table", w.ns, ".", w.table, "", "operation", operations[w.mode],
-	                           "snapshot_id", id, "rows", (json_int_t)w.rows, "files", (json_int_t)w.files, "bytes", (json_int_t)w.bytes,
-	                           "landed_before", w.landed_before));
-	report("metrics", json_pack("{s:I,s:I,s:I}", "rows_out", (json_int_t)w.rows, "files_out", (json_int_t)w.files, "bytes_out",
-	                            (json_int_t)w.bytes));
-	report("outputs", json_pack("{s:s++,s:s,s:I}", "table", w.ns, ".", w.table, "snapshot_id", id, "rows", (json_int_t)w.rows));
-	printf("%s %" PRId64 " rows in %" PRId64 " files (%" PRId64 " bytes) to %s.%s, snapshot %s%s\n", operations[w.mode], w.rows, w.files, w.bytes,
-	       w.ns, w.table, id, w.landed_before ? " (already committed by an earlier attempt)" : "");
+	report("tables", json_pack("[{s:s+++,s:s,s:s,s:I,s:I,s:I,s:b}]", "table", w.ns, ".", w.table, "", "operation",
+				   operations[w.mode], "snapshot_id", id, "rows", (json_int_t)w.rows, "files",
+				   (json_int_t)w.files, "bytes", (json_int_t)w.bytes, "landed_before", w.landed_before));
+	report("metrics", json_pack("{s:I,s:I,s:I}", "rows_out", (json_int_t)w.rows, "files_out", (json_int_t)w.files,
+				    "bytes_out", (json_int_t)w.bytes));
+	report("outputs",
+	       json_pack("{s:s++,s:s,s:I}", "table", w.ns, ".", w.table, "snapshot_id", id, "rows", (json_int_t)w.rows));
+	printf("%s %" PRId64 " rows in %" PRId64 " files (%" PRId64 " bytes) to %s.%s, snapshot %s%s\n", operations[w.mode],
+	       w.rows, w.files, w.bytes, w.ns, w.table, id, w.landed_before ? " (already committed by an earlier attempt)" : "");
 	rc = 0;
 out:
 	free(w.ns);

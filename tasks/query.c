@@ -16,7 +16,8 @@ is_nested(const char *type)
 {
 	size_t n = strlen(type);
 
-	return type[n - 1] == ']' || strncmp(type, "STRUCT", 6) == 0 || strncmp(type, "MAP", 3) == 0 || strncmp(type, "UNION", 5) == 0;
+	return type[n - 1] == ']' || strncmp(type, "STRUCT", 6) == 0 || strncmp(type, "MAP", 3) == 0 ||
+	       strncmp(type, "UNION", 5) == 0;
 }
 
 /*
@@ -39,7 +40,7 @@ query_limited(struct context *cx, const char *sql, json_int_t limit, json_t **co
 	if (*columns == NULL)
 		return xstrdup(sql);
 	buf_adds(&b, "SELECT *");
-	json_array_foreach(*columns, i, column) {
+	json_array_foreach (*columns, i, column) {
 		const char *name = json_string_value(json_object_get(column, "name"));
 
 		if (!is_nested(json_string_value(json_object_get(column, "type"))))
@@ -104,9 +105,10 @@ query_run(struct context *cx)
 	columns = json_array();
 	rows = json_array();
 	for (size_t c = 0; c < duck_cols(r); c++)
-		json_array_append_new(columns, json_pack("{s:s,s:s}", "name", duck_col_name(r, c), "type",
-		                                         described ? json_string_value(json_object_get(json_array_get(described, c), "type"))
-		                                                   : duck_col_type(r, c)));
+		json_array_append_new(
+			columns, json_pack("{s:s,s:s}", "name", duck_col_name(r, c), "type",
+					   described ? json_string_value(json_object_get(json_array_get(described, c), "type"))
+						     : duck_col_type(r, c)));
 	n = duck_rows(r);
 	for (size_t i = 0; i < n && (json_int_t)i < limit; i++) {
 		row = json_object();

@@ -27,14 +27,15 @@ struct stage {
 	struct context *cx;
 	const json_t *source, *target;
 	const char *format;
-	json_t *files;      /* list of paths */
-	json_t *names;      /* list of the source's column names */
-	json_t *types;      /* object: column -> type, for those that have one */
-	json_t *not_null;   /* list of names */
+	json_t *files;    /* list of paths */
+	json_t *names;    /* list of the source's column names */
+	json_t *types;    /* object: column -> type, for those that have one */
+	json_t *not_null; /* list of names */
 	enum on_reject on_reject;
-	struct buf reader;  /* table function call over the files, or a subquery over it */
-	struct buf traced;  /* the same rows before any cast, with the columns sluice_file and, where there are numbers, sluice_row */
-	struct buf bad;     /* condition over `traced`: the row is a reject that the reader itself did not refuse */
+	struct buf reader; /* table function call over the files, or a subquery over it */
+	struct buf
+		traced; /* the same rows before any cast, with the columns sluice_file and, where there are numbers, sluice_row */
+	struct buf bad; /* condition over `traced`: the row is a reject that the reader itself did not refuse */
 	struct buf reasons; /* list of expressions over `traced`: what is wrong, each NULL when nothing is */
 	char *path, *tmp;   /* target and its temporary name */
 	char *tmp_rejects;
@@ -61,10 +62,10 @@ missing_column(struct stage *st, const char *key, const char *name)
 	size_t i;
 	int rc;
 
-	json_array_foreach(st->names, i, have)
+	json_array_foreach (st->names, i, have)
 		buf_addf(&b, "%s%s", i ? ", " : "", json_string_value(have));
-	rc = task_fail_at(st->cx, key, "%s: the source has no column \"%s\"%s%s%s; its columns are: %s", key, name, near ? "; did you mean \"" : "",
-	                  near ? near : "", near ? "\"?" : "", b.s);
+	rc = task_fail_at(st->cx, key, "%s: the source has no column \"%s\"%s%s%s; its columns are: %s", key, name,
+			  near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "", b.s);
 	buf_release(&b);
 	return rc;
 }
@@ -75,7 +76,7 @@ has_name(const json_t *names, const char *name)
 	json_t *have;
 	size_t i;
 
-	json_array_foreach(names, i, have)
+	json_array_foreach (names, i, have)
 		if (strcmp(json_string_value(have), name) == 0)
 			return true;
 	return false;
@@ -109,7 +110,8 @@ stage_files(struct stage *st)
 			return -1;
 		if (duck_rows(r) == 0) {
 			duck_result_free(r);
-			return task_fail_at(cx, "source/path", "no file matches %s; is the path right, and did the files arrive?", local);
+			return task_fail_at(cx, "source/path", "no file matches %s; is the path right, and did the files arrive?",
+					    local);
 		}
 		for (size_t k = 0; k < duck_rows(r); k++) {
 			char *file = duck_text(r, k, 0);
@@ -129,7 +131,7 @@ add_file_list(struct buf *b, const json_t *files)
 	size_t i;
 
 	buf_addc(b, '[');
-	json_array_foreach(files, i, file) {
+	json_array_foreach (files, i, file) {
 		if (i)
 			buf_adds(b, ", ");
 		buf_add_sql_string(b, json_string_value(file));
@@ -218,7 +220,8 @@ first_line(struct stage *st, const char *file)
 		return first_line_plain(st, file);
 	buf_adds(&b, "SELECT line FROM read_csv(");
 	buf_add_sql_string(&b, file);
-	buf_adds(&b, ", auto_detect = false, header = false, delim = '\x01', quote = '', escape = '', strict_mode = false, columns = {'line': 'VARCHAR'}");
+	buf_adds(&b, ", auto_detect = false, header = false, delim = '\x01', quote = '', escape = '', strict_mode = false, "
+		     "columns = {'line': 'VARCHAR'}");
 	if (json_object_get(st->source, "compression")) {
 		buf_adds(&b, ", compression = ");
 		buf_add_sql_string(&b, source_text(st, "compression", "auto"));
@@ -242,28 +245,30 @@ csv_names(struct stage *st, bool header)
 	const char *key;
 	size_t i;
 
-	json_array_foreach(st->files, i, file) {
+	json_array_foreach (st->files, i, file) {
 		char *line = first_line(st, json_string_value(file));
 
 		if (line == NULL) {
 			if (st->cx->err.code)
 				return -1;
 			if (header)
-				return task_fail(st->cx, ERR_UNPROCESSABLE, "%s is empty: it has no header line", json_string_value(file));
+				return task_fail(st->cx, ERR_UNPROCESSABLE, "%s is empty: it has no header line",
+						 json_string_value(file));
 			continue;
 		}
 		names = split_header(line, *delimiter, *quote);
 		free(line);
 		if (!header && json_object_size(columns)) {
 			if (json_object_size(columns) != json_array_size(names)) {
-				int rc = task_fail_at(st->cx, "source/columns", "source.columns names %zu columns, but %s has %zu", json_object_size(columns),
-				                      json_string_value(file), json_array_size(names));
+				int rc =
+					task_fail_at(st->cx, "source/columns", "source.columns names %zu columns, but %s has %zu",
+						     json_object_size(columns), json_string_value(file), json_array_size(names));
 
 				json_decref(names);
 				return rc;
 			}
 			json_array_clear(names);
-			json_object_foreach((json_t *)(uintptr_t)columns, key, type)
+			json_object_foreach ((json_t *)(uintptr_t)columns, key, type)
 				json_array_append_new(names, json_string(key));
 		} else if (!header) {
 			for (size_t k = 0; k < json_array_size(names); k++) {
@@ -275,17 +280,20 @@ csv_names(struct stage *st, bool header)
 		}
 		for (size_t k = 0; k < json_array_size(names); k++)
 			for (size_t j = 0; j < k; j++)
-				if (strcasecmp(json_string_value(json_array_get(names, k)), json_string_value(json_array_get(names, j))) == 0) {
-					int rc = task_fail(st->cx, ERR_UNPROCESSABLE, "%s:1: the header names the column \"%s\" twice",
-					                   json_string_value(file), json_string_value(json_array_get(names, k)));
+				if (strcasecmp(json_string_value(json_array_get(names, k)),
+					       json_string_value(json_array_get(names, j))) == 0) {
+					int rc = task_fail(st->cx, ERR_UNPROCESSABLE,
+							   "%s:1: the header names the column \"%s\" twice",
+							   json_string_value(file), json_string_value(json_array_get(names, k)));
 
 					json_decref(names);
 					return rc;
 				}
 		if (st->names && !json_equal(st->names, names)) {
 			json_decref(names);
-			return task_fail(st->cx, ERR_UNPROCESSABLE, "%s has another header than %s; files of one source must have the same columns",
-			                 json_string_value(file), json_string_value(json_array_get(st->files, 0)));
+			return task_fail(st->cx, ERR_UNPROCESSABLE,
+					 "%s has another header than %s; files of one source must have the same columns",
+					 json_string_value(file), json_string_value(json_array_get(st->files, 0)));
 		}
 		if (st->names)
 			json_decref(names);
@@ -325,15 +333,16 @@ stage_types(struct stage *st)
 {
 	static const char *const maps[] = { "source/columns", "schema", "cast" };
 	const json_t *defs[] = { json_object_get(st->source, "columns"), json_object_get(st->cx->spec, "schema"),
-		                 json_object_get(st->cx->spec, "cast") };
+				 json_object_get(st->cx->spec, "cast") };
 	json_t *type;
 	const char *name;
 
 	st->types = json_object();
 	st->not_null = json_array();
 	for (size_t i = 0; i < 3; i++)
-		json_object_foreach((json_t *)(uintptr_t)defs[i], name, type) {
-			char *text = xstrdup(json_string_value(type) ? json_string_value(type) : "VARCHAR"), *nn = strcasestr(text, " not null");
+		json_object_foreach ((json_t *)(uintptr_t)defs[i], name, type) {
+			char *text = xstrdup(json_string_value(type) ? json_string_value(type) : "VARCHAR"),
+			     *nn = strcasestr(text, " not null");
 			int rc;
 
 			if (nn) {
@@ -356,20 +365,21 @@ stage_conditions(struct stage *st, bool casts)
 	const char *column;
 	size_t i;
 
-	json_object_foreach(casts ? st->types : NULL, column, type) {
+	json_object_foreach (casts ? st->types : NULL, column, type) {
 		struct buf q = BUF_INIT, said = BUF_INIT;
 
 		buf_add_sql_name(&q, column);
 		buf_addf(&said, "column \"%s\": not of type %s: ", column, json_string_value(type));
-		buf_addf(&st->bad, "%s(%s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL)", st->bad.len ? " OR " : "", q.s, q.s, json_string_value(type));
-		buf_addf(&st->reasons, "%sCASE WHEN %s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL THEN ", st->reasons.len ? ", " : "", q.s, q.s,
-		         json_string_value(type));
+		buf_addf(&st->bad, "%s(%s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL)", st->bad.len ? " OR " : "", q.s, q.s,
+			 json_string_value(type));
+		buf_addf(&st->reasons, "%sCASE WHEN %s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL THEN ",
+			 st->reasons.len ? ", " : "", q.s, q.s, json_string_value(type));
 		buf_add_sql_string(&st->reasons, said.s);
 		buf_addf(&st->reasons, " || %s::VARCHAR END", q.s);
 		buf_release(&q);
 		buf_release(&said);
 	}
-	json_array_foreach(st->not_null, i, name) {
+	json_array_foreach (st->not_null, i, name) {
 		struct buf q = BUF_INIT, said = BUF_INIT;
 
 		buf_add_sql_name(&q, json_string_value(name));
@@ -388,14 +398,16 @@ read_csv(struct stage *st)
 {
 	json_t *header = json_object_get(st->source, "header"), *name;
 	struct buf *b = &st->reader;
-	bool has_header = header == NULL || json_is_true(header) || (json_is_string(header) && strcmp(json_string_value(header), "true") == 0);
+	bool has_header = header == NULL || json_is_true(header) ||
+			  (json_is_string(header) && strcmp(json_string_value(header), "true") == 0);
 	size_t i;
 
 	if (csv_names(st, has_header) < 0 || stage_types(st) < 0)
 		return -1;
 	buf_adds(b, "read_csv(");
 	add_file_list(b, st->files);
-	buf_addf(b, ", auto_detect = false, header = %s, store_rejects = true, rejects_limit = 0, strict_mode = true, delim = ", has_header ? "true" : "false");
+	buf_addf(b, ", auto_detect = false, header = %s, store_rejects = true, rejects_limit = 0, strict_mode = true, delim = ",
+		 has_header ? "true" : "false");
 	buf_add_sql_string(b, source_text(st, "delimiter", ","));
 	buf_adds(b, ", quote = ");
 	buf_add_sql_string(b, source_text(st, "quote", "\""));
@@ -406,7 +418,7 @@ read_csv(struct stage *st)
 		buf_add_sql_string(b, source_text(st, "compression", "auto"));
 	}
 	buf_adds(b, ", columns = {");
-	json_array_foreach(st->names, i, name) {
+	json_array_foreach (st->names, i, name) {
 		const char *type = json_string_value(json_object_get(st->types, json_string_value(name)));
 
 		if (i)
@@ -416,11 +428,13 @@ read_csv(struct stage *st)
 		buf_add_sql_string(b, type ? type : "VARCHAR");
 	}
 	stage_conditions(st, false);
-	/* The line of a row: the rows before it and the header; refused lines are added later. As the reader counts, by records. */
+	/* The line of a row: the rows before it and the header; refused lines are added later. As the reader counts, by records.
+	 */
 	buf_addf(&st->traced,
-	         "SELECT *, row_number() OVER (PARTITION BY sluice_file ORDER BY sluice_n) + %d AS sluice_row FROM (SELECT *, row_number() "
-	         "OVER () AS sluice_n FROM %s}, filename = 'sluice_file'))",
-	         has_header ? 1 : 0, b->s);
+		 "SELECT *, row_number() OVER (PARTITION BY sluice_file ORDER BY sluice_n) + %d AS sluice_row FROM (SELECT *, "
+		 "row_number() "
+		 "OVER () AS sluice_n FROM %s}, filename = 'sluice_file'))",
+		 has_header ? 1 : 0, b->s);
 	buf_adds(b, "})");
 	return 0;
 }
@@ -450,7 +464,7 @@ read_typed(struct stage *st, const char *function)
 		return -1;
 	}
 	st->names = json_array();
-	json_array_foreach(columns, i, column)
+	json_array_foreach (columns, i, column)
 		json_array_append(st->names, json_object_get(column, "name"));
 	json_decref(columns);
 	if (stage_types(st) < 0) {
@@ -461,7 +475,7 @@ read_typed(struct stage *st, const char *function)
 	plain.s[--plain.len] = '\0'; /* the parenthesis */
 	/* Rows keep the file's order, so that their number in it can be counted. */
 	buf_addf(&st->traced, "SELECT *, row_number() OVER (%s) AS sluice_row FROM %s, filename = 'sluice_file')",
-	         json_array_size(st->files) > 1 ? "PARTITION BY sluice_file" : "", plain.s);
+		 json_array_size(st->files) > 1 ? "PARTITION BY sluice_file" : "", plain.s);
 	buf_addc(&plain, ')');
 	if (json_object_size(st->types) == 0) {
 		buf_adds(&st->reader, plain.s);
@@ -469,7 +483,7 @@ read_typed(struct stage *st, const char *function)
 		bool first = true;
 
 		buf_adds(&st->reader, "(SELECT * REPLACE (");
-		json_array_foreach(st->names, i, name) {
+		json_array_foreach (st->names, i, name) {
 			const char *n = json_string_value(name), *type = json_string_value(json_object_get(st->types, n));
 
 			if (type == NULL)
@@ -503,7 +517,7 @@ add_select(struct stage *st, struct buf *b)
 	size_t i;
 
 	if (json_is_array(select)) {
-		json_array_foreach(select, i, item) {
+		json_array_foreach (select, i, item) {
 			const char *text = json_string_value(item);
 			char *key = xasprintf("select/%zu", i), *from = xasprintf(" FROM %s", st->reader.s);
 			int rc = 0;
@@ -528,7 +542,7 @@ add_select(struct stage *st, struct buf *b)
 	if (json_is_object(select) || json_is_object(schema)) {
 		bool first = true;
 
-		json_object_foreach((json_t *)(uintptr_t)(json_is_object(select) ? select : schema), name, item) {
+		json_object_foreach ((json_t *)(uintptr_t)(json_is_object(select) ? select : schema), name, item) {
 			if (!first)
 				buf_adds(b, ", ");
 			first = false;
@@ -573,12 +587,13 @@ build_query(struct stage *st, struct buf *out)
 			goto out;
 		buf_addf(&inner, " WHERE (%s\n)", where);
 	}
-	json_array_foreach(st->not_null, i, to) {
+	json_array_foreach (st->not_null, i, to) {
 		buf_adds(&inner, where || i ? " AND " : " WHERE ");
 		/* With `fail` the copy itself stops at the first one: no second reading to look for it in a good source. */
 		buf_adds(&inner, st->on_reject == REJECT_FAIL ? "CASE WHEN " : "");
 		buf_add_sql_name(&inner, json_string_value(to));
-		buf_adds(&inner, st->on_reject == REJECT_FAIL ? " IS NULL THEN error('" NULL_FOUND "') ELSE true END" : " IS NOT NULL");
+		buf_adds(&inner,
+			 st->on_reject == REJECT_FAIL ? " IS NULL THEN error('" NULL_FOUND "') ELSE true END" : " IS NOT NULL");
 	}
 	if (json_object_size(rename)) {
 		json_t *columns = duck_describe(st->cx->db, inner.s, &st->cx->err), *names = json_array(), *column;
@@ -588,13 +603,13 @@ build_query(struct stage *st, struct buf *out)
 			json_decref(names);
 			goto out;
 		}
-		json_array_foreach(columns, i, column)
+		json_array_foreach (columns, i, column)
 			json_array_append(names, json_object_get(column, "name"));
 		json_decref(columns);
 		json_decref(st->names);
 		st->names = names;
 		buf_adds(out, "SELECT * RENAME (");
-		json_object_foreach((json_t *)(uintptr_t)rename, name, to) {
+		json_object_foreach ((json_t *)(uintptr_t)rename, name, to) {
 			if (!has_name(st->names, name)) {
 				rc = missing_column(st, "rename", name);
 				goto out;
@@ -636,9 +651,11 @@ collect_bad(struct stage *st)
 		buf_release(&b);
 		return some < 0 ? -1 : 0;
 	}
-	buf_addf(&b, "CREATE OR REPLACE TEMP TABLE sluice_bad AS SELECT sluice_file AS file, sluice_row::BIGINT AS line, concat_ws('; ', %s) AS message, "
-	             "to_json({",
-	         st->reasons.s);
+	buf_addf(&b,
+		 "CREATE OR REPLACE TEMP TABLE sluice_bad AS SELECT sluice_file AS file, sluice_row::BIGINT AS line, "
+		 "concat_ws('; ', %s) AS message, "
+		 "to_json({",
+		 st->reasons.s);
 	for (size_t i = 0; i < json_array_size(st->names); i++) {
 		const char *name = json_string_value(json_array_get(st->names, i));
 
@@ -653,10 +670,12 @@ collect_bad(struct stage *st)
 	/* Lines that the reader refused stand between those that it gave. */
 	if (rc == 0)
 		rc = duck_exec(cx->db,
-		               "INSERT INTO sluice_rejects SELECT file, line + (SELECT count(*) FROM (SELECT r.file, r.line - row_number() OVER "
-		               "(PARTITION BY r.file ORDER BY r.line) + 1 AS at FROM sluice_rejects r) x WHERE x.file = b.file AND x.at <= b.line), "
-		               "'VALUE', message, \"text\" FROM sluice_bad b",
-		               &cx->err);
+			       "INSERT INTO sluice_rejects SELECT file, line + (SELECT count(*) FROM (SELECT r.file, r.line - "
+			       "row_number() OVER "
+			       "(PARTITION BY r.file ORDER BY r.line) + 1 AS at FROM sluice_rejects r) x WHERE x.file = b.file "
+			       "AND x.at <= b.line), "
+			       "'VALUE', message, \"text\" FROM sluice_bad b",
+			       &cx->err);
 	return rc < 0 ? -1 : 0;
 }
 
@@ -665,17 +684,19 @@ static int
 collect_rejects(struct stage *st)
 {
 	struct context *cx = st->cx;
-	static const char empty[] = "CREATE OR REPLACE TEMP TABLE sluice_rejects (file VARCHAR, line BIGINT, reason VARCHAR, message VARCHAR, \"text\" VARCHAR)";
+	static const char empty[] = "CREATE OR REPLACE TEMP TABLE sluice_rejects (file VARCHAR, line BIGINT, reason VARCHAR, "
+				    "message VARCHAR, \"text\" VARCHAR)";
 
 	if (strcmp(st->format, "csv") != 0) {
 		if (duck_exec(cx->db, empty, &cx->err) < 0)
 			return -1;
 	} else if (duck_exec(cx->db,
-	                     /* One a row, however many of its columns are wrong. */
-	                     "CREATE OR REPLACE TEMP TABLE sluice_rejects AS SELECT s.file_path AS file, e.line::BIGINT AS line, "
-	                     "first(e.error_type)::VARCHAR AS reason, string_agg(DISTINCT e.error_message, '; ') AS message, "
-	                     "first(e.csv_line) AS \"text\" FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) GROUP BY ALL",
-	                     &cx->err) < 0) {
+			     /* One a row, however many of its columns are wrong. */
+			     "CREATE OR REPLACE TEMP TABLE sluice_rejects AS SELECT s.file_path AS file, e.line::BIGINT AS line, "
+			     "first(e.error_type)::VARCHAR AS reason, string_agg(DISTINCT e.error_message, '; ') AS message, "
+			     "first(e.csv_line) AS \"text\" FROM reject_errors e JOIN reject_scans s USING (scan_id, file_id) "
+			     "GROUP BY ALL",
+			     &cx->err) < 0) {
 		if (strstr(cx->err.msg, "reject_errors") == NULL)
 			return -1;
 		err_release(&cx->err); /* nothing was ever rejected: the tables are not there */
@@ -713,7 +734,10 @@ judge_rejects(struct stage *st, bool copied)
 		char *file, *message, *text, *hint;
 		int64_t line;
 
-		r = duck_query(cx->db, "SELECT file, coalesce(line, 0), message, \"text\" FROM sluice_rejects ORDER BY file, line LIMIT 1", &cx->err);
+		r = duck_query(
+			cx->db,
+			"SELECT file, coalesce(line, 0), message, \"text\" FROM sluice_rejects ORDER BY file, line LIMIT 1",
+			&cx->err);
 		if (r == NULL)
 			return -1;
 		file = duck_text(r, 0, 0);
@@ -722,14 +746,14 @@ judge_rejects(struct stage *st, bool copied)
 		text = duck_text(r, 0, 3);
 		duck_result_free(r);
 		hint = st->on_reject == REJECT_FAIL ? xstrdup("on_reject: skip or quarantine takes the rest")
-		                                    : xasprintf("max_rejects is %lld", (long long)json_integer_value(max));
+						    : xasprintf("max_rejects is %lld", (long long)json_integer_value(max));
 		text[strcspn(text, "\r\n")] = '\0';
 		if (strlen(text) > 200)
 			strcpy(text + 197, "...");
 		rc = task_fail(cx, ERR_UNPROCESSABLE,
-		               "%s:%" PRId64 ": %s: \"%s\"; %" PRId64 " row%s of the source %s bad; nothing was written (%s)",
-		               file && *file ? file : json_string_value(json_array_get(st->files, 0)), line, message, text, st->rejected,
-		               st->rejected == 1 ? "" : "s", st->rejected == 1 ? "is" : "are", hint);
+			       "%s:%" PRId64 ": %s: \"%s\"; %" PRId64 " row%s of the source %s bad; nothing was written (%s)",
+			       file && *file ? file : json_string_value(json_array_get(st->files, 0)), line, message, text,
+			       st->rejected, st->rejected == 1 ? "" : "s", st->rejected == 1 ? "is" : "are", hint);
 		free(hint);
 		free(file);
 		free(message);
@@ -778,7 +802,7 @@ write_target(struct stage *st, const char *query)
 		buf_addf(&b, ", ROW_GROUP_SIZE_BYTES %lld", (long long)json_integer_value(row_group));
 	if (json_array_size(partitions)) {
 		buf_adds(&b, ", PARTITION_BY (");
-		json_array_foreach(partitions, i, name) {
+		json_array_foreach (partitions, i, name) {
 			if (i)
 				buf_adds(&b, ", ");
 			buf_add_sql_name(&b, json_string_value(name));
@@ -875,18 +899,22 @@ check_target(struct stage *st)
 	if (lstat(st->path, &info) < 0)
 		return 0;
 	if (S_ISDIR(info.st_mode) && !folder)
-		return task_fail_at(st->cx, "target/path", "%s is a folder; name a file in it, or set partition_by to write a folder", st->path);
-	json_array_foreach(st->files, i, file) {
+		return task_fail_at(st->cx, "target/path",
+				    "%s is a folder; name a file in it, or set partition_by to write a folder", st->path);
+	json_array_foreach (st->files, i, file) {
 		const char *path = json_string_value(file);
 
 		if (folder && strncmp(path, st->path, n) == 0 && path[n] == '/')
-			return task_fail_at(st->cx, "target/path", "the folder %s holds the source %s, which the result would replace", st->path, path);
+			return task_fail_at(st->cx, "target/path",
+					    "the folder %s holds the source %s, which the result would replace", st->path, path);
 	}
 	foreign_file = false;
 	nftw(st->path, on_foreign, 16, FTW_PHYS);
 	if (folder && foreign_file)
-		return task_fail_at(st->cx, "target/path", "the folder %s holds files that are not Parquet; the result would replace them: name a folder of its own",
-		                    st->path);
+		return task_fail_at(
+			st->cx, "target/path",
+			"the folder %s holds files that are not Parquet; the result would replace them: name a folder of its own",
+			st->path);
 	return 0;
 }
 
@@ -919,8 +947,8 @@ stage_work(struct stage *st)
 	if (judge_rejects(st, true) < 0 || take_place(st) < 0)
 		return -1;
 	nftw(st->path, on_measure, 16, FTW_PHYS);
-	report("metrics", json_pack("{s:I,s:I,s:I,s:I}", "rows_out", (json_int_t)rows, "bytes_out", (json_int_t)stage_bytes, "files_out",
-	                            (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));
+	report("metrics", json_pack("{s:I,s:I,s:I,s:I}", "rows_out", (json_int_t)rows, "bytes_out", (json_int_t)stage_bytes,
+				    "files_out", (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));
 	/* A partitioned target is read by its files. */
 	if (json_array_size(json_object_get(st->target, "partition_by"))) {
 		char *glob = xasprintf("%s/**/*.parquet", st->path);
@@ -955,7 +983,8 @@ stage_run(struct context *cx)
 	if ((path = task_local_path(cx, "target", path)) == NULL)
 		return -1;
 	st.path = xstrdup(path);
-	st.tmp = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"), (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
+	st.tmp = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"),
+			   (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
 	st.tmp_rejects = xasprintf("%s.rejects", st.tmp);
 	/* What an earlier attempt left that was killed. */
 	for (long long n = 1; n < (long long)json_integer_value(json_object_get(cx->doc, "attempt")); n++) {

@@ -19,7 +19,8 @@ static const struct {
 	const char *type;
 	task_fn run;
 } task_types[] = {
-	{ "stage", stage_run }, { "publish", publish_run }, { "curate", curate_run }, { "validate", validate_run }, { "query", query_run },
+	{ "stage", stage_run },       { "publish", publish_run }, { "curate", curate_run },
+	{ "validate", validate_run }, { "query", query_run },
 };
 
 int
@@ -106,8 +107,8 @@ task_table_name(struct context *cx, const char *name, char **ns, char **table)
 		name += n + 1;
 	dot = strrchr(name, '.');
 	if (dot == NULL || dot == name || dot[1] == '\0')
-		return task_fail(cx, ERR_INVALID, "\"%s\" is not a table's name: write namespace.table or %s.namespace.table", name,
-		                 catalog ? catalog : "catalog");
+		return task_fail(cx, ERR_INVALID, "\"%s\" is not a table's name: write namespace.table or %s.namespace.table",
+				 name, catalog ? catalog : "catalog");
 	*ns = xstrndup(name, (size_t)(dot - name));
 	*table = xstrdup(dot + 1);
 	return 0;
@@ -148,8 +149,9 @@ task_nearest(const json_t *names, const char *wanted)
 	size_t best_distance = strlen(wanted) / 2 + 1, i;
 	json_t *item;
 
-	json_array_foreach((json_t *)(uintptr_t)names, i, item) {
-		const char *name = json_is_object(item) ? json_string_value(json_object_get(item, "name")) : json_string_value(item);
+	json_array_foreach ((json_t *)(uintptr_t)names, i, item) {
+		const char *name =
+			json_is_object(item) ? json_string_value(json_object_get(item, "name")) : json_string_value(item);
 		size_t d = name ? distance(name, wanted) : 99;
 
 		if (d < best_distance) {

@@ -14,7 +14,7 @@
 
 struct check {
 	struct context *cx;
-	const char *subject;  /* "stg.t" or "the query", for messages */
+	const char *subject; /* "stg.t" or "the query", for messages */
 	size_t index;
 	const char *kind;
 	const json_t *arg;
@@ -35,7 +35,7 @@ add_names(struct buf *b, const json_t *names)
 		buf_add_sql_name(b, json_string_value(names));
 		return;
 	}
-	json_array_foreach(names, i, name) {
+	json_array_foreach (names, i, name) {
 		if (i)
 			buf_adds(b, ", ");
 		buf_add_sql_name(b, json_string_value(name) ? json_string_value(name) : "");
@@ -67,14 +67,15 @@ count_of(struct check *c, const char *sql)
 static int
 check_row_count(struct check *c)
 {
-	const json_t *min = json_object_get(c->arg, "min"), *max = json_object_get(c->arg, "max"), *eq = json_object_get(c->arg, "equals");
+	const json_t *min = json_object_get(c->arg, "min"), *max = json_object_get(c->arg, "max"),
+		     *eq = json_object_get(c->arg, "equals");
 
 	if (count_of(c, "SELECT count(*) FROM this") < 0)
 		return -1;
 	if (json_is_integer(c->arg))
 		eq = c->arg;
 	c->passed = !(min && c->value < json_integer_value(min)) && !(max && c->value > json_integer_value(max)) &&
-	            !(eq && c->value != json_integer_value(eq));
+		    !(eq && c->value != json_integer_value(eq));
 	buf_addf(&c->message, "%" PRId64 " rows in %s", c->value, c->subject);
 	if (eq)
 		buf_addf(&c->message, ", expected %lld", (long long)json_integer_value(eq));
@@ -106,7 +107,8 @@ check_not_null(struct check *c)
 		if (rc < 0)
 			goto out;
 		if (c->value) {
-			buf_addf(&c->message, "%s%" PRId64 " rows of %s have no \"%s\"", c->message.len ? "; " : "", c->value, c->subject, name);
+			buf_addf(&c->message, "%s%" PRId64 " rows of %s have no \"%s\"", c->message.len ? "; " : "", c->value,
+				 c->subject, name);
 			c->passed = false;
 		}
 		c->value += before;
@@ -152,8 +154,8 @@ check_unique(struct check *c)
 	} else {
 		char *example = duck_text(r, 0, 1);
 
-		buf_addf(&c->message, "%" PRId64 " duplicated key%s in %s, for example %s", c->value, c->value == 1 ? "" : "s", c->subject,
-		         example ? example : "(null)");
+		buf_addf(&c->message, "%" PRId64 " duplicated key%s in %s, for example %s", c->value, c->value == 1 ? "" : "s",
+			 c->subject, example ? example : "(null)");
 		free(example);
 	}
 	duck_result_free(r);
@@ -181,8 +183,8 @@ check_none(struct check *c, const char *column, const char *condition, const cha
 	if (c->passed)
 		buf_addf(&c->message, "every \"%s\" of %s is %s", column, c->subject, what);
 	else
-		buf_addf(&c->message, "%" PRId64 " row%s of %s have a \"%s\" that is not %s, for example '%s'", c->value, c->value == 1 ? "" : "s",
-		         c->subject, column, what, example ? example : "");
+		buf_addf(&c->message, "%" PRId64 " row%s of %s have a \"%s\" that is not %s, for example '%s'", c->value,
+			 c->value == 1 ? "" : "s", c->subject, column, what, example ? example : "");
 	free(example);
 	duck_result_free(r);
 	return 0;
@@ -214,7 +216,7 @@ check_accepted_values(struct check *c)
 	buf_adds(&b, " IS NOT NULL AND ");
 	buf_add_sql_name(&b, column);
 	buf_adds(&b, "::VARCHAR NOT IN (");
-	json_array_foreach(values, i, v) {
+	json_array_foreach (values, i, v) {
 		if (i)
 			buf_adds(&b, ", ");
 		add_literal(&b, v);
@@ -273,26 +275,27 @@ check_schema(struct check *c)
 	if (columns == NULL)
 		return -1;
 	c->passed = true;
-	json_object_foreach((json_t *)(uintptr_t)c->arg, name, want) {
+	json_object_foreach ((json_t *)(uintptr_t)c->arg, name, want) {
 		const char *have = NULL, *near, *text = json_string_value(want) ? json_string_value(want) : "VARCHAR";
 		const char *not_null = strcasestr(text, " not null");
 		struct duck_result *r;
 		int64_t nulls;
 		char *type;
 
-		json_array_foreach(columns, i, column)
+		json_array_foreach (columns, i, column)
 			if (strcmp(json_string_value(json_object_get(column, "name")), name) == 0)
 				have = json_string_value(json_object_get(column, "type"));
 		if (have == NULL) {
 			near = task_nearest(columns, name);
 			buf_addf(&c->message, "%s%s has no column \"%s\"%s%s%s", c->message.len ? "; " : "", c->subject, name,
-			         near ? " (is it \"" : "", near ? near : "", near ? "\"?)" : "");
+				 near ? " (is it \"" : "", near ? near : "", near ? "\"?)" : "");
 			c->passed = false;
 			continue;
 		}
 		/* The engine's own spelling of the wanted type: bigint, int8 and LONG are one. */
 		buf_clear(&b);
-		buf_addf(&b, "SELECT typeof(CAST(NULL AS %.*s))", (int)(not_null ? (size_t)(not_null - text) : strlen(text)), text);
+		buf_addf(&b, "SELECT typeof(CAST(NULL AS %.*s))", (int)(not_null ? (size_t)(not_null - text) : strlen(text)),
+			 text);
 		r = duck_query(c->cx->db, b.s, &c->cx->err);
 		if (r == NULL) {
 			json_decref(columns);
@@ -302,8 +305,8 @@ check_schema(struct check *c)
 		type = duck_text(r, 0, 0);
 		duck_result_free(r);
 		if (type == NULL || strcmp(type, have) != 0) {
-			buf_addf(&c->message, "%scolumn \"%s\" of %s is %s, expected %s", c->message.len ? "; " : "", name, c->subject, have,
-			         type ? type : "");
+			buf_addf(&c->message, "%scolumn \"%s\" of %s is %s, expected %s", c->message.len ? "; " : "", name,
+				 c->subject, have, type ? type : "");
 			c->passed = false;
 		}
 		free(type);
@@ -320,8 +323,8 @@ check_schema(struct check *c)
 			return -1;
 		}
 		if (nulls) {
-			buf_addf(&c->message, "%s%" PRId64 " row%s of %s have no \"%s\"", c->message.len ? "; " : "", nulls, nulls == 1 ? "" : "s",
-			         c->subject, name);
+			buf_addf(&c->message, "%s%" PRId64 " row%s of %s have no \"%s\"", c->message.len ? "; " : "", nulls,
+				 nulls == 1 ? "" : "s", c->subject, name);
 			c->passed = false;
 		}
 	}
@@ -376,7 +379,8 @@ static int
 check_same_rows(struct check *c)
 {
 	struct context *cx = c->cx;
-	const char *of = json_string_value(json_object_get(c->arg, "count_of")), *as = json_string_value(json_object_get(c->arg, "as"));
+	const char *of = json_string_value(json_object_get(c->arg, "count_of")),
+		   *as = json_string_value(json_object_get(c->arg, "as"));
 	struct buf b = BUF_INIT;
 	int64_t want, have;
 
@@ -430,7 +434,8 @@ check_same_rows(struct check *c)
 		return -1;
 	c->value = have;
 	c->passed = want == have;
-	buf_addf(&c->message, "%" PRId64 " rows in %s, %" PRId64 " in %s%s", want, of, have, c->subject, c->passed ? "" : ": they differ");
+	buf_addf(&c->message, "%" PRId64 " rows in %s, %" PRId64 " in %s%s", want, of, have, c->subject,
+		 c->passed ? "" : ": they differ");
 	return 0;
 }
 
@@ -438,15 +443,22 @@ static const struct {
 	const char *kind;
 	check_fn run;
 } check_kinds[] = {
-	{ "row_count", check_row_count }, { "not_null", check_not_null },  { "unique", check_unique },       { "accepted_values", check_accepted_values },
-	{ "range", check_range },         { "schema", check_schema },      { "sql", check_sql },             { "same_rows", check_same_rows },
+	{ "row_count", check_row_count },
+	{ "not_null", check_not_null },
+	{ "unique", check_unique },
+	{ "accepted_values", check_accepted_values },
+	{ "range", check_range },
+	{ "schema", check_schema },
+	{ "sql", check_sql },
+	{ "same_rows", check_same_rows },
 };
 
 static int
 check_run(struct context *cx, const char *subject, size_t index, const json_t *def, struct buf *failures)
 {
 	struct check c = { .cx = cx, .subject = subject, .index = index, .message = BUF_INIT };
-	const char *severity = json_string_value(json_object_get(def, "severity")), *name = json_string_value(json_object_get(def, "name"));
+	const char *severity = json_string_value(json_object_get(def, "severity")),
+		   *name = json_string_value(json_object_get(def, "name"));
 	int rc = -1;
 
 	for (size_t i = 0; i < sizeof(check_kinds) / sizeof(check_kinds[0]); i++) {
@@ -464,9 +476,14 @@ check_run(struct context *cx, const char *subject, size_t index, const json_t *d
 	if (rc == 0) {
 		json_t *args = json_incref((json_t *)(uintptr_t)c.arg);
 
-		report("checks", json_pack("[{s:s,s:s,s:b,s:s,s:s,s:I,s:o}]", "check", c.kind, "name", name ? name : c.kind, "passed", c.passed,
-		                           "severity", severity, "message", c.message.s, "value", (json_int_t)c.value, "argument", args));
-		printf("%s %s: %s\n", c.passed ? "passed" : strcmp(severity, "warn") == 0 ? "warning" : "FAILED", name ? name : c.kind, c.message.s);
+		report("checks", json_pack("[{s:s,s:s,s:b,s:s,s:s,s:I,s:o}]", "check", c.kind, "name", name ? name : c.kind,
+					   "passed", c.passed, "severity", severity, "message", c.message.s, "value",
+					   (json_int_t)c.value, "argument", args));
+		printf("%s %s: %s\n",
+		       c.passed                        ? "passed"
+		       : strcmp(severity, "warn") == 0 ? "warning"
+						       : "FAILED",
+		       name ? name : c.kind, c.message.s);
 		if (!c.passed && strcmp(severity, "warn") != 0)
 			buf_addf(failures, "%s%s: %s", failures->len ? "; " : "", name ? name : c.kind, c.message.s);
 	} else if (cx->err.code && strstr(cx->err.msg, "checks") == NULL) {
@@ -507,7 +524,7 @@ validate_run(struct context *cx)
 	}
 	if (duck_exec(cx->db, view.s, &cx->err) < 0)
 		goto out;
-	json_array_foreach(json_object_get(cx->spec, "checks"), i, def)
+	json_array_foreach (json_object_get(cx->spec, "checks"), i, def)
 		if (check_run(cx, subject, i, def, &failures) < 0)
 			goto out;
 	report_output("passed", json_boolean(failures.len == 0));

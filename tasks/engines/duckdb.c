@@ -11,10 +11,11 @@
 #include "base/buf.h"
 
 /* What is used of the C API; called through this table, since the library is mapped at run time. */
-#define DUCK_API(X)                                                                                            \
-	X(create_config) X(set_config) X(destroy_config) X(open_ext) X(close) X(connect) X(disconnect) X(query)    \
-	X(destroy_result) X(result_error) X(column_count) X(column_name) X(column_type) X(row_count)              \
-	X(value_varchar) X(value_is_null) X(value_int64) X(value_double) X(value_boolean) X(prepare) X(prepare_error) X(destroy_prepare) X(free)
+#define DUCK_API(X)                                                                                                              \
+	X(create_config)                                                                                                         \
+	X(set_config) X(destroy_config) X(open_ext) X(close) X(connect) X(disconnect) X(query) X(destroy_result) X(result_error) \
+		X(column_count) X(column_name) X(column_type) X(row_count) X(value_varchar) X(value_is_null) X(value_int64)      \
+			X(value_double) X(value_boolean) X(prepare) X(prepare_error) X(destroy_prepare) X(free)
 
 static struct {
 #define X(name) __typeof__(&duckdb_##name) name;
@@ -50,11 +51,11 @@ duck_preload(const char *libdir, char **why)
 		*why = xasprintf("%s; `make deps` installs it", dlerror());
 		return -1;
 	}
-#define X(name)                                                                       \
-	*(void **)&api.name = dlsym(duck_lib, "duckdb_" #name);                       \
-	if (api.name == NULL) {                                                       \
-		*why = xasprintf("libduckdb in %s has no duckdb_" #name, libdir);     \
-		return -1;                                                            \
+#define X(name)                                                                                                                  \
+	*(void **)&api.name = dlsym(duck_lib, "duckdb_" #name);                                                                  \
+	if (api.name == NULL) {                                                                                                  \
+		*why = xasprintf("libduckdb in %s has no duckdb_" #name, libdir);                                                \
+		return -1;                                                                                                       \
 	}
 	DUCK_API(X)
 #undef X
@@ -98,7 +99,7 @@ duck_open(const json_t *options, const char *scratch, struct duck **out, struct 
 		rc = config_set(config, "autoinstall_known_extensions", "false", e);
 	if (rc == 0)
 		rc = config_set(config, "temp_directory", scratch, e);
-	json_object_foreach((json_t *)(uintptr_t)options, name, value) {
+	json_object_foreach ((json_t *)(uintptr_t)options, name, value) {
 		text = json_is_string(value) ? xstrdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
 		if (rc == 0)
 			rc = config_set(config, name, text, e);
@@ -244,14 +245,30 @@ duck_col_type(const struct duck_result *r, size_t col)
 		duckdb_type type;
 		const char *name;
 	} names[] = {
-		{ DUCKDB_TYPE_BOOLEAN, "BOOLEAN" }, { DUCKDB_TYPE_TINYINT, "TINYINT" }, { DUCKDB_TYPE_SMALLINT, "SMALLINT" },
-		{ DUCKDB_TYPE_INTEGER, "INTEGER" }, { DUCKDB_TYPE_BIGINT, "BIGINT" }, { DUCKDB_TYPE_UTINYINT, "UTINYINT" },
-		{ DUCKDB_TYPE_USMALLINT, "USMALLINT" }, { DUCKDB_TYPE_UINTEGER, "UINTEGER" }, { DUCKDB_TYPE_UBIGINT, "UBIGINT" },
-		{ DUCKDB_TYPE_HUGEINT, "HUGEINT" }, { DUCKDB_TYPE_FLOAT, "FLOAT" }, { DUCKDB_TYPE_DOUBLE, "DOUBLE" },
-		{ DUCKDB_TYPE_DECIMAL, "DECIMAL" }, { DUCKDB_TYPE_DATE, "DATE" }, { DUCKDB_TYPE_TIME, "TIME" },
-		{ DUCKDB_TYPE_TIMESTAMP, "TIMESTAMP" }, { DUCKDB_TYPE_TIMESTAMP_TZ, "TIMESTAMP WITH TIME ZONE" },
-		{ DUCKDB_TYPE_INTERVAL, "INTERVAL" }, { DUCKDB_TYPE_VARCHAR, "VARCHAR" }, { DUCKDB_TYPE_BLOB, "BLOB" },
-		{ DUCKDB_TYPE_UUID, "UUID" }, { DUCKDB_TYPE_LIST, "LIST" }, { DUCKDB_TYPE_STRUCT, "STRUCT" }, { DUCKDB_TYPE_MAP, "MAP" },
+		{ DUCKDB_TYPE_BOOLEAN, "BOOLEAN" },
+		{ DUCKDB_TYPE_TINYINT, "TINYINT" },
+		{ DUCKDB_TYPE_SMALLINT, "SMALLINT" },
+		{ DUCKDB_TYPE_INTEGER, "INTEGER" },
+		{ DUCKDB_TYPE_BIGINT, "BIGINT" },
+		{ DUCKDB_TYPE_UTINYINT, "UTINYINT" },
+		{ DUCKDB_TYPE_USMALLINT, "USMALLINT" },
+		{ DUCKDB_TYPE_UINTEGER, "UINTEGER" },
+		{ DUCKDB_TYPE_UBIGINT, "UBIGINT" },
+		{ DUCKDB_TYPE_HUGEINT, "HUGEINT" },
+		{ DUCKDB_TYPE_FLOAT, "FLOAT" },
+		{ DUCKDB_TYPE_DOUBLE, "DOUBLE" },
+		{ DUCKDB_TYPE_DECIMAL, "DECIMAL" },
+		{ DUCKDB_TYPE_DATE, "DATE" },
+		{ DUCKDB_TYPE_TIME, "TIME" },
+		{ DUCKDB_TYPE_TIMESTAMP, "TIMESTAMP" },
+		{ DUCKDB_TYPE_TIMESTAMP_TZ, "TIMESTAMP WITH TIME ZONE" },
+		{ DUCKDB_TYPE_INTERVAL, "INTERVAL" },
+		{ DUCKDB_TYPE_VARCHAR, "VARCHAR" },
+		{ DUCKDB_TYPE_BLOB, "BLOB" },
+		{ DUCKDB_TYPE_UUID, "UUID" },
+		{ DUCKDB_TYPE_LIST, "LIST" },
+		{ DUCKDB_TYPE_STRUCT, "STRUCT" },
+		{ DUCKDB_TYPE_MAP, "MAP" },
 	};
 	duckdb_type type = api.column_type((duckdb_result *)(uintptr_t)&r->res, col);
 
@@ -310,7 +327,8 @@ duck_json(struct duck_result *r, size_t row, size_t col)
 	}
 	text = duck_text(r, row, col);
 	/* A whole number of a wide type stays a number while it fits. */
-	if (text && (api.column_type(&r->res, col) == DUCKDB_TYPE_HUGEINT || api.column_type(&r->res, col) == DUCKDB_TYPE_UBIGINT) &&
+	if (text &&
+	    (api.column_type(&r->res, col) == DUCKDB_TYPE_HUGEINT || api.column_type(&r->res, col) == DUCKDB_TYPE_UBIGINT) &&
 	    strlen(text) < 19)
 		value = json_integer(strtoll(text, NULL, 10));
 	else

@@ -14,17 +14,25 @@
 
 /* Ids of optional fields stand alone; a required one must say that it takes no null. */
 #define REQ(id) "{__duckdb_field_id: " #id ", __duckdb_nullable: false}"
-#define MANIFEST_IDS                                                                                                       \
-	"{status: " REQ(0) ", snapshot_id: 1, sequence_number: 3, file_sequence_number: 4, "                               \
-	"data_file: {__duckdb_field_id: 2, __duckdb_nullable: false, content: " REQ(134) ", file_path: " REQ(100)          \
-	", file_format: " REQ(101) ", partition: " REQ(102) ", record_count: " REQ(103) ", file_size_in_bytes: " REQ(104) \
-	", value_counts: {__duckdb_field_id: 109, key: " REQ(119) ", value: " REQ(120) "}"                                 \
-	", null_value_counts: {__duckdb_field_id: 110, key: " REQ(121) ", value: " REQ(122) "}}}"
-#define LIST_IDS                                                                                                          \
-	"{manifest_path: " REQ(500) ", manifest_length: " REQ(501) ", partition_spec_id: " REQ(502) ", content: " REQ(517)     \
-	", sequence_number: " REQ(515) ", min_sequence_number: " REQ(516) ", added_snapshot_id: " REQ(503)                    \
-	", added_files_count: " REQ(504) ", existing_files_count: " REQ(505) ", deleted_files_count: " REQ(506)               \
-	", added_rows_count: " REQ(512) ", existing_rows_count: " REQ(513) ", deleted_rows_count: " REQ(514) "}"
+#define MANIFEST_IDS                                                                                                                                                                                \
+	"{status: " REQ(0) ", snapshot_id: 1, sequence_number: 3, file_sequence_number: 4, "                                                                                                        \
+			   "data_file: {__duckdb_field_id: 2, __duckdb_nullable: false, content: " REQ(134) ", file_path: " REQ(100) ", file_format: " REQ(101) ", partition: " REQ(                \
+				   102) ", record_count: " REQ(103) ", file_size_in_bytes: " REQ(104) ", value_counts: "                                                                            \
+												      "{__duckdb_field_id: "                                                                        \
+												      "109, key: " REQ(119) ", "                                                                    \
+															    "va"                                                                    \
+															    "lu"                                                                    \
+															    "e:"                                                                    \
+															    " " REQ(120) "}"                                                        \
+																	 ", null_value_counts: {__duckdb_field_id: 110, key: " REQ( \
+																		 121) ", value: " REQ(122) "}}}"
+#define LIST_IDS                                                                                                                 \
+	"{manifest_path: " REQ(500) ", manifest_length: " REQ(501) ", partition_spec_id: " REQ(502) ", content: " REQ(           \
+		517) ", sequence_number: " REQ(515) ", min_sequence_number: " REQ(516) ", added_snapshot_id: " REQ(503) ", "     \
+															"added_" \
+															"files_" \
+															"count:" \
+															" " REQ(504) ", existing_files_count: " REQ(505) ", deleted_files_count: " REQ(506) ", added_rows_count: " REQ(512) ", existing_rows_count: " REQ(513) ", deleted_rows_count: " REQ(514) "}"
 
 static void
 writer_made(struct writer *wr, const char *path)
@@ -35,7 +43,8 @@ writer_made(struct writer *wr, const char *path)
 
 /* Writes a manifest from a query of its entries; its length through `length`. */
 static int
-write_avro(struct writer *wr, const char *path, const char *root, const char *select, const char *ids, const char *metadata, int64_t *length)
+write_avro(struct writer *wr, const char *path, const char *root, const char *select, const char *ids, const char *metadata,
+	   int64_t *length)
 {
 	struct context *cx = wr->cx;
 	struct buf b = BUF_INIT;
@@ -71,20 +80,23 @@ manifest_metadata(const struct writer *wr, const char *content)
 
 /* "(manifest list entry)" as a SELECT. */
 static char *
-list_entry(const char *path, int64_t length, int content, int64_t sequence, int64_t snapshot, size_t added, size_t deleted, int64_t added_rows,
-           int64_t deleted_rows)
+list_entry(const char *path, int64_t length, int content, int64_t sequence, int64_t snapshot, size_t added, size_t deleted,
+	   int64_t added_rows, int64_t deleted_rows)
 {
 	struct buf b = BUF_INIT;
 
 	buf_adds(&b, "SELECT ");
 	buf_add_sql_string(&b, path);
 	buf_addf(&b,
-	         " AS manifest_path, %lld::BIGINT AS manifest_length, 0::INTEGER AS partition_spec_id, %d::INTEGER AS \"content\", %lld::BIGINT AS "
-	         "sequence_number, %lld::BIGINT AS min_sequence_number, %lld::BIGINT AS added_snapshot_id, %zu::INTEGER AS added_files_count, "
-	         "0::INTEGER AS existing_files_count, %zu::INTEGER AS deleted_files_count, %lld::BIGINT AS added_rows_count, 0::BIGINT AS "
-	         "existing_rows_count, %lld::BIGINT AS deleted_rows_count",
-	         (long long)length, content, (long long)sequence, (long long)sequence, (long long)snapshot, added, deleted,
-	         (long long)added_rows, (long long)deleted_rows);
+		 " AS manifest_path, %lld::BIGINT AS manifest_length, 0::INTEGER AS partition_spec_id, %d::INTEGER AS "
+		 "\"content\", %lld::BIGINT AS "
+		 "sequence_number, %lld::BIGINT AS min_sequence_number, %lld::BIGINT AS added_snapshot_id, %zu::INTEGER AS "
+		 "added_files_count, "
+		 "0::INTEGER AS existing_files_count, %zu::INTEGER AS deleted_files_count, %lld::BIGINT AS added_rows_count, "
+		 "0::BIGINT AS "
+		 "existing_rows_count, %lld::BIGINT AS deleted_rows_count",
+		 (long long)length, content, (long long)sequence, (long long)sequence, (long long)snapshot, added, deleted,
+		 (long long)added_rows, (long long)deleted_rows);
 	return buf_detach(&b);
 }
 
@@ -98,14 +110,16 @@ added_entries(const struct writer *wr, int64_t snapshot)
 		char *url = xasprintf("%s%s", wr->location, f->path + strlen(wr->local));
 
 		buf_addf(&b,
-		         "%sSELECT 1::INTEGER AS status, %lld::BIGINT AS snapshot_id, NULL::BIGINT AS sequence_number, NULL::BIGINT AS "
-		         "file_sequence_number, {'content': 0::INTEGER, 'file_path': ",
-		         i ? " UNION ALL " : "", (long long)snapshot);
+			 "%sSELECT 1::INTEGER AS status, %lld::BIGINT AS snapshot_id, NULL::BIGINT AS sequence_number, "
+			 "NULL::BIGINT AS "
+			 "file_sequence_number, {'content': 0::INTEGER, 'file_path': ",
+			 i ? " UNION ALL " : "", (long long)snapshot);
 		buf_add_sql_string(&b, url);
 		buf_addf(&b,
-		         ", 'file_format': 'PARQUET', 'partition': {'__duckdb_empty_struct_marker': true}, 'record_count': %lld::BIGINT, "
-		         "'file_size_in_bytes': %lld::BIGINT, 'value_counts': %s, 'null_value_counts': %s} AS data_file",
-		         (long long)f->rows, (long long)f->bytes, f->value_counts, f->null_counts);
+			 ", 'file_format': 'PARQUET', 'partition': {'__duckdb_empty_struct_marker': true}, 'record_count': "
+			 "%lld::BIGINT, "
+			 "'file_size_in_bytes': %lld::BIGINT, 'value_counts': %s, 'null_value_counts': %s} AS data_file",
+			 (long long)f->rows, (long long)f->bytes, f->value_counts, f->null_counts);
 		free(url);
 	}
 	return buf_detach(&b);
@@ -143,10 +157,12 @@ deleted_manifest(struct writer *wr, struct commit *c, struct buf *list)
 	for (size_t i = 0; i < duck_rows(r); i++) {
 		char *manifest = duck_text(r, i, 0);
 
-		buf_addf(&b, "%sSELECT coalesce(sequence_number, %lld)::BIGINT AS sequence_number, coalesce(file_sequence_number, %lld)::BIGINT AS "
-		             "file_sequence_number, data_file.file_path AS file_path, data_file.record_count AS record_count, "
-		             "data_file.file_size_in_bytes AS file_size FROM read_avro(",
-		         i ? " UNION ALL " : "", (long long)duck_int(r, i, 1), (long long)duck_int(r, i, 1));
+		buf_addf(&b,
+			 "%sSELECT coalesce(sequence_number, %lld)::BIGINT AS sequence_number, coalesce(file_sequence_number, "
+			 "%lld)::BIGINT AS "
+			 "file_sequence_number, data_file.file_path AS file_path, data_file.record_count AS record_count, "
+			 "data_file.file_size_in_bytes AS file_size FROM read_avro(",
+			 i ? " UNION ALL " : "", (long long)duck_int(r, i, 1), (long long)duck_int(r, i, 1));
 		buf_add_sql_string(&b, strip_scheme(manifest));
 		buf_adds(&b, ") WHERE status <> 2");
 		free(manifest);
@@ -175,11 +191,13 @@ deleted_manifest(struct writer *wr, struct commit *c, struct buf *list)
 	path = xasprintf("%s/metadata/%s-gone-%lld.avro", wr->local, wr->stem, (long long)c->snapshot);
 	meta = manifest_metadata(wr, "data");
 	buf_addf(&b,
-	         "SELECT 2::INTEGER AS status, %lld::BIGINT AS snapshot_id, sequence_number, file_sequence_number, {'content': 0::INTEGER, "
-	         "'file_path': file_path, 'file_format': 'PARQUET', 'partition': {'__duckdb_empty_struct_marker': true}, 'record_count': "
-	         "record_count::BIGINT, 'file_size_in_bytes': file_size::BIGINT, 'value_counts': NULL::MAP(INTEGER, BIGINT), "
-	         "'null_value_counts': NULL::MAP(INTEGER, BIGINT)} AS data_file FROM sluice_gone",
-	         (long long)c->snapshot);
+		 "SELECT 2::INTEGER AS status, %lld::BIGINT AS snapshot_id, sequence_number, file_sequence_number, {'content': "
+		 "0::INTEGER, "
+		 "'file_path': file_path, 'file_format': 'PARQUET', 'partition': {'__duckdb_empty_struct_marker': true}, "
+		 "'record_count': "
+		 "record_count::BIGINT, 'file_size_in_bytes': file_size::BIGINT, 'value_counts': NULL::MAP(INTEGER, BIGINT), "
+		 "'null_value_counts': NULL::MAP(INTEGER, BIGINT)} AS data_file FROM sluice_gone",
+		 (long long)c->snapshot);
 	if (write_avro(wr, path, "manifest_entry", b.s, MANIFEST_IDS, meta, &length) < 0) {
 		free(path);
 		free(meta);
@@ -227,10 +245,12 @@ commit_manifests(struct writer *wr, struct commit *c)
 			goto out;
 	}
 	if (c->parent && wr->w->mode == WRITE_APPEND) {
-		buf_addf(&list, "%sSELECT manifest_path, manifest_length, partition_spec_id, \"content\", sequence_number, min_sequence_number, "
-		                "added_snapshot_id, added_files_count, existing_files_count, deleted_files_count, added_rows_count, "
-		                "existing_rows_count, deleted_rows_count FROM read_avro(",
-		         list.len ? " UNION ALL " : "");
+		buf_addf(&list,
+			 "%sSELECT manifest_path, manifest_length, partition_spec_id, \"content\", sequence_number, "
+			 "min_sequence_number, "
+			 "added_snapshot_id, added_files_count, existing_files_count, deleted_files_count, added_rows_count, "
+			 "existing_rows_count, deleted_rows_count FROM read_avro(",
+			 list.len ? " UNION ALL " : "");
 		buf_add_sql_string(&list, strip_scheme(json_string_value(json_object_get(c->parent, "manifest-list"))));
 		buf_adds(&list, ")");
 	} else if (c->parent && wr->w->mode == WRITE_OVERWRITE && (rc = deleted_manifest(wr, c, &list)) < 0) {
@@ -242,7 +262,8 @@ commit_manifests(struct writer *wr, struct commit *c)
 		free(entry);
 	}
 	path = xasprintf("%s/metadata/snap-%lld-%s.avro", wr->local, (long long)c->snapshot, wr->stem);
-	meta = xasprintf("'snapshot-id': '%lld', 'sequence-number': '%lld', 'format-version': '2'", (long long)c->snapshot, (long long)c->sequence);
+	meta = xasprintf("'snapshot-id': '%lld', 'sequence-number': '%lld', 'format-version': '2'", (long long)c->snapshot,
+			 (long long)c->sequence);
 	rc = write_avro(wr, path, "manifest_file", list.s, LIST_IDS, meta, &length);
 	c->manifest_list = xasprintf("%s%s", wr->location, path + strlen(wr->local));
 	free(path);

@@ -47,8 +47,8 @@ rest_call(struct context *cx, const char *method, const char *path, const json_t
 	}
 	code = curl_easy_perform(curl);
 	if (code != CURLE_OK) {
-		task_fail(cx, ERR_UNAVAILABLE, "the catalog at %s cannot be asked: %s", json_string_value(json_object_get(catalog, "uri")),
-		          why[0] ? why : curl_easy_strerror(code));
+		task_fail(cx, ERR_UNAVAILABLE, "the catalog at %s cannot be asked: %s",
+			  json_string_value(json_object_get(catalog, "uri")), why[0] ? why : curl_easy_strerror(code));
 	} else {
 		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
 		if (answer.len)
@@ -74,8 +74,11 @@ rest_fail(struct context *cx, const char *what, int status, const json_t *answer
 		msg = json_string_value(json_object_get(answer, "detail"));
 	if (status == 409)
 		cx->cause = "conflict";
-	return task_fail(cx, status == 409 ? ERR_CONFLICT : status == 404 ? ERR_NOT_FOUND : ERR_UNPROCESSABLE, "%s: %s", what,
-	                 msg ? msg : "the catalog gave no reason");
+	return task_fail(cx,
+			 status == 409   ? ERR_CONFLICT
+			 : status == 404 ? ERR_NOT_FOUND
+					 : ERR_UNPROCESSABLE,
+			 "%s: %s", what, msg ? msg : "the catalog gave no reason");
 }
 
 static void

@@ -100,7 +100,8 @@ type_struct(struct type_text *t)
 			json_decref(fields);
 			return NULL;
 		}
-		json_array_append_new(fields, json_pack("{s:i,s:s,s:b,s:o}", "id", id, "name", name, "required", 0, "type", type));
+		json_array_append_new(fields,
+				      json_pack("{s:i,s:s,s:b,s:o}", "id", id, "name", name, "required", 0, "type", type));
 		free(name);
 		skip_space(t);
 		if (*t->p == ',')
@@ -129,8 +130,8 @@ type_map(struct type_text *t)
 	}
 	if (*t->p == ')')
 		t->p++;
-	return json_pack("{s:s,s:i,s:o,s:i,s:o,s:b}", "type", "map", "key-id", key_id, "key", key, "value-id", value_id, "value", value,
-	                 "value-required", 0);
+	return json_pack("{s:s,s:i,s:o,s:i,s:o,s:b}", "type", "map", "key-id", key_id, "key", key, "value-id", value_id, "value",
+			 value, "value-required", 0);
 }
 
 static json_t *
@@ -183,7 +184,8 @@ type_parse(struct type_text *t)
 		if (*t->p)
 			t->p++;
 		element_id = ++*t->next_id;
-		type = json_pack("{s:s,s:i,s:o,s:b}", "type", "list", "element-id", element_id, "element", type, "element-required", 0);
+		type = json_pack("{s:s,s:i,s:o,s:b}", "type", "list", "element-id", element_id, "element", type,
+				 "element-required", 0);
 	}
 	return type;
 }
@@ -236,7 +238,7 @@ iceberg_to_duck(const json_t *type, struct buf *out, struct err *e)
 		return 0;
 	}
 	buf_adds(out, "STRUCT(");
-	json_array_foreach(json_object_get(type, "fields"), i, field) {
+	json_array_foreach (json_object_get(type, "fields"), i, field) {
 		if (i)
 			buf_adds(out, ", ");
 		buf_add_sql_name(out, json_string_value(json_object_get(field, "name")));
@@ -256,7 +258,7 @@ add_nested_ids(const json_t *type, struct buf *out)
 	size_t i;
 
 	if (strcmp(name, "struct") == 0) {
-		json_array_foreach(json_object_get(type, "fields"), i, field) {
+		json_array_foreach (json_object_get(type, "fields"), i, field) {
 			const json_t *inner = json_object_get(field, "type");
 
 			buf_adds(out, ", ");
@@ -271,14 +273,17 @@ add_nested_ids(const json_t *type, struct buf *out)
 		}
 		return;
 	}
-	static const char *const parts[3][3] = { { "list", "element", "element-id" }, { "map", "key", "key-id" }, { "map", "value", "value-id" } };
+	static const char *const parts[3][3] = { { "list", "element", "element-id" },
+						 { "map", "key", "key-id" },
+						 { "map", "value", "value-id" } };
 
 	for (i = 0; i < 3; i++) {
 		const json_t *inner = json_object_get(type, parts[i][1]);
 
 		if (strcmp(name, parts[i][0]) != 0)
 			continue;
-		buf_addf(out, ", %s: {__duckdb_field_id: %d", parts[i][1], (int)json_integer_value(json_object_get(type, parts[i][2])));
+		buf_addf(out, ", %s: {__duckdb_field_id: %d", parts[i][1],
+			 (int)json_integer_value(json_object_get(type, parts[i][2])));
 		if (!json_is_string(inner))
 			add_nested_ids(inner, out);
 		buf_adds(out, "}");
@@ -292,7 +297,7 @@ iceberg_field_ids(const json_t *fields, struct buf *out)
 	size_t i;
 
 	buf_adds(out, "{");
-	json_array_foreach(fields, i, field) {
+	json_array_foreach (fields, i, field) {
 		const json_t *type = json_object_get(field, "type");
 
 		if (i)

@@ -40,7 +40,7 @@ writer_schema(const json_t *meta)
 	json_t *schema;
 	size_t i;
 
-	json_array_foreach(json_object_get(meta, "schemas"), i, schema)
+	json_array_foreach (json_object_get(meta, "schemas"), i, schema)
 		if (json_integer_value(json_object_get(schema, "schema-id")) == id)
 			return schema;
 	return NULL;
@@ -52,7 +52,7 @@ snapshot_by_id(const json_t *meta, json_int_t id)
 	json_t *snap;
 	size_t i;
 
-	json_array_foreach(json_object_get(meta, "snapshots"), i, snap)
+	json_array_foreach (json_object_get(meta, "snapshots"), i, snap)
 		if (json_integer_value(json_object_get(snap, "snapshot-id")) == id)
 			return snap;
 	return NULL;
@@ -74,7 +74,7 @@ field_named(const json_t *fields, const char *name)
 	json_t *field;
 	size_t i;
 
-	json_array_foreach(fields, i, field)
+	json_array_foreach (fields, i, field)
 		if (strcmp(json_string_value(json_object_get(field, "name")), name) == 0)
 			return field;
 	return NULL;
@@ -90,20 +90,21 @@ schema_from_columns(struct writer *wr, const json_t *columns, const json_t *old_
 
 	wr->fields = json_array();
 	/* Top-level ids first, in column order, as other engines give them. */
-	json_array_foreach(columns, i, column) {
+	json_array_foreach (columns, i, column) {
 		const char *name = json_string_value(json_object_get(column, "name"));
 		int id;
 
 		for (size_t k = 0; k < i; k++)
 			if (strcasecmp(json_string_value(json_object_get(json_array_get(columns, k), "name")), name) == 0)
 				return task_fail(cx, ERR_UNPROCESSABLE,
-				                 "table %s: two columns are called \"%s\" (case makes no difference); give one another name",
-				                 wr->w->name, name);
+						 "table %s: two columns are called \"%s\" (case makes no difference); give one "
+						 "another name",
+						 wr->w->name, name);
 		old = old_fields ? field_named(old_fields, name) : NULL;
 		id = old ? (int)json_integer_value(json_object_get(old, "id")) : ++wr->last_column_id;
 		json_array_append_new(wr->fields, json_pack("{s:i,s:s,s:b}", "id", id, "name", name, "required", 0));
 	}
-	json_array_foreach(columns, i, column) {
+	json_array_foreach (columns, i, column) {
 		const char *name = json_string_value(json_object_get(column, "name"));
 
 		type = iceberg_type(json_string_value(json_object_get(column, "type")), &wr->last_column_id, &cx->err);
@@ -125,21 +126,23 @@ schema_match(struct writer *wr, const json_t *columns)
 	json_t *column, *field;
 	size_t i;
 
-	json_array_foreach(columns, i, column) {
+	json_array_foreach (columns, i, column) {
 		const char *name = json_string_value(json_object_get(column, "name")), *near;
 
 		if (field_named(wr->fields, name))
 			continue;
 		near = task_nearest(wr->fields, name);
 		return task_fail(cx, ERR_UNPROCESSABLE,
-		                 "table %s has no column \"%s\"%s%s%s; leave it out of the rows, or use mode: replace to change the table's schema",
-		                 wr->w->name, name, near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
+				 "table %s has no column \"%s\"%s%s%s; leave it out of the rows, or use mode: replace to change "
+				 "the table's schema",
+				 wr->w->name, name, near ? " (did you mean \"" : "", near ? near : "", near ? "\"?)" : "");
 	}
-	json_array_foreach(wr->fields, i, field) {
+	json_array_foreach (wr->fields, i, field) {
 		const char *name = json_string_value(json_object_get(field, "name"));
 
 		if (json_is_true(json_object_get(field, "required")) && field_named(columns, name) == NULL)
-			return task_fail(cx, ERR_UNPROCESSABLE, "table %s requires the column \"%s\", which the rows do not have", wr->w->name, name);
+			return task_fail(cx, ERR_UNPROCESSABLE, "table %s requires the column \"%s\", which the rows do not have",
+					 wr->w->name, name);
 	}
 	return 0;
 }
@@ -152,7 +155,7 @@ writer_select(struct writer *wr, const json_t *columns)
 	size_t i;
 
 	buf_adds(&b, "SELECT ");
-	json_array_foreach(wr->fields, i, field) {
+	json_array_foreach (wr->fields, i, field) {
 		const char *name = json_string_value(json_object_get(field, "name"));
 
 		if (i)
@@ -201,7 +204,7 @@ writer_stage_create(struct writer *wr)
 	if (rest_ensure_namespace(wr->cx, w->ns) < 0)
 		return -1;
 	body = json_pack("{s:s,s:O,s:b,s:O?}", "name", w->table, "schema", wr->schema, "stage-create", 1, "properties",
-	                 json_object_size(w->properties) ? w->properties : NULL);
+			 json_object_size(w->properties) ? w->properties : NULL);
 	list = rest_table_path(w->ns, w->table);
 	slash = strrchr(list, '/');
 	*slash = '\0';
@@ -232,7 +235,7 @@ counts_literal(const json_t *fields, const char *stats, struct duck *db, const c
 
 	(void)db;
 	buf_adds(&b, "MAP {");
-	json_array_foreach(fields, i, field) {
+	json_array_foreach (fields, i, field) {
 		struct buf name = BUF_INIT;
 		const json_t *column;
 		const char *value;
@@ -241,7 +244,8 @@ counts_literal(const json_t *fields, const char *stats, struct duck *db, const c
 		column = json_object_get(all, name.s);
 		value = json_string_value(json_object_get(column, key));
 		if (value) {
-			buf_addf(&b, "%s%d::INTEGER: %s::BIGINT", first ? "" : ", ", (int)json_integer_value(json_object_get(field, "id")), value);
+			buf_addf(&b, "%s%d::INTEGER: %s::BIGINT", first ? "" : ", ",
+				 (int)json_integer_value(json_object_get(field, "id")), value);
 			first = false;
 		}
 		buf_release(&name);
@@ -272,8 +276,10 @@ writer_data(struct writer *wr)
 	}
 	buf_addf(&b, "COPY (%s) TO ", wr->select);
 	buf_add_sql_string(&b, dir);
-	buf_addf(&b, " (FORMAT parquet, COMPRESSION zstd, FILE_SIZE_BYTES %lld, FILENAME_PATTERN '%s-{i}', OVERWRITE_OR_IGNORE, RETURN_STATS, FIELD_IDS ",
-	         (long long)w->target_file_size, wr->stem);
+	buf_addf(&b,
+		 " (FORMAT parquet, COMPRESSION zstd, FILE_SIZE_BYTES %lld, FILENAME_PATTERN '%s-{i}', OVERWRITE_OR_IGNORE, "
+		 "RETURN_STATS, FIELD_IDS ",
+		 (long long)w->target_file_size, wr->stem);
 	iceberg_field_ids(wr->fields, &b);
 	buf_adds(&b, ")");
 	r = duck_query(cx->db, b.s, &cx->err);
@@ -296,9 +302,11 @@ writer_collect(struct writer *wr)
 	struct duck_result *r;
 
 	/* The footers tell all: rows a file, and values and nulls a column. */
-	buf_adds(&b, "SELECT file_name, json_group_object('\"' || replace(path_in_schema, '\"', '\"\"') || '\"', {'num_values': v::VARCHAR, "
-	             "'null_count': n::VARCHAR}), any_value(total) FROM (SELECT m.file_name, m.path_in_schema, sum(m.num_values) v, "
-	             "sum(m.stats_null_count) n, any_value(f.num_rows) total FROM parquet_metadata(");
+	buf_adds(&b,
+		 "SELECT file_name, json_group_object('\"' || replace(path_in_schema, '\"', '\"\"') || '\"', {'num_values': "
+		 "v::VARCHAR, "
+		 "'null_count': n::VARCHAR}), any_value(total) FROM (SELECT m.file_name, m.path_in_schema, sum(m.num_values) v, "
+		 "sum(m.stats_null_count) n, any_value(f.num_rows) total FROM parquet_metadata(");
 	buf_adds(&b, "$G$) m JOIN parquet_file_metadata($G$) f USING (file_name) GROUP BY 1, 2) GROUP BY 1 ORDER BY 1");
 	{
 		char *glob = xasprintf("%s/data/%s-*.parquet", wr->local, wr->stem);
@@ -348,8 +356,8 @@ writer_collect(struct writer *wr)
 	wr->w->files = (int64_t)wr->nfiles;
 	duck_result_free(r);
 	if (wr->w->rows != wr->copied)
-		return task_fail(cx, ERR_IO, "%lld rows were written to %s/data, but its files hold %lld", (long long)wr->copied, wr->local,
-		                 (long long)wr->w->rows);
+		return task_fail(cx, ERR_IO, "%lld rows were written to %s/data, but its files hold %lld", (long long)wr->copied,
+				 wr->local, (long long)wr->w->rows);
 	return 0;
 }
 
@@ -407,16 +415,19 @@ create_updates(const struct writer *wr, json_t *updates)
 {
 	const json_t *meta = wr->meta;
 
-	json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "assign-uuid", "uuid", json_object_get(meta, "table-uuid")));
+	json_array_append_new(updates,
+			      json_pack("{s:s,s:O}", "action", "assign-uuid", "uuid", json_object_get(meta, "table-uuid")));
 	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "upgrade-format-version", "format-version", 2));
-	json_array_append_new(updates, json_pack("{s:s,s:O,s:O}", "action", "add-schema", "schema", writer_schema(meta), "last-column-id",
-	                                         json_object_get(meta, "last-column-id")));
+	json_array_append_new(updates, json_pack("{s:s,s:O,s:O}", "action", "add-schema", "schema", writer_schema(meta),
+						 "last-column-id", json_object_get(meta, "last-column-id")));
 	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-current-schema", "schema-id", -1));
 	json_array_append_new(updates, json_pack("{s:s,s:{s:i,s:[]}}", "action", "add-spec", "spec", "spec-id", 0, "fields"));
 	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-default-spec", "spec-id", -1));
-	json_array_append_new(updates, json_pack("{s:s,s:{s:i,s:[]}}", "action", "add-sort-order", "sort-order", "order-id", 0, "fields"));
+	json_array_append_new(updates,
+			      json_pack("{s:s,s:{s:i,s:[]}}", "action", "add-sort-order", "sort-order", "order-id", 0, "fields"));
 	json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-default-sort-order", "sort-order-id", -1));
-	json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "set-location", "location", json_object_get(meta, "location")));
+	json_array_append_new(updates,
+			      json_pack("{s:s,s:O}", "action", "set-location", "location", json_object_get(meta, "location")));
 }
 
 /* The id that the catalog gives a schema: that of an equal one, or the next. Written into the schema. */
@@ -427,7 +438,7 @@ schema_id(const json_t *meta, json_t *schema)
 	json_t *have;
 	size_t i;
 
-	json_array_foreach(json_object_get(meta, "schemas"), i, have) {
+	json_array_foreach (json_object_get(meta, "schemas"), i, have) {
 		json_int_t theirs = json_integer_value(json_object_get(have, "schema-id"));
 
 		if (json_equal(json_object_get(have, "fields"), json_object_get(schema, "fields"))) {
@@ -446,12 +457,14 @@ static int
 still_fits(struct writer *wr)
 {
 	const json_t *fields = json_object_get(writer_schema(wr->meta), "fields");
-	bool fits = wr->schema ? json_integer_value(json_object_get(wr->meta, "last-column-id")) == wr->first_column_id : json_equal(fields, wr->fields);
+	bool fits = wr->schema ? json_integer_value(json_object_get(wr->meta, "last-column-id")) == wr->first_column_id
+			       : json_equal(fields, wr->fields);
 
 	if (fits)
 		return 0;
 	wr->cx->cause = "conflict";
-	return task_fail(wr->cx, ERR_CONFLICT, "table %s: somebody else changed its columns meanwhile; the task can be tried again", wr->w->name);
+	return task_fail(wr->cx, ERR_CONFLICT,
+			 "table %s: somebody else changed its columns meanwhile; the task can be tried again", wr->w->name);
 }
 
 /* One try. Returns the HTTP status, or -1 with the error set. */
@@ -460,8 +473,8 @@ commit_try(struct writer *wr)
 {
 	struct context *cx = wr->cx;
 	struct write *w = wr->w;
-	json_t *parent = wr->create ? NULL : current_snapshot(wr->meta), *updates = json_array(), *requirements = json_array(), *snap, *body,
-	       *answer = NULL;
+	json_t *parent = wr->create ? NULL : current_snapshot(wr->meta), *updates = json_array(), *requirements = json_array(),
+	       *snap, *body, *answer = NULL;
 	struct commit c = { .parent = parent, .snapshot = random_id() };
 	int status = -1;
 
@@ -475,28 +488,31 @@ commit_try(struct writer *wr)
 		create_updates(wr, updates);
 		json_array_append_new(requirements, json_pack("{s:s}", "type", "assert-create"));
 	} else {
-		json_array_append_new(requirements, json_pack("{s:s,s:O}", "type", "assert-table-uuid", "uuid", json_object_get(wr->meta, "table-uuid")));
-		json_array_append_new(requirements, json_pack("{s:s,s:s,s:o}", "type", "assert-ref-snapshot-id", "ref", "main", "snapshot-id",
-		                                              parent ? json_incref(json_object_get(parent, "snapshot-id")) : json_null()));
+		json_array_append_new(requirements, json_pack("{s:s,s:O}", "type", "assert-table-uuid", "uuid",
+							      json_object_get(wr->meta, "table-uuid")));
+		json_array_append_new(requirements,
+				      json_pack("{s:s,s:s,s:o}", "type", "assert-ref-snapshot-id", "ref", "main", "snapshot-id",
+						parent ? json_incref(json_object_get(parent, "snapshot-id")) : json_null()));
 		if (wr->schema) {
 			json_array_append_new(requirements, json_pack("{s:s,s:i}", "type", "assert-last-assigned-field-id",
-			                                              "last-assigned-field-id", wr->first_column_id));
-			json_array_append_new(updates, json_pack("{s:s,s:O,s:i}", "action", "add-schema", "schema", wr->schema, "last-column-id",
-			                                         wr->last_column_id));
+								      "last-assigned-field-id", wr->first_column_id));
+			json_array_append_new(updates, json_pack("{s:s,s:O,s:i}", "action", "add-schema", "schema", wr->schema,
+								 "last-column-id", wr->last_column_id));
 			json_array_append_new(updates, json_pack("{s:s,s:i}", "action", "set-current-schema", "schema-id", -1));
 		}
 	}
 	if (json_object_size(w->properties))
 		json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "set-properties", "updates", w->properties));
-	snap = json_pack("{s:I,s:I,s:I,s:s,s:o}", "snapshot-id", (json_int_t)c.snapshot, "sequence-number", (json_int_t)c.sequence, "timestamp-ms",
-	                 (json_int_t)(clock_wall() / 1000), "manifest-list", c.manifest_list, "summary", commit_summary(wr, &c));
+	snap = json_pack("{s:I,s:I,s:I,s:s,s:o}", "snapshot-id", (json_int_t)c.snapshot, "sequence-number",
+			 (json_int_t)c.sequence, "timestamp-ms", (json_int_t)(clock_wall() / 1000), "manifest-list",
+			 c.manifest_list, "summary", commit_summary(wr, &c));
 	if (c.keep_parent)
 		json_object_set(snap, "parent-snapshot-id", json_object_get(parent, "snapshot-id"));
 	json_object_set(snap, "schema-id",
-	                wr->schema ? json_object_get(wr->schema, "schema-id") : json_object_get(wr->meta, "current-schema-id"));
+			wr->schema ? json_object_get(wr->schema, "schema-id") : json_object_get(wr->meta, "current-schema-id"));
 	json_array_append_new(updates, json_pack("{s:s,s:o}", "action", "add-snapshot", "snapshot", snap));
-	json_array_append_new(updates, json_pack("{s:s,s:s,s:s,s:I}", "action", "set-snapshot-ref", "ref-name", "main", "type", "branch",
-	                                         "snapshot-id", (json_int_t)c.snapshot));
+	json_array_append_new(updates, json_pack("{s:s,s:s,s:s,s:I}", "action", "set-snapshot-ref", "ref-name", "main", "type",
+						 "branch", "snapshot-id", (json_int_t)c.snapshot));
 	body = json_pack("{s:O,s:O}", "requirements", requirements, "updates", updates);
 	status = rest_call(cx, "POST", wr->path, body, &answer);
 	json_decref(body);
@@ -561,14 +577,16 @@ writer_prepare(struct writer *wr)
 		return 0;
 	}
 	if (wr->loaded && json_integer_value(json_object_get(wr->meta, "format-version")) != 2)
-		return task_fail(cx, ERR_UNSUPPORTED, "table %s has format version %d; the duckdb engine writes version 2 only", w->name,
-		                 (int)json_integer_value(json_object_get(wr->meta, "format-version")));
-	json_array_foreach(json_object_get(wr->meta, "partition-specs"), i, spec)
+		return task_fail(cx, ERR_UNSUPPORTED, "table %s has format version %d; the duckdb engine writes version 2 only",
+				 w->name, (int)json_integer_value(json_object_get(wr->meta, "format-version")));
+	json_array_foreach (json_object_get(wr->meta, "partition-specs"), i, spec)
 		if (json_array_size(json_object_get(spec, "fields")) > 0)
-			return task_fail(cx, ERR_UNSUPPORTED, "table %s is partitioned; writing partitioned tables is not supported yet", w->name);
+			return task_fail(cx, ERR_UNSUPPORTED,
+					 "table %s is partitioned; writing partitioned tables is not supported yet", w->name);
 	if ((columns = duck_describe(cx->db, w->query, &cx->err)) == NULL)
 		return -1;
-	wr->first_column_id = wr->last_column_id = wr->loaded ? (int)json_integer_value(json_object_get(wr->meta, "last-column-id")) : 0;
+	wr->first_column_id = wr->last_column_id =
+		wr->loaded ? (int)json_integer_value(json_object_get(wr->meta, "last-column-id")) : 0;
 	schema = writer_schema(wr->meta);
 	if (wr->loaded == NULL || w->mode == WRITE_REPLACE) {
 		if (schema_from_columns(wr, columns, json_object_get(schema, "fields")) < 0)
@@ -671,7 +689,9 @@ iceberg_write(struct context *cx, struct write *w)
 			err_release(&cx->err);
 			if (rest_load_table(cx, w->ns, w->table, &wr.loaded) != 200) {
 				if (cx->err.code == 0)
-					task_fail(cx, ERR_CONFLICT, "table %s was dropped by somebody else meanwhile; the task can be tried again", w->name);
+					task_fail(cx, ERR_CONFLICT,
+						  "table %s was dropped by somebody else meanwhile; the task can be tried again",
+						  w->name);
 				break;
 			}
 			wr.meta = json_object_get(wr.loaded, "metadata");

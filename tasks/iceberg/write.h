@@ -18,9 +18,9 @@ enum write_mode {
 };
 
 struct write {
-	const char *name;   /* as given, for messages */
-	char *ns, *table;   /* owned by the caller */
-	const char *query;  /* the rows */
+	const char *name;  /* as given, for messages */
+	char *ns, *table;  /* owned by the caller */
+	const char *query; /* the rows */
 	enum write_mode mode;
 	const json_t *properties; /* object of strings or NULL */
 	int64_t target_file_size; /* bytes */

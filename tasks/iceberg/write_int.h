@@ -18,23 +18,23 @@ struct data_file {
 struct writer {
 	struct context *cx;
 	struct write *w;
-	char *path;         /* of the REST table */
-	json_t *loaded;     /* load result, NULL for a new table until it is staged */
+	char *path;     /* of the REST table */
+	json_t *loaded; /* load result, NULL for a new table until it is staged */
 	bool create;
-	json_t *meta;       /* borrowed from loaded */
-	char *location, *local; /* of the table: as URL, and as path without the scheme */
-	json_t *fields;     /* of the schema written: list of Iceberg fields */
-	json_t *schema;     /* a new schema to add, or NULL */
+	json_t *meta;                        /* borrowed from loaded */
+	char *location, *local;              /* of the table: as URL, and as path without the scheme */
+	json_t *fields;                      /* of the schema written: list of Iceberg fields */
+	json_t *schema;                      /* a new schema to add, or NULL */
 	int last_column_id, first_column_id; /* first: before this task added any */
-	char *select;       /* the rows, cast to the schema, in its order */
-	char stem[64];      /* of this attempt's files */
+	char *select;                        /* the rows, cast to the schema, in its order */
+	char stem[64];                       /* of this attempt's files */
 	struct data_file *files;
 	size_t nfiles;
-	int64_t copied;     /* rows, as the engine counted them */
+	int64_t copied; /* rows, as the engine counted them */
 	struct list_names {
 		char **items;
 		size_t count;
-	} made;             /* metadata files of ours, to remove if the commit fails */
+	} made; /* metadata files of ours, to remove if the commit fails */
 };
 
 struct commit {
@@ -43,7 +43,7 @@ struct commit {
 	char *manifest_list; /* URL */
 	int64_t deleted_rows;
 	size_t deleted_files;
-	bool keep_parent;    /* the new snapshot descends from it */
+	bool keep_parent; /* the new snapshot descends from it */
 };
 
 /* The schema in force of a table's metadata; borrowed, NULL when there is none. */

@@ -64,8 +64,8 @@ duckdb_types_have_iceberg_names(void **state)
 		{ "UUID", "\"uuid\"" },
 		{ "INTEGER[]", "{\"element\":\"int\",\"element-id\":11,\"element-required\":false,\"type\":\"list\"}" },
 		{ "VARCHAR[3]", "{\"element\":\"string\",\"element-id\":11,\"element-required\":false,\"type\":\"list\"}" },
-		{ "MAP(VARCHAR, DOUBLE)",
-		  "{\"key\":\"string\",\"key-id\":11,\"type\":\"map\",\"value\":\"double\",\"value-id\":12,\"value-required\":false}" },
+		{ "MAP(VARCHAR, DOUBLE)", "{\"key\":\"string\",\"key-id\":11,\"type\":\"map\",\"value\":\"double\",\"value-id\":"
+					  "12,\"value-required\":false}" },
 		{ "STRUCT(a INTEGER, \"b \"\"c\" VARCHAR)",
 		  "{\"fields\":[{\"id\":11,\"name\":\"a\",\"required\":false,\"type\":\"int\"},"
 		  "{\"id\":12,\"name\":\"b \\\"c\",\"required\":false,\"type\":\"string\"}],\"type\":\"struct\"}" },
@@ -84,7 +84,9 @@ duckdb_types_have_iceberg_names(void **state)
 static void
 types_that_iceberg_lacks_are_named(void **state)
 {
-	static const char *const cases[] = { "INTERVAL", "BIT", "TIME WITH TIME ZONE", "INTERVAL[]", "STRUCT(a INTERVAL)", "MAP(VARCHAR, BIT)", "" };
+	static const char *const cases[] = {
+		"INTERVAL", "BIT", "TIME WITH TIME ZONE", "INTERVAL[]", "STRUCT(a INTERVAL)", "MAP(VARCHAR, BIT)", ""
+	};
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(cases); i++)
@@ -109,7 +111,7 @@ collect_ids(const json_t *type, int *seen)
 		if (json_is_object(json_object_get(type, inner[i])))
 			collect_ids(json_object_get(type, inner[i]), seen);
 	}
-	json_array_foreach(json_object_get(type, "fields"), i, field)
+	json_array_foreach (json_object_get(type, "fields"), i, field)
 		collect_ids(field, seen);
 }
 
@@ -134,8 +136,22 @@ static void
 there_and_back(void **state)
 {
 	static const char *const cases[] = {
-		"BOOLEAN", "INTEGER", "BIGINT", "FLOAT", "DOUBLE", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "VARCHAR", "BLOB", "UUID",
-		"DECIMAL(9, 2)", "INTEGER[]", "MAP(VARCHAR, DATE[])", "STRUCT(\"a\" INTEGER, \"odd \"\"name\" VARCHAR[])",
+		"BOOLEAN",
+		"INTEGER",
+		"BIGINT",
+		"FLOAT",
+		"DOUBLE",
+		"DATE",
+		"TIME",
+		"TIMESTAMP",
+		"TIMESTAMP WITH TIME ZONE",
+		"VARCHAR",
+		"BLOB",
+		"UUID",
+		"DECIMAL(9, 2)",
+		"INTEGER[]",
+		"MAP(VARCHAR, DATE[])",
+		"STRUCT(\"a\" INTEGER, \"odd \"\"name\" VARCHAR[])",
 	};
 
 	(void)state;
@@ -178,18 +194,18 @@ field_ids_as_the_engine_takes_them(void **state)
 	struct buf b = BUF_INIT;
 	struct err e = { 0 };
 	int next = 3;
-	json_t *list = iceberg_type("STRUCT(x INTEGER, y DATE[])[]", &next, &e), *map = iceberg_type("MAP(VARCHAR, INTEGER)", &next, &e);
-	json_t *fields = json_pack("[{s:i,s:s,s:s},{s:i,s:s,s:o},{s:i,s:s,s:o}]", "id", 1, "name", "id", "type", "long", "id", 2, "name",
-	                           "say \"l\"", "type", list, "id", 3, "name", "m", "type", map);
+	json_t *list = iceberg_type("STRUCT(x INTEGER, y DATE[])[]", &next, &e),
+	       *map = iceberg_type("MAP(VARCHAR, INTEGER)", &next, &e);
+	json_t *fields = json_pack("[{s:i,s:s,s:s},{s:i,s:s,s:o},{s:i,s:s,s:o}]", "id", 1, "name", "id", "type", "long", "id", 2,
+				   "name", "say \"l\"", "type", list, "id", 3, "name", "m", "type", map);
 
 	(void)state;
 	assert_non_null(fields);
 	iceberg_field_ids(fields, &b);
-	assert_string_equal(b.s,
-	                    "{\"id\": {__duckdb_field_id: 1}, "
-	                    "\"say \"\"l\"\"\": {__duckdb_field_id: 2, element: {__duckdb_field_id: 7, \"x\": 4, "
-	                    "\"y\": {__duckdb_field_id: 5, element: {__duckdb_field_id: 6}}}}, "
-	                    "\"m\": {__duckdb_field_id: 3, key: {__duckdb_field_id: 8}, value: {__duckdb_field_id: 9}}}");
+	assert_string_equal(b.s, "{\"id\": {__duckdb_field_id: 1}, "
+				 "\"say \"\"l\"\"\": {__duckdb_field_id: 2, element: {__duckdb_field_id: 7, \"x\": 4, "
+				 "\"y\": {__duckdb_field_id: 5, element: {__duckdb_field_id: 6}}}}, "
+				 "\"m\": {__duckdb_field_id: 3, key: {__duckdb_field_id: 8}, value: {__duckdb_field_id: 9}}}");
 	json_decref(fields);
 	buf_release(&b);
 }
@@ -198,9 +214,12 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(duckdb_types_have_iceberg_names), cmocka_unit_test(types_that_iceberg_lacks_are_named),
-		cmocka_unit_test(nested_fields_get_ids_of_their_own), cmocka_unit_test(there_and_back),
-		cmocka_unit_test(foreign_iceberg_types), cmocka_unit_test(field_ids_as_the_engine_takes_them),
+		cmocka_unit_test(duckdb_types_have_iceberg_names),
+		cmocka_unit_test(types_that_iceberg_lacks_are_named),
+		cmocka_unit_test(nested_fields_get_ids_of_their_own),
+		cmocka_unit_test(there_and_back),
+		cmocka_unit_test(foreign_iceberg_types),
+		cmocka_unit_test(field_ids_as_the_engine_takes_them),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
