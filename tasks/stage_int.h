@@ -1,0 +1,42 @@
+/* What stage.c and stage_source.c share: one stage task. */
+#ifndef TASKS_STAGE_INT_H
+#define TASKS_STAGE_INT_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tasks/context.h"
+
+enum on_reject { REJECT_FAIL, REJECT_SKIP, REJECT_QUARANTINE };
+
+struct stage {
+	struct context *cx;
+	const json_t *source, *target;
+	const char *format;
+	json_t *files;    /* list of paths */
+	json_t *names;    /* list of the source's column names */
+	json_t *types;    /* object: column -> type, for those that have one */
+	json_t *not_null; /* list of names */
+	enum on_reject on_reject;
+	struct buf reader; /* table function call over the files, or a subquery over it */
+	struct buf
+		traced; /* the same rows before any cast, with the columns sluice_file and, where there are numbers, sluice_row */
+	struct buf bad; /* condition over `traced`: the row is a reject that the reader itself did not refuse */
+	struct buf reasons; /* list of expressions over `traced`: what is wrong, each NULL when nothing is */
+	char *path, *tmp;   /* target and its temporary name */
+	char *tmp_rejects;
+	int64_t rejected;
+};
+
+/* Finds the files that the source's paths name; a path that names none is an error. 0, or -1 with the error set. */
+int stage_files(struct stage *st);
+/* Fills in names, types, not_null, reader, traced, bad and reasons. 0, or -1 with the error set. */
+int stage_read(struct stage *st);
+/* A text of the source's, or `otherwise`; borrowed. */
+const char *stage_source_text(const struct stage *st, const char *name, const char *otherwise);
+bool stage_has_name(const json_t *names, const char *name);
+/* Sets the error for a column that the source lacks, with the nearest name and all of them; returns -1. */
+int stage_missing_column(struct stage *st, const char *key, const char *name);
+
+#endif

@@ -1,0 +1,473 @@
+/* The source of a stage task: its files, their columns and types, and the SQL that reads them. */
+#include "tasks/stage_int.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/alloc.h"
+#include "tasks/engines/duckdb.h"
+
+int
+stage_missing_column(struct stage *st, const char *key, const char *name)
+{
+	const char *near = task_nearest(st->names, name);
+	struct buf b = BUF_INIT;
+	json_t *have;
+	size_t i;
+	int rc;
+
+	json_array_foreach (st->names, i, have)
+		buf_addf(&b, "%s%s", i ? ", " : "", json_string_value(have));
+	rc = task_fail_at(st->cx, key, "%s: the source has no column \"%s\"%s%s%s; its columns are: %s", key, name,
+			  near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "", b.s);
+	buf_release(&b);
+	return rc;
+}
+
+bool
+stage_has_name(const json_t *names, const char *name)
+{
+	json_t *have;
+	size_t i;
+
+	json_array_foreach (names, i, have)
+		if (strcmp(json_string_value(have), name) == 0)
+			return true;
+	return false;
+}
+
+int
+stage_files(struct stage *st)
+{
+	struct context *cx = st->cx;
+	const json_t *path = json_object_get(st->source, "path");
+	size_t n = json_is_array(path) ? json_array_size(path) : 1;
+
+	st->files = json_array();
+	for (size_t i = 0; i < n; i++) {
+		const char *given = json_string_value(json_is_array(path) ? json_array_get(path, i) : path), *local;
+		struct buf b = BUF_INIT;
+		struct duck_result *r;
+
+		if (given == NULL)
+			return task_fail(cx, ERR_INVALID, "source.path must be a path or a list of paths");
+		if ((local = task_local_path(cx, "source", given)) == NULL)
+			return -1;
+		buf_adds(&b, "SELECT file FROM glob(");
+		buf_add_sql_string(&b, local);
+		buf_adds(&b, ") ORDER BY file");
+		r = duck_query(cx->db, b.s, &cx->err);
+		buf_release(&b);
+		if (r == NULL)
+			return -1;
+		if (duck_rows(r) == 0) {
+			duck_result_free(r);
+			return task_fail_at(cx, "source/path", "no file matches %s; is the path right, and did the files arrive?",
+					    local);
+		}
+		for (size_t k = 0; k < duck_rows(r); k++) {
+			char *file = duck_text(r, k, 0);
+
+			json_array_append_new(st->files, json_string(file));
+			free(file);
+		}
+		duck_result_free(r);
+	}
+	return 0;
+}
+
+static void
+add_file_list(struct buf *b, const json_t *files)
+{
+	json_t *file;
+	size_t i;
+
+	buf_addc(b, '[');
+	json_array_foreach (files, i, file) {
+		if (i)
+			buf_adds(b, ", ");
+		buf_add_sql_string(b, json_string_value(file));
+	}
+	buf_addc(b, ']');
+}
+
+const char *
+stage_source_text(const struct stage *st, const char *name, const char *otherwise)
+{
+	const char *v = json_string_value(json_object_get(st->source, name));
+
+	return v ? v : otherwise;
+}
+
+/* Splits a header line as CSV does. */
+static json_t *
+split_header(const char *line, char delimiter, char quote)
+{
+	json_t *names = json_array();
+	struct buf b = BUF_INIT;
+	bool quoted = false;
+
+	if (strncmp(line, "\xef\xbb\xbf", 3) == 0)
+		line += 3;
+	for (;; line++) {
+		if (quoted && *line == quote && line[1] == quote) {
+			buf_addc(&b, *++line);
+		} else if (*line == quote && *line) {
+			quoted = !quoted;
+		} else if (*line == '\0' || (!quoted && (*line == delimiter || *line == '\r'))) {
+			json_array_append_new(names, json_string(b.s));
+			buf_clear(&b);
+			if (*line != delimiter || *line == '\0')
+				break;
+		} else {
+			buf_addc(&b, *line);
+		}
+	}
+	buf_release(&b);
+	return names;
+}
+
+static bool
+is_compressed(const struct stage *st, const char *file)
+{
+	const char *given = stage_source_text(st, "compression", "auto"), *dot = strrchr(file, '.');
+
+	if (strcmp(given, "auto") != 0)
+		return strcmp(given, "none") != 0;
+	return dot && (strcmp(dot, ".gz") == 0 || strcmp(dot, ".zst") == 0);
+}
+
+/* The first line of a plain file as it is: one that is not UTF-8 further down is the reader's to judge. */
+static char *
+first_line_plain(struct stage *st, const char *file)
+{
+	FILE *f = fopen(file, "re");
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t n;
+
+	if (f == NULL) {
+		task_fail(st->cx, ERR_IO, "%s cannot be read: %s", file, strerror(errno));
+		return NULL;
+	}
+	n = getline(&line, &room, f);
+	fclose(f);
+	if (n < 0) {
+		free(line);
+		return NULL;
+	}
+	line[strcspn(line, "\n")] = '\0';
+	return line;
+}
+
+/* The first line of a file, decompressed where it must be. */
+static char *
+first_line(struct stage *st, const char *file)
+{
+	struct buf b = BUF_INIT;
+	struct duck_result *r;
+	char *line = NULL;
+
+	if (!is_compressed(st, file))
+		return first_line_plain(st, file);
+	buf_adds(&b, "SELECT line FROM read_csv(");
+	buf_add_sql_string(&b, file);
+	buf_adds(&b, ", auto_detect = false, header = false, delim = '\x01', quote = '', escape = '', strict_mode = false, "
+		     "columns = {'line': 'VARCHAR'}");
+	if (json_object_get(st->source, "compression")) {
+		buf_adds(&b, ", compression = ");
+		buf_add_sql_string(&b, stage_source_text(st, "compression", "auto"));
+	}
+	buf_adds(&b, ") LIMIT 1");
+	r = duck_query(st->cx->db, b.s, &st->cx->err);
+	buf_release(&b);
+	if (r && duck_rows(r) == 1)
+		line = duck_text(r, 0, 0);
+	duck_result_free(r);
+	return line;
+}
+
+/* All files must have one header: columns are matched by place. */
+static int
+csv_names(struct stage *st, bool header)
+{
+	const char *delimiter = stage_source_text(st, "delimiter", ","), *quote = stage_source_text(st, "quote", "\"");
+	const json_t *columns = json_object_get(st->source, "columns");
+	json_t *file, *names, *type;
+	const char *key;
+	size_t i;
+
+	json_array_foreach (st->files, i, file) {
+		char *line = first_line(st, json_string_value(file));
+
+		if (line == NULL) {
+			if (st->cx->err.code)
+				return -1;
+			if (header)
+				return task_fail(st->cx, ERR_UNPROCESSABLE, "%s is empty: it has no header line",
+						 json_string_value(file));
+			continue;
+		}
+		names = split_header(line, *delimiter, *quote);
+		free(line);
+		if (!header && json_object_size(columns)) {
+			if (json_object_size(columns) != json_array_size(names)) {
+				int rc =
+					task_fail_at(st->cx, "source/columns", "source.columns names %zu columns, but %s has %zu",
+						     json_object_size(columns), json_string_value(file), json_array_size(names));
+
+				json_decref(names);
+				return rc;
+			}
+			json_array_clear(names);
+			json_object_foreach ((json_t *)(uintptr_t)columns, key, type)
+				json_array_append_new(names, json_string(key));
+		} else if (!header) {
+			for (size_t k = 0; k < json_array_size(names); k++) {
+				char *name = xasprintf("column%zu", k);
+
+				json_array_set_new(names, k, json_string(name));
+				free(name);
+			}
+		}
+		for (size_t k = 0; k < json_array_size(names); k++)
+			for (size_t j = 0; j < k; j++)
+				if (strcasecmp(json_string_value(json_array_get(names, k)),
+					       json_string_value(json_array_get(names, j))) == 0) {
+					int rc = task_fail(st->cx, ERR_UNPROCESSABLE,
+							   "%s:1: the header names the column \"%s\" twice",
+							   json_string_value(file), json_string_value(json_array_get(names, k)));
+
+					json_decref(names);
+					return rc;
+				}
+		if (st->names && !json_equal(st->names, names)) {
+			json_decref(names);
+			return task_fail(st->cx, ERR_UNPROCESSABLE,
+					 "%s has another header than %s; files of one source must have the same columns",
+					 json_string_value(file), json_string_value(json_array_get(st->files, 0)));
+		}
+		if (st->names)
+			json_decref(names);
+		else
+			st->names = names;
+	}
+	if (st->names == NULL)
+		st->names = json_array();
+	return 0;
+}
+
+/* Notes one column's type, after the engine has been asked whether there is such a type. */
+static int
+stage_type(struct stage *st, const char *map, const char *name, const char *type)
+{
+	char *key = xasprintf("%s/%s", map, name), *sql = xasprintf("SELECT CAST(NULL AS %s)", type);
+	int line, col, rc = 0;
+
+	if (!stage_has_name(st->names, name))
+		rc = stage_missing_column(st, key, name);
+	else if (duck_check(st->cx->db, sql, &line, &col, &st->cx->err) < 0) {
+		char *why = xstrdup(st->cx->err.msg);
+
+		rc = task_fail_at(st->cx, key, "column \"%s\" cannot be of type \"%s\": %s", name, type, why);
+		free(why);
+	}
+	if (rc == 0)
+		json_object_set_new(st->types, name, json_string(type));
+	free(key);
+	free(sql);
+	return rc;
+}
+
+/* The types that the task asks for: the source's columns, `schema` (with "not null") and `cast`, the later the stronger. */
+static int
+stage_types(struct stage *st)
+{
+	static const char *const maps[] = { "source/columns", "schema", "cast" };
+	const json_t *defs[] = { json_object_get(st->source, "columns"), json_object_get(st->cx->spec, "schema"),
+				 json_object_get(st->cx->spec, "cast") };
+	json_t *type;
+	const char *name;
+
+	st->types = json_object();
+	st->not_null = json_array();
+	for (size_t i = 0; i < 3; i++)
+		json_object_foreach ((json_t *)(uintptr_t)defs[i], name, type) {
+			char *text = xstrdup(json_string_value(type) ? json_string_value(type) : "VARCHAR"),
+			     *nn = strcasestr(text, " not null");
+			int rc;
+
+			if (nn) {
+				*nn = '\0';
+				json_array_append_new(st->not_null, json_string(name));
+			}
+			rc = stage_type(st, maps[i], name, text);
+			free(text);
+			if (rc < 0)
+				return rc;
+		}
+	return 0;
+}
+
+/* Notes what makes a row a reject beyond the reader's own refusals: values that do not fit and values that are missing. */
+static void
+stage_conditions(struct stage *st, bool casts)
+{
+	json_t *name, *type;
+	const char *column;
+	size_t i;
+
+	json_object_foreach (casts ? st->types : NULL, column, type) {
+		struct buf q = BUF_INIT, said = BUF_INIT;
+
+		buf_add_sql_name(&q, column);
+		buf_addf(&said, "column \"%s\": not of type %s: ", column, json_string_value(type));
+		buf_addf(&st->bad, "%s(%s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL)", st->bad.len ? " OR " : "", q.s, q.s,
+			 json_string_value(type));
+		buf_addf(&st->reasons, "%sCASE WHEN %s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL THEN ",
+			 st->reasons.len ? ", " : "", q.s, q.s, json_string_value(type));
+		buf_add_sql_string(&st->reasons, said.s);
+		buf_addf(&st->reasons, " || %s::VARCHAR END", q.s);
+		buf_release(&q);
+		buf_release(&said);
+	}
+	json_array_foreach (st->not_null, i, name) {
+		struct buf q = BUF_INIT, said = BUF_INIT;
+
+		buf_add_sql_name(&q, json_string_value(name));
+		buf_addf(&said, "column \"%s\" has no value, the schema says not null", json_string_value(name));
+		buf_addf(&st->bad, "%s%s IS NULL", st->bad.len ? " OR " : "", q.s);
+		buf_addf(&st->reasons, "%sCASE WHEN %s IS NULL THEN ", st->reasons.len ? ", " : "", q.s);
+		buf_add_sql_string(&st->reasons, said.s);
+		buf_adds(&st->reasons, " END");
+		buf_release(&q);
+		buf_release(&said);
+	}
+}
+
+static int
+stage_read_csv(struct stage *st)
+{
+	json_t *header = json_object_get(st->source, "header"), *name;
+	struct buf *b = &st->reader;
+	bool has_header = header == NULL || json_is_true(header) ||
+			  (json_is_string(header) && strcmp(json_string_value(header), "true") == 0);
+	size_t i;
+
+	if (csv_names(st, has_header) < 0 || stage_types(st) < 0)
+		return -1;
+	buf_adds(b, "read_csv(");
+	add_file_list(b, st->files);
+	buf_addf(b, ", auto_detect = false, header = %s, store_rejects = true, rejects_limit = 0, strict_mode = true, delim = ",
+		 has_header ? "true" : "false");
+	buf_add_sql_string(b, stage_source_text(st, "delimiter", ","));
+	buf_adds(b, ", quote = ");
+	buf_add_sql_string(b, stage_source_text(st, "quote", "\""));
+	buf_adds(b, ", escape = ");
+	buf_add_sql_string(b, stage_source_text(st, "quote", "\""));
+	if (json_object_get(st->source, "compression")) {
+		buf_adds(b, ", compression = ");
+		buf_add_sql_string(b, stage_source_text(st, "compression", "auto"));
+	}
+	buf_adds(b, ", columns = {");
+	json_array_foreach (st->names, i, name) {
+		const char *type = json_string_value(json_object_get(st->types, json_string_value(name)));
+
+		if (i)
+			buf_adds(b, ", ");
+		buf_add_sql_string(b, json_string_value(name));
+		buf_adds(b, ": ");
+		buf_add_sql_string(b, type ? type : "VARCHAR");
+	}
+	stage_conditions(st, false);
+	/* The line of a row: the rows before it and the header; refused lines are added later. As the reader counts, by records.
+	 */
+	buf_addf(&st->traced,
+		 "SELECT *, row_number() OVER (PARTITION BY sluice_file ORDER BY sluice_n) + %d AS sluice_row FROM (SELECT *, "
+		 "row_number() "
+		 "OVER () AS sluice_n FROM %s}, filename = 'sluice_file'))",
+		 has_header ? 1 : 0, b->s);
+	buf_adds(b, "})");
+	return 0;
+}
+
+/* JSON and Parquet bring their own types; what is asked for beyond them is cast. */
+static int
+stage_read_typed(struct stage *st, const char *function)
+{
+	struct context *cx = st->cx;
+	struct buf plain = BUF_INIT;
+	json_t *columns, *column, *name;
+	size_t i;
+
+	buf_addf(&plain, "%s(", function);
+	add_file_list(&plain, st->files);
+	if (strcmp(function, "read_parquet") == 0)
+		buf_adds(&plain, ", union_by_name = false");
+	buf_adds(&plain, ")");
+	{
+		char *query = xasprintf("SELECT * FROM %s", plain.s);
+
+		columns = duck_describe(cx->db, query, &cx->err);
+		free(query);
+	}
+	if (columns == NULL) {
+		buf_release(&plain);
+		return -1;
+	}
+	st->names = json_array();
+	json_array_foreach (columns, i, column)
+		json_array_append(st->names, json_object_get(column, "name"));
+	json_decref(columns);
+	if (stage_types(st) < 0) {
+		buf_release(&plain);
+		return -1;
+	}
+	stage_conditions(st, true);
+	plain.s[--plain.len] = '\0'; /* the parenthesis */
+	/* Rows keep the file's order, so that their number in it can be counted. */
+	buf_addf(&st->traced, "SELECT *, row_number() OVER (%s) AS sluice_row FROM %s, filename = 'sluice_file')",
+		 json_array_size(st->files) > 1 ? "PARTITION BY sluice_file" : "", plain.s);
+	buf_addc(&plain, ')');
+	if (json_object_size(st->types) == 0) {
+		buf_adds(&st->reader, plain.s);
+	} else {
+		bool first = true;
+
+		buf_adds(&st->reader, "(SELECT * REPLACE (");
+		json_array_foreach (st->names, i, name) {
+			const char *n = json_string_value(name), *type = json_string_value(json_object_get(st->types, n));
+
+			if (type == NULL)
+				continue;
+			/* A plain cast fails with the value; where rejects are left out they are known by `bad`. */
+			buf_adds(&st->reader, first ? "" : ", ");
+			first = false;
+			buf_adds(&st->reader, st->on_reject == REJECT_FAIL ? "CAST(" : "TRY_CAST(");
+			buf_add_sql_name(&st->reader, n);
+			buf_addf(&st->reader, " AS %s) AS ", type);
+			buf_add_sql_name(&st->reader, n);
+		}
+		buf_addf(&st->reader, ") FROM %s", plain.s);
+		if (st->on_reject != REJECT_FAIL)
+			buf_addf(&st->reader, " WHERE NOT (%s)", st->bad.s);
+		buf_adds(&st->reader, ")");
+	}
+	buf_release(&plain);
+	return 0;
+}
+
+int
+stage_read(struct stage *st)
+{
+	if (strcmp(st->format, "csv") == 0)
+		return stage_read_csv(st);
+	if (strcmp(st->format, "json") == 0)
+		return stage_read_typed(st, "read_json");
+	if (strcmp(st->format, "parquet") == 0)
+		return stage_read_typed(st, "read_parquet");
+	return task_fail(st->cx, ERR_UNSUPPORTED, "source.format \"%s\" is not supported yet", st->format);
+}
