@@ -142,6 +142,29 @@ mask_message(char **text, const json_t *masked)
 	*text = buf_detach(&b);
 }
 
+/* A report is what a foreign program wrote: values that are not of the kind that readers rely on are dropped. */
+void
+report_tidy(json_t *report)
+{
+	static const struct {
+		const char *name;
+		json_type type;
+	} kinds[] = {
+		{ "progress", JSON_OBJECT }, { "outputs", JSON_OBJECT }, { "metrics", JSON_OBJECT }, { "tables", JSON_ARRAY },
+		{ "checks", JSON_ARRAY },    { "result", JSON_OBJECT },  { "error", JSON_OBJECT },
+	};
+	json_t *error = json_object_get(report, "error");
+
+	if (json_is_string(error))
+		json_object_set_new(report, "error", json_pack("{s:O}", "message", error));
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		json_t *value = json_object_get(report, kinds[i].name);
+
+		if (value && json_typeof(value) != kinds[i].type)
+			json_object_del(report, kinds[i].name);
+	}
+}
+
 /* What it has reported so far, with secrets hidden. */
 static json_t *
 attempt_fold(const struct attempt *a)
@@ -153,6 +176,7 @@ attempt_fold(const struct attempt *a)
 	if (buf_add_file(&b, path) == -EFBIG)
 		log_warn("%s: its report is longer than 64 MB; the rest is ignored", a->key);
 	report_fold(fold, b.s, b.len);
+	report_tidy(fold);
 	if (json_array_size(a->masked) > 0) {
 		hidden = mask_json(fold, a->masked);
 		json_decref(fold);

@@ -170,6 +170,8 @@ void attempt_free(struct attempt *a);
 void attempts_reconcile(struct sched *s);
 /* Where the report's folded JSON lines go; `text` is masked first. */
 void report_fold(json_t *into, const char *text, size_t len);
+/* Drops what is not of its kind; an error that is a bare text becomes {"message": text}. */
+void report_tidy(json_t *report);
 
 /* record.c */
 void record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state,

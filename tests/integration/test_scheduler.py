@@ -319,6 +319,48 @@ def test_output_that_is_missing(shared):
     assert "\"path\"" in task_of(run, "a")["error"] and "SLUICE_REPORT" in task_of(run, "a")["error"]
 
 
+def test_report_that_makes_no_sense(shared, folder):
+    """Whatever a program writes there, the API's answer keeps its form."""
+    script = folder / "odd"
+    script.write_text(
+        """echo '{"outputs": [1], "metrics": "m", "tables": 5, "checks": {"a": 1}, "progress": 3}' >&3
+        echo '{"outputs": {"nul": "a\\u0000b"}}' >&3
+        echo '{"outputs": {"surrogate": "\\ud800"}}' >&3
+        head -c 100000 /dev/zero | tr '\\0' '[' >&3
+        echo >&3
+        echo '{"outputs": {"": 1, "good": 2}}' >&3
+        printf '{"error": "half a reason"}' >&3
+        exit 1
+        """
+    )
+    shared.flow("odd", f"id: odd\ntasks:\n  - {{id: a, type: command, command: [sh, {script}]}}\n")
+    run = shared.trigger("odd")
+    (attempt,) = task_of(run, "a")["attempts"]
+    assert run["error"] == "task a: half a reason" and attempt["error"] == {"message": "half a reason"}
+    assert (attempt["metrics"], attempt["tables"], attempt["checks"]) == ({}, [], [])
+
+
+def test_timed_out_is_tried_again(shared):
+    shared.flow(
+        "slow_once",
+        "id: slow_once\ntasks:\n"
+        '  - {id: a, type: command, command: "[ $SLUICE_ATTEMPT = 2 ] || exec sleep 1000", timeout: 300ms, retry: {max_attempts: 2, interval: 10ms}}\n',
+    )
+    run = shared.trigger("slow_once")
+    assert run["state"] == "success", why(run)
+    assert [a["state"] for a in task_of(run, "a")["attempts"]] == ["timed_out", "success"]
+
+
+def test_what_a_command_inherits(shared):
+    """Nothing of the daemon's secrets, and no descriptor but its own four."""
+    shared.flow("inherit", 'id: inherit\nenv: {MINE: "1"}\ntasks:\n  - {id: a, type: command, command: "env; exec ls -m /proc/self/fd"}\n')
+    run = shared.trigger("inherit")
+    text = shared.task_log(run["id"], "a").splitlines()
+    names = {line.split("=")[0] for line in text}
+    assert "API_KEY" not in names and {"MINE", "PATH", "SLUICE_RUN_ID", "SLUICE_REPORT", "SLUICE_CATALOG_TOKEN"} <= names
+    assert text[-1] == "0, 1, 2, 3, 4"  # the last is the folder that ls reads
+
+
 def test_command_that_cannot_be_started(shared):
     shared.flow("typo", "id: typo\ntasks:\n  - {id: a, type: command, command: [no-such-program, x]}\n")
     run = shared.trigger("typo")

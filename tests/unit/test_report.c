@@ -90,14 +90,37 @@ test_goes_on(void **state)
 	json_decref(want);
 }
 
+static void
+test_tidy(void **state)
+{
+	json_t *a = json_loads("{\"outputs\": [1], \"metrics\": \"m\", \"tables\": {\"a\": 1}, \"checks\": null, \"progress\": "
+			       "5, \"error\": \"boom\", "
+			       "\"own\": 7}",
+			       0, NULL),
+	       *want = json_loads("{\"error\": {\"message\": \"boom\"}, \"own\": 7}", 0, NULL),
+	       *good = json_loads("{\"outputs\": {}, \"metrics\": {}, \"tables\": [], \"checks\": [], \"progress\": {}, "
+				  "\"error\": {}, \"result\": {}}",
+				  0, NULL),
+	       *copy = json_deep_copy(good);
+
+	(void)state;
+	report_tidy(a);
+	assert_true(json_equal(a, want));
+	report_tidy(good);
+	assert_true(json_equal(good, copy));
+	json_decref(a);
+	json_decref(want);
+	json_decref(good);
+	json_decref(copy);
+}
+
 int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_folds),
-		cmocka_unit_test(test_passes_over_what_makes_no_sense),
-		cmocka_unit_test(test_half_a_line),
-		cmocka_unit_test(test_goes_on),
+		cmocka_unit_test(test_folds),       cmocka_unit_test(test_passes_over_what_makes_no_sense),
+		cmocka_unit_test(test_half_a_line), cmocka_unit_test(test_goes_on),
+		cmocka_unit_test(test_tidy),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
