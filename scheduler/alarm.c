@@ -38,9 +38,12 @@ alarm_set(struct alarm **slot, uv_loop_t *loop, dur_us delay, alarm_cb cb, void 
 	a->arg = arg;
 	uv_timer_init(loop, &a->timer);
 	a->timer.data = a;
-	/* Rounded up: an alarm never fires before its time. */
+	/*
+	 * An alarm never fires before its time: rounded up to whole milliseconds, and one more, since the loop's own clock is
+	 * cut off to them and may lag by almost one.
+	 */
 	uv_update_time(loop);
-	uv_timer_start(&a->timer, on_alarm, delay <= 0 ? 0 : (uint64_t)((delay + US_PER_MS - 1) / US_PER_MS), 0);
+	uv_timer_start(&a->timer, on_alarm, delay <= 0 ? 0 : (uint64_t)((delay + US_PER_MS - 1) / US_PER_MS) + 1, 0);
 	*slot = a;
 }
 
