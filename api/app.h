@@ -20,9 +20,9 @@ struct app {
 	struct store *store;
 	struct auth *auth;
 	struct catalog *catalog;
-	const char *home;       /* absolute path of the state folder */
+	const char *home; /* absolute path of the state folder */
 	const char *flows_dir;
-	char *url;              /* "http://127.0.0.1:8080", set when the port is bound */
+	char *url; /* "http://127.0.0.1:8080", set when the port is bound */
 	bool private_cluster;
 	wall_us started_at;
 };

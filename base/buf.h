@@ -19,8 +19,14 @@ struct buf {
 };
 
 extern char buf_empty[];
-#define BUF_INIT { .s = buf_empty }
-#define BUF_INIT_MAX(limit) { .s = buf_empty, .max = (limit) }
+#define BUF_INIT                                                                                                                 \
+	{                                                                                                                        \
+		.s = buf_empty                                                                                                   \
+	}
+#define BUF_INIT_MAX(limit)                                                                                                      \
+	{                                                                                                                        \
+		.s = buf_empty, .max = (limit)                                                                                   \
+	}
 
 void buf_init(struct buf *b, size_t max);
 void buf_release(struct buf *b);

@@ -11,11 +11,11 @@ typedef int64_t wall_us;
 typedef int64_t mono_us;
 typedef int64_t dur_us;
 
-#define US_PER_MS ((dur_us)1000)
-#define US_PER_S ((dur_us)1000000)
-#define US_PER_MIN (60 * US_PER_S)
+#define US_PER_MS   ((dur_us)1000)
+#define US_PER_S    ((dur_us)1000000)
+#define US_PER_MIN  (60 * US_PER_S)
 #define US_PER_HOUR (60 * US_PER_MIN)
-#define US_PER_DAY (24 * US_PER_HOUR)
+#define US_PER_DAY  (24 * US_PER_HOUR)
 
 wall_us clock_wall(void);
 mono_us clock_mono(void);

@@ -9,20 +9,20 @@
 #include <stdarg.h>
 
 /* symbol, stable name (RFC 9457 problem type), HTTP status, title */
-#define ERR_MAP(X)                                                                   \
-	X(INVALID, "invalid", 400, "The request is not valid")                       \
-	X(UNAUTHORIZED, "unauthorized", 401, "A valid token is needed")              \
-	X(FORBIDDEN, "forbidden", 403, "Not allowed")                                \
-	X(NOT_FOUND, "not-found", 404, "Not found")                                  \
-	X(METHOD, "method-not-allowed", 405, "Method not allowed")                   \
-	X(CONFLICT, "conflict", 409, "Conflicts with the present state")             \
-	X(TOO_LARGE, "too-large", 413, "Too large")                                  \
-	X(UNPROCESSABLE, "unprocessable", 422, "Understood, but refused")            \
-	X(IO, "io", 500, "Input or output failed")                                   \
-	X(DB, "database", 500, "The database refused a statement")                   \
-	X(INTERNAL, "internal", 500, "Internal error")                               \
-	X(UNSUPPORTED, "not-supported", 501, "Not supported yet")                    \
-	X(UNAVAILABLE, "unavailable", 503, "Not available now")                      \
+#define ERR_MAP(X)                                                                                                               \
+	X(INVALID, "invalid", 400, "The request is not valid")                                                                   \
+	X(UNAUTHORIZED, "unauthorized", 401, "A valid token is needed")                                                          \
+	X(FORBIDDEN, "forbidden", 403, "Not allowed")                                                                            \
+	X(NOT_FOUND, "not-found", 404, "Not found")                                                                              \
+	X(METHOD, "method-not-allowed", 405, "Method not allowed")                                                               \
+	X(CONFLICT, "conflict", 409, "Conflicts with the present state")                                                         \
+	X(TOO_LARGE, "too-large", 413, "Too large")                                                                              \
+	X(UNPROCESSABLE, "unprocessable", 422, "Understood, but refused")                                                        \
+	X(IO, "io", 500, "Input or output failed")                                                                               \
+	X(DB, "database", 500, "The database refused a statement")                                                               \
+	X(INTERNAL, "internal", 500, "Internal error")                                                                           \
+	X(UNSUPPORTED, "not-supported", 501, "Not supported yet")                                                                \
+	X(UNAVAILABLE, "unavailable", 503, "Not available now")                                                                  \
 	X(TIMEOUT, "timeout", 504, "Took too long")
 
 enum err_code {
@@ -38,7 +38,10 @@ struct err {
 	char *msg; /* owned; NULL while code is 0 */
 };
 
-#define ERR_INIT { 0, NULL }
+#define ERR_INIT                                                                                                                 \
+	{                                                                                                                        \
+		0, NULL                                                                                                          \
+	}
 #define MUSTCHECK __attribute__((warn_unused_result))
 
 /* Sets code and message, replacing an earlier one; returns the code. `e` may be NULL. */

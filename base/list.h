@@ -40,9 +40,9 @@ list_remove(struct list *n)
 	list_init(n);
 }
 
-#define LIST_ENTRY(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define LIST_ENTRY(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 /* `it` may be removed in the body. */
-#define LIST_FOR_EACH(it, head) \
+#define LIST_FOR_EACH(it, head)                                                                                                  \
 	for (struct list *it = (head)->next, *it##_next = it->next; it != (head); it = it##_next, it##_next = it->next)
 
 #endif

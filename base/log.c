@@ -39,17 +39,16 @@ log_line(enum log_level level, const char *fmt, va_list ap)
 	buf_vaddf(&b, fmt, ap);
 	buf_addc(&b, '\n');
 	/* One write a line: lines of several processes do not mix. A log that cannot be written is nobody's error. */
-	if (write(STDERR_FILENO, b.s, b.len) < 0) {
-	}
+	if (write(STDERR_FILENO, b.s, b.len) < 0) {}
 	buf_release(&b);
 }
 
-#define LOG_AT(level)                          \
-	do {                                   \
-		va_list ap;                    \
-		va_start(ap, fmt);             \
-		log_line((level), fmt, ap);    \
-		va_end(ap);                    \
+#define LOG_AT(level)                                                                                                            \
+	do {                                                                                                                     \
+		va_list ap;                                                                                                      \
+		va_start(ap, fmt);                                                                                               \
+		log_line((level), fmt, ap);                                                                                      \
+		va_end(ap);                                                                                                      \
 	} while (0)
 
 void

@@ -20,7 +20,7 @@ void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));
 /* A broken invariant: aborts, in releases too. */
 void bug_at(const char *file, int line, const char *fmt, ...) __attribute__((format(printf, 3, 4), noreturn));
-#define BUG(...) bug_at(__FILE__, __LINE__, __VA_ARGS__)
+#define BUG(...)     bug_at(__FILE__, __LINE__, __VA_ARGS__)
 #define ASSERT(cond) ((cond) ? (void)0 : bug_at(__FILE__, __LINE__, "assertion failed: %s", #cond))
 
 #endif

@@ -104,8 +104,9 @@ daemon_lock(struct daemon *d)
 		if (read(d->lock_fd, text, sizeof(text) - 1) < 0)
 			text[0] = '\0';
 		text[strcspn(text, "\n")] = '\0';
-		die("the state folder %s is in use by another daemon (process %s); stop that one, or choose another folder with --home", d->home,
-		    *text ? text : "unknown");
+		die("the state folder %s is in use by another daemon (process %s); stop that one, or choose another folder with "
+		    "--home",
+		    d->home, *text ? text : "unknown");
 	}
 	snprintf(text, sizeof(text), "%d\n", (int)getpid());
 	if (ftruncate(d->lock_fd, 0) < 0 || write(d->lock_fd, text, strlen(text)) < 0)
@@ -162,7 +163,8 @@ daemon_config(struct daemon *d, const struct serve_options *o)
 	if (text.len)
 		fputs(text.s, stderr);
 	if (d->config == NULL)
-		die("the config %s has problems (above); the daemon does not start with them", d->config_file ? d->config_file : "from the environment");
+		die("the config %s has problems (above); the daemon does not start with them",
+		    d->config_file ? d->config_file : "from the environment");
 	/* The default warehouse lies in the state folder; any setting of the user's wins over it. */
 	if (config_get(d->config, "catalog.warehouse") == NULL) {
 		path = xasprintf("file://%s/warehouse", d->home);
@@ -300,7 +302,7 @@ daemon_open(struct daemon *d, const struct serve_options *o, struct err *e)
 	d->app.private_cluster = d->cluster != NULL;
 	d->app.started_at = clock_wall();
 	d->app.sched = sched_open(&d->loop, d->app.store, d->config, d->app.registry, d->home, d->libdir,
-	                          (const char *const *)&d->app.url, !o->ephemeral, e);
+				  (const char *const *)&d->app.url, !o->ephemeral, e);
 	if (d->app.sched == NULL)
 		goto fail;
 	if ((d->app.catalog = catalog_new(&d->app, e)) == NULL)

@@ -18,18 +18,15 @@ struct cron_field {
 	const char *const *words; /* of min, min + 1, …; NULL-terminated */
 };
 
-static const char *const month_words[] = { "jan", "feb", "mar", "apr", "may", "jun",
-	                                   "jul", "aug", "sep", "oct", "nov", "dec", NULL };
+static const char *const month_words[] = { "jan", "feb", "mar", "apr", "may", "jun", "jul",
+					   "aug", "sep", "oct", "nov", "dec", NULL };
 static const char *const day_words[] = { "sun", "mon", "tue", "wed", "thu", "fri", "sat", NULL };
 
 enum { F_SECOND, F_MINUTE, F_HOUR, F_DOM, F_MONTH, F_DOW, F_COUNT };
 static const struct cron_field cron_fields[F_COUNT] = {
-	[F_SECOND] = { "second", 0, 59, NULL },
-	[F_MINUTE] = { "minute", 0, 59, NULL },
-	[F_HOUR] = { "hour", 0, 23, NULL },
-	[F_DOM] = { "day of month", 1, 31, NULL },
-	[F_MONTH] = { "month", 1, 12, month_words },
-	[F_DOW] = { "day of week", 0, 7, day_words }, /* 0 and 7 are Sunday */
+	[F_SECOND] = { "second", 0, 59, NULL },      [F_MINUTE] = { "minute", 0, 59, NULL },
+	[F_HOUR] = { "hour", 0, 23, NULL },          [F_DOM] = { "day of month", 1, 31, NULL },
+	[F_MONTH] = { "month", 1, 12, month_words }, [F_DOW] = { "day of week", 0, 7, day_words }, /* 0 and 7 are Sunday */
 };
 
 static const struct {
@@ -53,12 +50,15 @@ cron_value(const char **p, const struct cron_field *f, int *out, struct err *e)
 				return 0;
 			}
 		}
-		return err_set(e, ERR_INVALID, "%s \"%.*s\" is not known%s%s", f->name, (int)letters, *p, f->words ? "; use a number or " : "",
-		               f->words == month_words ? "jan to dec" : f->words ? "sun to sat" : "");
+		return err_set(e, ERR_INVALID, "%s \"%.*s\" is not known%s%s", f->name, (int)letters, *p,
+			       f->words ? "; use a number or " : "",
+			       f->words == month_words ? "jan to dec"
+			       : f->words              ? "sun to sat"
+						       : "");
 	}
 	if (!digits)
-		return err_set(e, ERR_INVALID, "%s: a number%s is expected %s%s%s", f->name, f->words ? " or a name" : "", **p ? "at \"" : "at its end",
-		               *p, **p ? "\"" : "");
+		return err_set(e, ERR_INVALID, "%s: a number%s is expected %s%s%s", f->name, f->words ? " or a name" : "",
+			       **p ? "at \"" : "at its end", *p, **p ? "\"" : "");
 	*out = digits > 6 ? 999999 : atoi(*p);
 	if (*out < f->min || *out > f->max)
 		return err_set(e, ERR_INVALID, "%s %.*s is outside %d-%d", f->name, (int)digits, *p, f->min, f->max);
@@ -93,8 +93,8 @@ cron_item(const char **p, const struct cron_field *f, uint64_t *bits, struct err
 			high = f->max == 7 ? 6 : f->max; /* 5/15 is 5-59/15 */
 		}
 		if (high < low)
-			return err_set(e, ERR_INVALID, "%s range %.*s runs backwards; write two ranges with a comma between them", f->name,
-			               (int)(*p - start), start);
+			return err_set(e, ERR_INVALID, "%s range %.*s runs backwards; write two ranges with a comma between them",
+				       f->name, (int)(*p - start), start);
 	}
 	if (**p == '/') {
 		const char *text = ++*p;
@@ -102,7 +102,8 @@ cron_item(const char **p, const struct cron_field *f, uint64_t *bits, struct err
 
 		step = digits > 6 ? 999999 : atoi(text);
 		if (!digits || step < 1 || step > f->max - f->min)
-			return err_set(e, ERR_INVALID, "%s step \"%.*s\" is outside 1-%d", f->name, (int)strcspn(text, ","), text, f->max - f->min);
+			return err_set(e, ERR_INVALID, "%s step \"%.*s\" is outside 1-%d", f->name, (int)strcspn(text, ","), text,
+				       f->max - f->min);
 		*p += digits;
 	}
 	for (int i = low; i <= high; i += step)
@@ -123,7 +124,8 @@ cron_field_parse(const char *text, const struct cron_field *f, uint64_t *bits, s
 			return rc;
 	} while (*p++ == ',');
 	if (p[-1])
-		return err_set(e, ERR_INVALID, "%s: \"%s\" is not understood after \"%.*s\"", f->name, p - 1, (int)(p - 1 - text), text);
+		return err_set(e, ERR_INVALID, "%s: \"%s\" is not understood after \"%.*s\"", f->name, p - 1, (int)(p - 1 - text),
+			       text);
 	return 0;
 }
 
@@ -137,8 +139,10 @@ cron_fields_parse(char *text, struct cron *out, struct err *e)
 	for (char *p = strtok_r(text, " \t", &save); p && n <= F_COUNT; p = strtok_r(NULL, " \t", &save))
 		parts[n++] = p;
 	if (n < 5 || n > F_COUNT)
-		return err_set(e, ERR_INVALID, "it has %s%d field%s; a cron expression has 5 (minute, hour, day of month, month, day of week), "
-		               "or 6 with the second in front", n > F_COUNT ? "more than " : "", n > F_COUNT ? F_COUNT : n, n == 1 ? "" : "s");
+		return err_set(e, ERR_INVALID,
+			       "it has %s%d field%s; a cron expression has 5 (minute, hour, day of month, month, day of week), "
+			       "or 6 with the second in front",
+			       n > F_COUNT ? "more than " : "", n > F_COUNT ? F_COUNT : n, n == 1 ? "" : "s");
 	first = F_COUNT - n;
 	for (int i = first; i < F_COUNT; i++) {
 		rc = cron_field_parse(parts[i - first], &cron_fields[i], &bits[i], e);
@@ -175,8 +179,11 @@ cron_parse(const char *text, struct cron *out, struct err *e)
 			if (strcasecmp(text, cron_presets[i].name) == 0)
 				copy = xstrdup(cron_presets[i].text);
 		if (!copy)
-			return err_set(e, ERR_INVALID, "cron \"%s\": no such preset; there are @hourly, @daily (@midnight), @weekly, @monthly and "
-			               "@yearly (@annually)", text);
+			return err_set(
+				e, ERR_INVALID,
+				"cron \"%s\": no such preset; there are @hourly, @daily (@midnight), @weekly, @monthly and "
+				"@yearly (@annually)",
+				text);
 	}
 	rc = cron_fields_parse(copy, out, e);
 	if (rc)

@@ -23,7 +23,10 @@ struct diags {
 	size_t errors; /* how many are SEVERITY_ERROR */
 };
 
-#define DIAGS_INIT { 0 }
+#define DIAGS_INIT                                                                                                               \
+	{                                                                                                                        \
+		0                                                                                                                \
+	}
 
 void diags_release(struct diags *d);
 void diags_add(struct diags *d, enum severity severity, const char *file, int line, int col, const char *fmt, ...)

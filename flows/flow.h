@@ -24,11 +24,12 @@ enum task_type {
 };
 const char *task_type_name(enum task_type t);
 
-#define TRIGGER_RULES(X)                                                                        \
-	X(ALL_SUCCESS, "all_success") X(ALL_DONE, "all_done") X(ALL_FAILED, "all_failed")       \
-	X(ONE_FAILED, "one_failed") X(ONE_SUCCESS, "one_success") X(ONE_DONE, "one_done")       \
-	X(NONE_FAILED, "none_failed") X(NONE_FAILED_MIN_ONE_SUCCESS, "none_failed_min_one_success") \
-	X(NONE_SKIPPED, "none_skipped") X(ALL_SKIPPED, "all_skipped") X(ALWAYS, "always")
+#define TRIGGER_RULES(X)                                                                                                         \
+	X(ALL_SUCCESS, "all_success")                                                                                            \
+	X(ALL_DONE, "all_done") X(ALL_FAILED, "all_failed") X(ONE_FAILED, "one_failed") X(ONE_SUCCESS, "one_success")            \
+		X(ONE_DONE, "one_done") X(NONE_FAILED, "none_failed")                                                            \
+			X(NONE_FAILED_MIN_ONE_SUCCESS, "none_failed_min_one_success") X(NONE_SKIPPED, "none_skipped")            \
+				X(ALL_SKIPPED, "all_skipped") X(ALWAYS, "always")
 enum trigger_rule {
 #define X(sym, name) RULE_##sym,
 	TRIGGER_RULES(X)
@@ -50,20 +51,21 @@ struct retry {
 struct task_def {
 	char *id;
 	enum task_type type;
-	char *engine;     /* "duckdb"; NULL for command */
-	size_t *deps;     /* indexes into flow->tasks */
+	char *engine; /* "duckdb"; NULL for command */
+	size_t *deps; /* indexes into flow->tasks */
 	size_t ndeps;
 	enum trigger_rule rule;
-	char *when;       /* NULL: always */
+	char *when; /* NULL: always */
 	struct retry retry;
-	dur_us timeout;   /* 0: none */
+	dur_us timeout; /* 0: none */
 	dur_us stop_grace;
 	bool allow_failure, enabled;
 	char *working_dir; /* NULL: the attempt's scratch folder */
 	json_t *env;       /* object of strings, refs unresolved: the flow's under the task's */
 	json_t *engine_options;
-	json_t *spec;      /* the type's own keys, normalised with defaults, refs unresolved */
-	json_t *pos;       /* place of texts in spec: {"sql": [line, col], "checks/2/sql": [line, col]}; of the first content character */
+	json_t *spec; /* the type's own keys, normalised with defaults, refs unresolved */
+	json_t *pos;  /* place of texts in spec: {"sql": [line, col], "checks/2/sql": [line, col]}; of the first content character
+		       */
 	int line, col;
 };
 
@@ -75,9 +77,9 @@ struct param_def {
 struct flow {
 	int refs;
 	char *id, *namespace_, *description;
-	char *file;     /* path as given */
-	char *source;   /* the YAML text */
-	char hash[65];  /* SHA-256 of the text, hex: names the version */
+	char *file;    /* path as given */
+	char *source;  /* the YAML text */
+	char hash[65]; /* SHA-256 of the text, hex: names the version */
 	bool enabled;
 	json_t *labels, *vars, *env;
 	json_t *secrets; /* list of names */
@@ -88,10 +90,10 @@ struct flow {
 	int max_active_runs;  /* 0: no limit */
 	int max_active_tasks; /* 0: no limit of its own */
 	enum overlap overlap;
-	dur_us timeout; /* of the run; 0: none */
+	dur_us timeout;         /* of the run; 0: none */
 	struct task_def *tasks; /* in the order of the file; a DAG by deps */
 	size_t ntasks;
-	int *topo;      /* task indexes in an order that respects deps, file order among equals */
+	int *topo; /* task indexes in an order that respects deps, file order among equals */
 };
 
 /* Loads and checks a flow from its text. NULL when there are errors in `diags`; warnings may be there either way. */

@@ -22,7 +22,7 @@
 #include "flows/zone.h"
 
 #define HORIZON_SECONDS (30 * 366 * DAY_SECONDS)
-#define EVERY_HOUR 0xffffffu
+#define EVERY_HOUR      0xffffffu
 
 /* A span of the zone and the local seconds [low, high) in it that fixed hours may use. */
 struct window {
@@ -62,7 +62,7 @@ schedule_window(const struct schedule_def *s, int64_t t)
 
 		if (before.offset < w.span.offset)
 			w.gap_runs = s->gap == GAP_SHIFT && s->cron.hour != EVERY_HOUR &&
-			             cron_next_local(&s->cron, w.span.from + before.offset, w.low) != CRON_NONE;
+				     cron_next_local(&s->cron, w.span.from + before.offset, w.low) != CRON_NONE;
 		else if (s->repeat == REPEAT_FIRST && !s->cron.hour_star)
 			w.low = w.span.from + before.offset;
 	}
@@ -108,7 +108,8 @@ schedule_last(const struct schedule_def *s, int64_t t)
 
 	while (t >= horizon) {
 		struct window w = schedule_window(s, t);
-		int64_t found = cron_prev_local(&s->cron, max64(horizon + w.span.offset, w.low), min64(t + w.span.offset + 1, w.high));
+		int64_t found =
+			cron_prev_local(&s->cron, max64(horizon + w.span.offset, w.low), min64(t + w.span.offset + 1, w.high));
 
 		if (found != CRON_NONE)
 			return found - w.span.offset;
@@ -145,7 +146,7 @@ schedule_interval_start(const struct schedule_def *s, wall_us at)
 /* Calls back for the times in (after, now], oldest first; `handled` gets the last one. */
 static int
 schedule_run_all(const struct schedule_def *s, wall_us after, wall_us now, size_t limit, void (*cb)(void *arg, wall_us at),
-                 void *arg, wall_us *handled)
+		 void *arg, wall_us *handled)
 {
 	int calls = 0;
 
@@ -159,7 +160,7 @@ schedule_run_all(const struct schedule_def *s, wall_us after, wall_us now, size_
 
 int
 schedule_due(const struct schedule_def *s, wall_us last_handled, wall_us now, size_t limit, void (*cb)(void *arg, wall_us at),
-             void *arg, wall_us *handled)
+	     void *arg, wall_us *handled)
 {
 	dur_us window = s->catchup_window > 0 ? s->catchup_window : SCHEDULE_CATCHUP_WINDOW;
 	wall_us newest;

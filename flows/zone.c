@@ -22,7 +22,7 @@
 #include "flows/schedule.h"
 
 #define ZONE_FILE_MAX (1 << 20)
-#define LAST_YEAR 2400 /* the rules of the Gregorian calendar repeat after 400 years; nobody schedules beyond */
+#define LAST_YEAR     2400 /* the rules of the Gregorian calendar repeat after 400 years; nobody schedules beyond */
 
 struct zone_change {
 	int64_t at;

@@ -8,8 +8,8 @@ struct zone;
 
 /* Seconds since 1970 UTC. Neighbours always differ in offset. */
 struct zone_span {
-	int64_t from;  /* first second; INT64_MIN for the oldest span */
-	int64_t until; /* first second that is not in it; INT64_MAX for the newest */
+	int64_t from;   /* first second; INT64_MIN for the oldest span */
+	int64_t until;  /* first second that is not in it; INT64_MAX for the newest */
 	int32_t offset; /* seconds east of UTC */
 };
 

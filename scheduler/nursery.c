@@ -27,9 +27,9 @@
 #include "base/log.h"
 #include "tasks/task.h"
 
-#define LOCK_TRIES 1000 /* ten seconds in all */
+#define LOCK_TRIES   1000 /* ten seconds in all */
 #define LOCK_WAIT_US 10000
-#define MESSAGE_MAX (64u << 20)
+#define MESSAGE_MAX  (64u << 20)
 
 struct child {
 	struct list node;
@@ -66,7 +66,7 @@ nest_send(struct nest *n, json_t *msg)
 static struct child *
 nest_find(struct nest *n, const char *key)
 {
-	LIST_FOR_EACH(it, &n->children) {
+	LIST_FOR_EACH (it, &n->children) {
 		struct child *c = LIST_ENTRY(it, struct child, node);
 
 		if (strcmp(c->key, key) == 0)
@@ -126,8 +126,7 @@ child_setup(struct spawn *sp)
 	return 0;
 }
 
-static pid_t __attribute__((noinline))
-spawn_exec(struct spawn *sp)
+static pid_t __attribute__((noinline)) spawn_exec(struct spawn *sp)
 {
 	pid_t pid = vfork();
 
@@ -157,7 +156,7 @@ spawn_native(struct spawn *sp, const json_t *doc, const json_t *env)
 	if (child_setup(sp) != 0)
 		_exit(126);
 	close_range(4, ~0U, 0);
-	json_object_foreach((json_t *)(uintptr_t)env, name, value)
+	json_object_foreach ((json_t *)(uintptr_t)env, name, value)
 		setenv(name, json_string_value(value), 1);
 	rc = task_main(doc);
 	fflush(NULL);
@@ -184,7 +183,7 @@ env_list(const json_t *env)
 	json_t *value;
 	size_t n = 0;
 
-	json_object_foreach((json_t *)(uintptr_t)env, name, value)
+	json_object_foreach ((json_t *)(uintptr_t)env, name, value)
 		out[n++] = xasprintf("%s=%s", name, json_string_value(value) ? json_string_value(value) : "");
 	return out;
 }
@@ -201,7 +200,8 @@ nest_spawn(struct nest *n, json_t *msg)
 	pid_t pid = -1;
 
 	if (c) { /* asked twice: tell again what is */
-		nest_send(n, c->exit ? json_incref(c->exit) : json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)c->pid));
+		nest_send(n, c->exit ? json_incref(c->exit)
+				     : json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)c->pid));
 		return;
 	}
 	sp.cwd = json_string_value(json_object_get(msg, "cwd"));
@@ -220,10 +220,10 @@ nest_spawn(struct nest *n, json_t *msg)
 			waitpid(pid, NULL, 0);
 			pid = -1;
 			why = xasprintf("%s%s%s: %s", steps[sp.failed_step], sp.failed_step > 1 ? " " : "",
-			                sp.failed_step == 2   ? sp.cwd
-			                : sp.failed_step == 3 ? sp.argv[0]
-			                                      : "",
-			                strerror(sp.failed_errno));
+					sp.failed_step == 2   ? sp.cwd
+					: sp.failed_step == 3 ? sp.argv[0]
+							      : "",
+					strerror(sp.failed_errno));
 		}
 		for (size_t i = 0; sp.envp[i]; i++)
 			free(sp.envp[i]);
@@ -272,12 +272,11 @@ nest_reap(struct nest *n)
 	int status;
 	pid_t pid;
 
-	while (read(n->signal_fd, &info, sizeof(info)) > 0) {
-	}
+	while (read(n->signal_fd, &info, sizeof(info)) > 0) {}
 	/* Looked at before it is reaped: while it is a zombie its group's number cannot be given to anybody else. */
 	while (memset(&look, 0, sizeof(look)), waitid(P_ALL, 0, &look, WEXITED | WNOHANG | WNOWAIT) == 0 && look.si_pid > 0) {
 		pid = look.si_pid;
-		LIST_FOR_EACH(it, &n->children) {
+		LIST_FOR_EACH (it, &n->children) {
 			struct child *c = LIST_ENTRY(it, struct child, node);
 
 			if (c->pid == pid && c->alive)
@@ -285,16 +284,16 @@ nest_reap(struct nest *n)
 		}
 		if (wait4(pid, &status, 0, &ru) != pid)
 			continue;
-		LIST_FOR_EACH(it, &n->children) {
+		LIST_FOR_EACH (it, &n->children) {
 			struct child *c = LIST_ENTRY(it, struct child, node);
 
 			if (c->pid != pid || !c->alive)
 				continue;
 			c->alive = false;
-			c->exit = json_pack("{s:s,s:s,s:i,s:i,s:I,s:I,s:I,s:I,s:I}", "ev", "exited", "key", c->key, "pid", (int)pid,
-			                    "status", status, "at", (json_int_t)clock_wall(), "wall_us",
-			                    (json_int_t)(clock_mono() - c->started), "user_us", tv_us(ru.ru_utime), "system_us",
-			                    tv_us(ru.ru_stime), "max_rss", (json_int_t)ru.ru_maxrss * 1024);
+			c->exit = json_pack("{s:s,s:s,s:i,s:i,s:I,s:I,s:I,s:I,s:I}", "ev", "exited", "key", c->key, "pid",
+					    (int)pid, "status", status, "at", (json_int_t)clock_wall(), "wall_us",
+					    (json_int_t)(clock_mono() - c->started), "user_us", tv_us(ru.ru_utime), "system_us",
+					    tv_us(ru.ru_stime), "max_rss", (json_int_t)ru.ru_maxrss * 1024);
 			nest_send(n, json_incref(c->exit));
 		}
 	}
@@ -303,7 +302,7 @@ nest_reap(struct nest *n)
 static void
 nest_list(struct nest *n)
 {
-	LIST_FOR_EACH(it, &n->children) {
+	LIST_FOR_EACH (it, &n->children) {
 		struct child *c = LIST_ENTRY(it, struct child, node);
 
 		nest_send(n, json_pack("{s:s,s:s,s:i,s:b}", "ev", "child", "key", c->key, "pid", (int)c->pid, "alive", c->alive));
@@ -419,8 +418,8 @@ nest_loop(struct nest *n)
 {
 	for (;;) {
 		struct pollfd fds[3] = { { .fd = n->signal_fd, .events = POLLIN },
-			                 { .fd = n->listen_fd, .events = POLLIN },
-			                 { .fd = n->conn, .events = (short)(POLLIN | (n->out.len ? POLLOUT : 0)) } };
+					 { .fd = n->listen_fd, .events = POLLIN },
+					 { .fd = n->conn, .events = (short)(POLLIN | (n->out.len ? POLLOUT : 0)) } };
 
 		if (n->stopping && list_empty(&n->children) && n->out.len == 0)
 			return;

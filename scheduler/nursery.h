@@ -3,9 +3,10 @@
  * daemon. This header has both ends: the process's main, and the daemon's client.
  *
  * They speak JSON lines on HOME/nursery.sock:
- *   to it    {"op":"spawn","key","dir","doc"|"argv","env","cwd"}  {"op":"signal","key","sig"}  {"op":"ack","key"}  {"op":"list"}  {"op":"stop"}
- *   from it  {"ev":"hello","id","pid"}  {"ev":"started","key","pid"}  {"ev":"exited","key","pid","status","wall_us","user_us","system_us",
- *            "max_rss","at"}  {"ev":"spawn_failed","key","error"}  {"ev":"child","key","pid","alive"}  {"ev":"listed"}
+ *   to it    {"op":"spawn","key","dir","doc"|"argv","env","cwd"}  {"op":"signal","key","sig"}  {"op":"ack","key"}  {"op":"list"}
+ * {"op":"stop"} from it  {"ev":"hello","id","pid"}  {"ev":"started","key","pid"}
+ * {"ev":"exited","key","pid","status","wall_us","user_us","system_us", "max_rss","at"}  {"ev":"spawn_failed","key","error"}
+ * {"ev":"child","key","pid","alive"}  {"ev":"listed"}
  */
 #ifndef SCHEDULER_NURSERY_H
 #define SCHEDULER_NURSERY_H
@@ -48,7 +49,7 @@ struct nursery_events {
 
 /* Connects to the nursery of this home, starting one if there is none; blocking, only while starting. */
 struct nursery *nursery_open(uv_loop_t *loop, const char *home, const char *libdir, const struct nursery_events *ev, void *arg,
-                             struct err *e);
+			     struct err *e);
 /* Leaves it running (children go on) or, with `stop`, asks it to end once it has no children. */
 void nursery_close(struct nursery *n, bool stop);
 /* Has it tell its children and their exits once more. */

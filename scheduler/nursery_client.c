@@ -56,7 +56,16 @@ nursery_exec(struct nursery *n, struct err *e)
 	char *argv[] = { (char *)"sluice", (char *)"nursery", n->home, n->libdir, NULL };
 	char *log = xasprintf("%s/nursery.log", n->home);
 	/* Only what programs need to run: secrets of the daemon's environment stay with the daemon. */
-	static const char *const pass[] = { "PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "SLUICE_TRACE_SQL" };
+	static const char *const pass[] = { "PATH",
+					    "HOME",
+					    "LANG",
+					    "LC_ALL",
+					    "TZ",
+					    "TMPDIR",
+					    "LD_LIBRARY_PATH",
+					    "ASAN_OPTIONS",
+					    "UBSAN_OPTIONS",
+					    "SLUICE_TRACE_SQL" };
 	char *envp[sizeof(pass) / sizeof(pass[0]) + 1] = { NULL };
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
@@ -107,7 +116,8 @@ nursery_send(struct nursery *n, json_t *msg)
 	if (wrote < 0)
 		wrote = 0;
 	if ((size_t)wrote < len) {
-		/* Its buffer is full: it reads soon, and this is our own process on the same machine. Finish it in blocking mode. */
+		/* Its buffer is full: it reads soon, and this is our own process on the same machine. Finish it in blocking mode.
+		 */
 		uv_stream_set_blocking((uv_stream_t *)&n->pipe, 1);
 		b = uv_buf_init(text + wrote, (unsigned)(len - (size_t)wrote));
 		uv_try_write((uv_stream_t *)&n->pipe, &b, 1);

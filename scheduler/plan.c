@@ -10,7 +10,7 @@
 #include "scheduler/sched_int.h"
 
 #define RECHECK US_PER_MIN /* wall clocks jump: never sleep longer than this without looking */
-#define BATCH 100          /* planned times a schedule at one go */
+#define BATCH   100        /* planned times a schedule at one go */
 
 struct due {
 	struct sched *sched;
@@ -56,9 +56,9 @@ plan_handle(struct sched *s, const struct flow *f, const struct schedule_def *de
 	json_object_set_new(s->handled, key, json_integer(handled));
 	time_format(handled, when);
 	store_write(s->store,
-	            "INSERT INTO schedules (flow, spec, handled_at) VALUES ($1, $2, $3) "
-	            "ON CONFLICT (flow, spec) DO UPDATE SET handled_at = excluded.handled_at",
-	            3, (const char *[]){ f->id, strchr(key, '\t') + 1, when });
+		    "INSERT INTO schedules (flow, spec, handled_at) VALUES ($1, $2, $3) "
+		    "ON CONFLICT (flow, spec) DO UPDATE SET handled_at = excluded.handled_at",
+		    3, (const char *[]){ f->id, strchr(key, '\t') + 1, when });
 	(void)def;
 }
 

@@ -24,7 +24,8 @@ text_json(const char *s)
 }
 
 static json_t *
-event_json(const char *kind, const char *flow, const struct run *run, const struct task *t, int attempt, const char *state, json_t *data)
+event_json(const char *kind, const char *flow, const struct run *run, const struct task *t, int attempt, const char *state,
+	   json_t *data)
 {
 	json_t *ev = json_object();
 
@@ -40,7 +41,8 @@ event_json(const char *kind, const char *flow, const struct run *run, const stru
 }
 
 void
-record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state, json_t *data)
+record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state,
+	     json_t *data)
 {
 	const char *flow = run ? run->flow->id : json_string_value(json_object_get(data, "flow"));
 	json_t *ev = event_json(kind, flow, run, t, attempt, state, data);
@@ -52,7 +54,7 @@ record_event(struct sched *s, const char *kind, const struct run *run, const str
 static void
 events_tell(struct sched *s, const json_t *ev)
 {
-	LIST_FOR_EACH(it, &s->subs) {
+	LIST_FOR_EACH (it, &s->subs) {
 		struct sched_sub *sub = LIST_ENTRY(it, struct sched_sub, node);
 
 		sub->cb(sub->arg, ev);
@@ -89,7 +91,7 @@ deliver(void *arg)
 	json_t *ev;
 	size_t i;
 
-	json_array_foreach(d->events, i, ev)
+	json_array_foreach (d->events, i, ev)
 		events_tell(d->sched, ev);
 	json_decref(d->events);
 	free(d);
@@ -201,20 +203,22 @@ write_version(struct sched *s, const struct flow *f)
 	if (json_object_get(s->versions, f->hash))
 		return;
 	json_object_set_new(s->versions, f->hash, json_true());
-	store_write(s->store, "INSERT INTO flow_versions (hash, flow, file, source) VALUES ($1, $2, $3, $4) ON CONFLICT (hash) DO NOTHING", 4,
-	            (const char *[]){ f->hash, f->id, f->file, f->source });
+	store_write(s->store,
+		    "INSERT INTO flow_versions (hash, flow, file, source) VALUES ($1, $2, $3, $4) ON CONFLICT (hash) DO NOTHING",
+		    4, (const char *[]){ f->hash, f->id, f->file, f->source });
 }
 
 void
 record_turn(struct sched *s)
 {
-	json_t *new_runs = json_array(), *runs = json_array(), *new_tasks = json_array(), *tasks = json_array(), *attempts = json_array();
+	json_t *new_runs = json_array(), *runs = json_array(), *new_tasks = json_array(), *tasks = json_array(),
+	       *attempts = json_array();
 	struct attempt *a, *tmp;
 	struct delivery *d;
 	struct list ended;
 
 	list_init(&ended);
-	LIST_FOR_EACH(it, &s->dirty) {
+	LIST_FOR_EACH (it, &s->dirty) {
 		struct run *run = LIST_ENTRY(it, struct run, dirty_node);
 
 		list_remove(it);
@@ -231,42 +235,48 @@ record_turn(struct sched *s)
 		if (run_state_terminal(run->state))
 			list_append(&ended, &run->dirty_node);
 	}
-	HASH_ITER(hh, s->attempts, a, tmp) {
+	HASH_ITER(hh, s->attempts, a, tmp)
+	{
 		if (a->dirty && a->task)
 			json_array_append_new(attempts, attempt_row(a));
 		a->dirty = false;
 	}
-	write_rows(s, "INSERT INTO runs SELECT * FROM jsonb_populate_recordset(NULL::runs, $1::jsonb) ON CONFLICT DO NOTHING", new_runs);
-	write_rows(s, "INSERT INTO tasks SELECT * FROM jsonb_populate_recordset(NULL::tasks, $1::jsonb) ON CONFLICT DO NOTHING", new_tasks);
+	write_rows(s, "INSERT INTO runs SELECT * FROM jsonb_populate_recordset(NULL::runs, $1::jsonb) ON CONFLICT DO NOTHING",
+		   new_runs);
+	write_rows(s, "INSERT INTO tasks SELECT * FROM jsonb_populate_recordset(NULL::tasks, $1::jsonb) ON CONFLICT DO NOTHING",
+		   new_tasks);
 	write_rows(s,
-	           "UPDATE runs t SET state = r.state, started_at = r.started_at, ended_at = r.ended_at, error = r.error "
-	           "FROM jsonb_populate_recordset(NULL::runs, $1::jsonb) r WHERE t.id = r.id",
-	           runs);
+		   "UPDATE runs t SET state = r.state, started_at = r.started_at, ended_at = r.ended_at, error = r.error "
+		   "FROM jsonb_populate_recordset(NULL::runs, $1::jsonb) r WHERE t.id = r.id",
+		   runs);
 	write_rows(s,
-	           "UPDATE tasks t SET state = r.state, outputs = r.outputs, error = r.error, started_at = r.started_at, "
-	           "ended_at = r.ended_at, next_attempt_at = r.next_attempt_at "
-	           "FROM jsonb_populate_recordset(NULL::tasks, $1::jsonb) r WHERE t.run_id = r.run_id AND t.id = r.id",
-	           tasks);
-	write_rows(s,
-	           "INSERT INTO attempts SELECT * FROM jsonb_populate_recordset(NULL::attempts, $1::jsonb) "
-	           "ON CONFLICT (run_id, task_id, n) DO UPDATE SET state = excluded.state, cause = excluded.cause, "
-	           "exit_code = excluded.exit_code, signal = excluded.signal, pid = excluded.pid, token_hash = excluded.token_hash, "
-	           "ended_at = excluded.ended_at, wall_us = excluded.wall_us, user_us = excluded.user_us, "
-	           "system_us = excluded.system_us, max_rss_bytes = excluded.max_rss_bytes, report = excluded.report",
-	           attempts);
+		   "UPDATE tasks t SET state = r.state, outputs = r.outputs, error = r.error, started_at = r.started_at, "
+		   "ended_at = r.ended_at, next_attempt_at = r.next_attempt_at "
+		   "FROM jsonb_populate_recordset(NULL::tasks, $1::jsonb) r WHERE t.run_id = r.run_id AND t.id = r.id",
+		   tasks);
+	write_rows(
+		s,
+		"INSERT INTO attempts SELECT * FROM jsonb_populate_recordset(NULL::attempts, $1::jsonb) "
+		"ON CONFLICT (run_id, task_id, n) DO UPDATE SET state = excluded.state, cause = excluded.cause, "
+		"exit_code = excluded.exit_code, signal = excluded.signal, pid = excluded.pid, token_hash = excluded.token_hash, "
+		"ended_at = excluded.ended_at, wall_us = excluded.wall_us, user_us = excluded.user_us, "
+		"system_us = excluded.system_us, max_rss_bytes = excluded.max_rss_bytes, report = excluded.report",
+		attempts);
 	if (json_array_size(s->events) > 0) {
 		d = xcalloc(1, sizeof(*d));
 		d->sched = s;
 		d->events = s->events;
 		s->events = json_array();
-		write_rows(s, "INSERT INTO events SELECT * FROM jsonb_populate_recordset(NULL::events, $1::jsonb) ON CONFLICT DO NOTHING",
-		           json_incref(d->events));
+		write_rows(s,
+			   "INSERT INTO events SELECT * FROM jsonb_populate_recordset(NULL::events, $1::jsonb) ON CONFLICT DO "
+			   "NOTHING",
+			   json_incref(d->events));
 		store_after_commit(s->store, deliver, d);
 	}
 	/* What has ended is written; the database is the only place that remembers it. */
 	HASH_ITER(hh, s->attempts, a, tmp)
-		if (a->phase == ATTEMPT_ENDED)
-			attempt_free(a);
-	LIST_FOR_EACH(it, &ended)
+	if (a->phase == ATTEMPT_ENDED)
+		attempt_free(a);
+	LIST_FOR_EACH (it, &ended)
 		run_free(LIST_ENTRY(it, struct run, dirty_node));
 }

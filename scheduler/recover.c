@@ -67,8 +67,8 @@ recover_task(struct run *run, const json_t *row)
 		run->sched->slots_used++;
 		run->fs->running_tasks++;
 		t->attempt = attempt_adopt(t, (int)json_integer_value(json_object_get(live, "n")),
-		                           strcmp(text_from(live, "state"), "stopping") == 0, text_from(live, "nursery"),
-		                           text_from(live, "token_hash"), time_from(live, "started_at"));
+					   strcmp(text_from(live, "state"), "stopping") == 0, text_from(live, "nursery"),
+					   text_from(live, "token_hash"), time_from(live, "started_at"));
 		if (t->attempt->phase == ATTEMPT_STOPPING) {
 			/* Why is in the run's row: a run that was given up says so; else it was the task's own timeout. */
 			t->attempt->stop = run->error ? STOP_CANCEL : STOP_TIMEOUT;
@@ -95,7 +95,7 @@ recover_run(struct sched *s, const json_t *row)
 		diags_print(&diags, &why);
 		log_error("run %s cannot go on: its flow no longer loads with this config:\n%s", text_from(row, "id"), why.s);
 		store_write(s->store, "UPDATE runs SET state = 'failed', ended_at = now(), error = $2 WHERE id = $1", 2,
-		            (const char *[]){ text_from(row, "id"), why.s });
+			    (const char *[]){ text_from(row, "id"), why.s });
 		buf_release(&why);
 		diags_release(&diags);
 		return;
@@ -118,7 +118,7 @@ recover_run(struct sched *s, const json_t *row)
 	run->error = xstrdup_null(text_from(row, "error"));
 	if (run->idempotency_key)
 		HASH_ADD_KEYPTR(hh_key, s->runs_by_key, run->idempotency_key, strlen(run->idempotency_key), run);
-	json_array_foreach(json_object_get(row, "tasks"), i, value)
+	json_array_foreach (json_object_get(row, "tasks"), i, value)
 		recover_task(run, value);
 	if (run->state == RUN_QUEUED) {
 		list_append(&run->fs->queue, &run->queued);
@@ -145,15 +145,15 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 	}
 	all = rows_json(r, 0, 0);
 	s->last_event = json_integer_value(json_object_get(all, "last_event"));
-	json_object_foreach(json_object_get(all, "paused"), name, row)
+	json_object_foreach (json_object_get(all, "paused"), name, row)
 		flow_state_get(s, name)->paused = true;
-	json_array_foreach(json_object_get(all, "schedules"), i, row) {
+	json_array_foreach (json_object_get(all, "schedules"), i, row) {
 		char *key = xasprintf("%s\t%s", text_from(row, "flow"), text_from(row, "spec"));
 
 		json_object_set_new(s->handled, key, json_integer(time_from(row, "handled_at")));
 		free(key);
 	}
-	json_array_foreach(json_object_get(all, "runs"), i, row)
+	json_array_foreach (json_object_get(all, "runs"), i, row)
 		recover_run(s, row);
 	json_decref(all);
 	s->recovered = true;
@@ -167,20 +167,21 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 void
 recover_start(struct sched *s)
 {
-	store_query(
-		s->store,
-		"SELECT json_build_object("
-		" 'last_event', (SELECT coalesce(max(id), 0) FROM events),"
-		" 'paused', (SELECT coalesce(json_object_agg(id, true), '{}') FROM flows WHERE paused),"
-		" 'schedules', (SELECT coalesce(json_agg(json_build_object('flow', flow, 'spec', spec, 'handled_at', handled_at)), '[]')"
-		"               FROM schedules),"
-		" 'runs', (SELECT coalesce(json_agg(to_jsonb(r) || jsonb_build_object("
-		"     'source', v.source, 'file', v.file,"
-		"     'tasks', (SELECT jsonb_agg(to_jsonb(t) || jsonb_build_object("
-		"         'attempts', (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id),"
-		"         'live', (SELECT to_jsonb(a) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
-		"                  AND a.state IN ('running', 'stopping') ORDER BY n DESC LIMIT 1)) ORDER BY t.idx)"
-		"       FROM tasks t WHERE t.run_id = r.id)) ORDER BY r.created_at, r.id), '[]')"
-		"   FROM runs r JOIN flow_versions v ON v.hash = r.version WHERE r.state IN ('queued', 'running')))",
-		0, NULL, on_recovered, s);
+	store_query(s->store,
+		    "SELECT json_build_object("
+		    " 'last_event', (SELECT coalesce(max(id), 0) FROM events),"
+		    " 'paused', (SELECT coalesce(json_object_agg(id, true), '{}') FROM flows WHERE paused),"
+		    " 'schedules', (SELECT coalesce(json_agg(json_build_object('flow', flow, 'spec', spec, 'handled_at', "
+		    "handled_at)), '[]')"
+		    "               FROM schedules),"
+		    " 'runs', (SELECT coalesce(json_agg(to_jsonb(r) || jsonb_build_object("
+		    "     'source', v.source, 'file', v.file,"
+		    "     'tasks', (SELECT jsonb_agg(to_jsonb(t) || jsonb_build_object("
+		    "         'attempts', (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = "
+		    "t.id),"
+		    "         'live', (SELECT to_jsonb(a) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
+		    "                  AND a.state IN ('running', 'stopping') ORDER BY n DESC LIMIT 1)) ORDER BY t.idx)"
+		    "       FROM tasks t WHERE t.run_id = r.id)) ORDER BY r.created_at, r.id), '[]')"
+		    "   FROM runs r JOIN flow_versions v ON v.hash = r.version WHERE r.state IN ('queued', 'running')))",
+		    0, NULL, on_recovered, s);
 }

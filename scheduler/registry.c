@@ -55,7 +55,8 @@ is_flow_file(const char *name)
 	const char *dot = strrchr(name, '.');
 
 	/* The main config may lie beside the flows. */
-	return dot && name[0] != '.' && (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0) && strcmp(name, "sluice.yaml") != 0;
+	return dot && name[0] != '.' && (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0) &&
+	       strcmp(name, "sluice.yaml") != 0;
 }
 
 static void
@@ -150,7 +151,7 @@ registry_watch(struct registry *r, const char *dir)
 {
 	struct watch *w;
 
-	LIST_FOR_EACH(it, &r->watches) {
+	LIST_FOR_EACH (it, &r->watches) {
 		w = LIST_ENTRY(it, struct watch, node);
 		if (strcmp(w->dir, dir) == 0) {
 			w->seen = true;
@@ -236,8 +237,8 @@ registry_mark_twins(struct registry *r)
 		if (b->entry.diags)
 			continue;
 		b->entry.diags = xcalloc(1, sizeof(*b->entry.diags));
-		diags_add(b->entry.diags, SEVERITY_ERROR, b->entry.file, 1, 1, "flow id \"%s\" is already taken by %s; this file is not in force",
-		          b->entry.flow->id, a->entry.file);
+		diags_add(b->entry.diags, SEVERITY_ERROR, b->entry.file, 1, 1,
+			  "flow id \"%s\" is already taken by %s; this file is not in force", b->entry.flow->id, a->entry.file);
 	}
 }
 
@@ -250,7 +251,7 @@ registry_scan(struct registry *r, bool tell)
 
 	for (size_t i = 0; i < r->count; i++)
 		r->files[i]->seen = false;
-	LIST_FOR_EACH(it, &r->watches)
+	LIST_FOR_EACH (it, &r->watches)
 		LIST_ENTRY(it, struct watch, node)->seen = false;
 	changed = registry_walk(r, r->dir, 0);
 	for (size_t i = 0; i < r->count; i++) {
@@ -263,7 +264,7 @@ registry_scan(struct registry *r, bool tell)
 		changed = true;
 	}
 	r->count = kept;
-	LIST_FOR_EACH(it, &r->watches) {
+	LIST_FOR_EACH (it, &r->watches) {
 		struct watch *w = LIST_ENTRY(it, struct watch, node);
 
 		if (!w->seen) {
@@ -313,7 +314,7 @@ on_registry_closed(uv_handle_t *h)
 void
 registry_close(struct registry *r)
 {
-	LIST_FOR_EACH(it, &r->watches) {
+	LIST_FOR_EACH (it, &r->watches) {
 		list_remove(it);
 		uv_close((uv_handle_t *)&LIST_ENTRY(it, struct watch, node)->event, on_folder_closed);
 	}

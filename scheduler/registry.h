@@ -14,8 +14,8 @@ struct registry;
 
 struct registry_entry {
 	char *file;
-	struct flow *flow;    /* the last good version; NULL when there never was one */
-	struct diags *diags;  /* problems of the newest text; NULL when there are none */
+	struct flow *flow;   /* the last good version; NULL when there never was one */
+	struct diags *diags; /* problems of the newest text; NULL when there are none */
 	wall_us loaded_at;
 };
 
@@ -23,7 +23,7 @@ struct registry_entry {
 typedef void (*registry_changed_cb)(void *arg);
 
 struct registry *registry_open(uv_loop_t *loop, const char *dir, const struct config *config, registry_changed_cb cb, void *arg,
-                               struct err *e);
+			       struct err *e);
 void registry_close(struct registry *r);
 /* The good version of a flow by id; NULL if unknown. Borrowed: flow_ref it to keep it. */
 struct flow *registry_flow(struct registry *r, const char *id);

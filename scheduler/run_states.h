@@ -11,65 +11,65 @@
 #include <stdbool.h>
 
 /* symbol, database text, terminal, meaning */
-#define RUN_STATES(X)                                                      \
-	X(QUEUED, "queued", false, "waits until its flow has room")        \
-	X(RUNNING, "running", false, "has tasks that may still change")    \
-	X(SUCCESS, "success", true, "every task ended well enough")        \
-	X(FAILED, "failed", true, "a task failed, or the run timed out")   \
+#define RUN_STATES(X)                                                                                                            \
+	X(QUEUED, "queued", false, "waits until its flow has room")                                                              \
+	X(RUNNING, "running", false, "has tasks that may still change")                                                          \
+	X(SUCCESS, "success", true, "every task ended well enough")                                                              \
+	X(FAILED, "failed", true, "a task failed, or the run timed out")                                                         \
 	X(CANCELLED, "cancelled", true, "somebody asked for it to stop")
 
-#define TASK_STATES(X)                                                                 \
-	X(WAITING, "waiting", false, "for the tasks it depends on")                    \
-	X(READY, "ready", false, "for a slot")                                         \
-	X(RUNNING, "running", false, "an attempt of it is alive")                      \
-	X(RETRY_WAIT, "retry_wait", false, "until its next attempt is due")            \
-	X(SUCCESS, "success", true, "its last attempt ended well")                     \
-	X(FAILED, "failed", true, "its last attempt failed")                           \
-	X(TIMED_OUT, "timed_out", true, "its last attempt took too long")              \
-	X(CANCELLED, "cancelled", true, "stopped because the run was")                 \
-	X(LOST, "lost", true, "its last attempt vanished with its parent")             \
-	X(SKIPPED, "skipped", true, "its condition or rule said so")                   \
+#define TASK_STATES(X)                                                                                                           \
+	X(WAITING, "waiting", false, "for the tasks it depends on")                                                              \
+	X(READY, "ready", false, "for a slot")                                                                                   \
+	X(RUNNING, "running", false, "an attempt of it is alive")                                                                \
+	X(RETRY_WAIT, "retry_wait", false, "until its next attempt is due")                                                      \
+	X(SUCCESS, "success", true, "its last attempt ended well")                                                               \
+	X(FAILED, "failed", true, "its last attempt failed")                                                                     \
+	X(TIMED_OUT, "timed_out", true, "its last attempt took too long")                                                        \
+	X(CANCELLED, "cancelled", true, "stopped because the run was")                                                           \
+	X(LOST, "lost", true, "its last attempt vanished with its parent")                                                       \
+	X(SKIPPED, "skipped", true, "its condition or rule said so")                                                             \
 	X(UPSTREAM_FAILED, "upstream_failed", true, "what it depends on did not end well")
 
 enum run_state {
 #define X(sym, name, terminal, meaning) RUN_##sym,
 	RUN_STATES(X)
 #undef X
-	RUN_STATE_COUNT
+		RUN_STATE_COUNT
 };
 
 enum task_state {
 #define X(sym, name, terminal, meaning) TASK_STATE_##sym,
 	TASK_STATES(X)
 #undef X
-	TASK_STATE_COUNT
+		TASK_STATE_COUNT
 };
 
 /* from, event, to */
-#define RUN_TRANSITIONS(X)                 \
-	X(QUEUED, START, RUNNING)          \
-	X(QUEUED, CANCEL, CANCELLED)       \
-	X(QUEUED, FAIL, FAILED)            \
-	X(RUNNING, SUCCEED, SUCCESS)       \
-	X(RUNNING, FAIL, FAILED)           \
+#define RUN_TRANSITIONS(X)                                                                                                       \
+	X(QUEUED, START, RUNNING)                                                                                                \
+	X(QUEUED, CANCEL, CANCELLED)                                                                                             \
+	X(QUEUED, FAIL, FAILED)                                                                                                  \
+	X(RUNNING, SUCCEED, SUCCESS)                                                                                             \
+	X(RUNNING, FAIL, FAILED)                                                                                                 \
 	X(RUNNING, CANCEL, CANCELLED)
 
-#define TASK_TRANSITIONS(X)                              \
-	X(WAITING, DEPS_MET, READY)                      \
-	X(WAITING, SKIP, SKIPPED)                        \
-	X(WAITING, UPSTREAM_FAIL, UPSTREAM_FAILED)       \
-	X(WAITING, FAIL, FAILED)                         \
-	X(WAITING, CANCEL, CANCELLED)                    \
-	X(READY, START, RUNNING)                         \
-	X(READY, FAIL, FAILED)                           \
-	X(READY, CANCEL, CANCELLED)                      \
-	X(RUNNING, SUCCEED, SUCCESS)                     \
-	X(RUNNING, RETRY, RETRY_WAIT)                    \
-	X(RUNNING, FAIL, FAILED)                         \
-	X(RUNNING, TIME_OUT, TIMED_OUT)                  \
-	X(RUNNING, LOSE, LOST)                           \
-	X(RUNNING, CANCEL, CANCELLED)                    \
-	X(RETRY_WAIT, RETRY_DUE, READY)                  \
+#define TASK_TRANSITIONS(X)                                                                                                      \
+	X(WAITING, DEPS_MET, READY)                                                                                              \
+	X(WAITING, SKIP, SKIPPED)                                                                                                \
+	X(WAITING, UPSTREAM_FAIL, UPSTREAM_FAILED)                                                                               \
+	X(WAITING, FAIL, FAILED)                                                                                                 \
+	X(WAITING, CANCEL, CANCELLED)                                                                                            \
+	X(READY, START, RUNNING)                                                                                                 \
+	X(READY, FAIL, FAILED)                                                                                                   \
+	X(READY, CANCEL, CANCELLED)                                                                                              \
+	X(RUNNING, SUCCEED, SUCCESS)                                                                                             \
+	X(RUNNING, RETRY, RETRY_WAIT)                                                                                            \
+	X(RUNNING, FAIL, FAILED)                                                                                                 \
+	X(RUNNING, TIME_OUT, TIMED_OUT)                                                                                          \
+	X(RUNNING, LOSE, LOST)                                                                                                   \
+	X(RUNNING, CANCEL, CANCELLED)                                                                                            \
+	X(RETRY_WAIT, RETRY_DUE, READY)                                                                                          \
 	X(RETRY_WAIT, CANCEL, CANCELLED)
 
 enum run_event { RUN_EV_START, RUN_EV_SUCCEED, RUN_EV_FAIL, RUN_EV_CANCEL, RUN_EV_COUNT };
@@ -80,7 +80,7 @@ enum task_event {
 	TASK_EV_UPSTREAM_FAIL, /* the trigger rule can no longer say go because something failed */
 	TASK_EV_START,         /* an attempt is recorded and will be forked */
 	TASK_EV_SUCCEED,
-	TASK_EV_RETRY,         /* the attempt failed and another is allowed */
+	TASK_EV_RETRY, /* the attempt failed and another is allowed */
 	TASK_EV_RETRY_DUE,
 	TASK_EV_FAIL,
 	TASK_EV_TIME_OUT,

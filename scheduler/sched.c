@@ -13,7 +13,7 @@
 #include "scheduler/sched_int.h"
 
 #define DEFAULT_SLOTS 16
-#define ADHOC_MAX 8
+#define ADHOC_MAX     8
 
 void
 sched_wake(struct sched *s)
@@ -114,7 +114,7 @@ run_transition(struct run *run, enum run_event ev, const char *reason)
 	if (next < 0)
 		BUG("run %s: no transition from %s by event %d", run->id, run_state_name(run->state), (int)ev);
 	log_info("%s/%s %s -> %s%s%s", run->flow->id, run->id, run_state_name(run->state), run_state_name((enum run_state)next),
-	         reason ? ": " : "", reason ? reason : "");
+		 reason ? ": " : "", reason ? reason : "");
 	if (run->state == RUN_RUNNING)
 		run->fs->active--;
 	run->state = (enum run_state)next;
@@ -150,7 +150,8 @@ void
 run_arm_timeout(struct run *run)
 {
 	if (run->flow->timeout)
-		alarm_set(&run->timeout, run->sched->loop, run->started_at + run->flow->timeout - clock_wall(), run_timed_out, run);
+		alarm_set(&run->timeout, run->sched->loop, run->started_at + run->flow->timeout - clock_wall(), run_timed_out,
+			  run);
 }
 
 /* Gives the whole run up: nothing starts any more, what runs is ended; the run ends when the last attempt has. */
@@ -193,7 +194,7 @@ task_transition(struct task *t, enum task_event ev, const char *reason)
 	if (next < 0)
 		BUG("task %s/%s: no transition from %s by event %d", run->id, t->def->id, task_state_name(t->state), (int)ev);
 	log_info("%s/%s/%s %s -> %s%s%s", run->flow->id, run->id, t->def->id, task_state_name(t->state),
-	         task_state_name((enum task_state)next), reason ? ": " : "", reason ? reason : "");
+		 task_state_name((enum task_state)next), reason ? ": " : "", reason ? reason : "");
 	if (t->state == TASK_STATE_RUNNING) {
 		s->slots_used--;
 		run->fs->running_tasks--;
@@ -323,7 +324,8 @@ sched_scope(const struct run *run)
 		const struct task *t = &run->tasks[i];
 
 		json_object_set_new(tasks, t->def->id,
-		                    json_pack("{s:s,s:O}", "state", task_state_name(t->state), "outputs", t->outputs ? t->outputs : json_null()));
+				    json_pack("{s:s,s:O}", "state", task_state_name(t->state), "outputs",
+					      t->outputs ? t->outputs : json_null()));
 		if (t->outputs == NULL)
 			json_object_set_new(json_object_get(tasks, t->def->id), "outputs", json_object());
 		if (t->error)
@@ -333,16 +335,19 @@ sched_scope(const struct run *run)
 	json_object_set_new(r, "trigger", json_string(run->trigger));
 	json_object_set_new(r, "created_at", json_string(time_format(run->created_at, text)));
 	json_object_set_new(r, "started_at", json_string(time_format(run->started_at ? run->started_at : run->created_at, text)));
-	/* A run that nobody scheduled has its own start as the logical time, so that flows need not care how they were triggered. */
-	json_object_set_new(r, "scheduled_for", json_string(time_format(run->scheduled_for ? run->scheduled_for : run->created_at, text)));
+	/* A run that nobody scheduled has its own start as the logical time, so that flows need not care how they were triggered.
+	 */
+	json_object_set_new(r, "scheduled_for",
+			    json_string(time_format(run->scheduled_for ? run->scheduled_for : run->created_at, text)));
 	json_object_set_new(r, "data_interval_start",
-	                    json_string(time_format(run->interval_start ? run->interval_start : run->created_at, text)));
+			    json_string(time_format(run->interval_start ? run->interval_start : run->created_at, text)));
 	json_object_set_new(r, "data_interval_end",
-	                    json_string(time_format(run->interval_end ? run->interval_end : run->created_at, text)));
+			    json_string(time_format(run->interval_end ? run->interval_end : run->created_at, text)));
 	json_object_set_new(r, "error", run->error ? json_string(run->error) : json_string(""));
-	r = json_pack("{s:O,s:o,s:{s:s,s:s,s:s,s:s},s:o,s:o,s:O,s:O}", "params", run->params, "run", r, "flow", "id", run->flow->id,
-	              "namespace", run->flow->namespace_ ? run->flow->namespace_ : "default", "file", run->flow->file, "dir", dir, "tasks",
-	              tasks, "env", env, "vars", run->flow->vars ? run->flow->vars : json_null(), "config", s->config->json);
+	r = json_pack("{s:O,s:o,s:{s:s,s:s,s:s,s:s},s:o,s:o,s:O,s:O}", "params", run->params, "run", r, "flow", "id",
+		      run->flow->id, "namespace", run->flow->namespace_ ? run->flow->namespace_ : "default", "file",
+		      run->flow->file, "dir", dir, "tasks", tasks, "env", env, "vars",
+		      run->flow->vars ? run->flow->vars : json_null(), "config", s->config->json);
 	free(dir);
 	return r;
 }
@@ -488,7 +493,7 @@ sched_dispatch(struct sched *s)
 
 	if (s->nursery_id == NULL)
 		return false;
-	LIST_FOR_EACH(it, &s->ready) {
+	LIST_FOR_EACH (it, &s->ready) {
 		struct task *t = LIST_ENTRY(it, struct task, ready);
 		struct flow_state *fs = t->run->fs;
 
@@ -520,7 +525,7 @@ sched_turn(void *arg)
 		return;
 	while (again) {
 		again = false;
-		LIST_FOR_EACH(it, &s->dirty) {
+		LIST_FOR_EACH (it, &s->dirty) {
 			struct run *run = LIST_ENTRY(it, struct run, dirty_node);
 
 			if (run->check) {
@@ -531,11 +536,11 @@ sched_turn(void *arg)
 		if (s->draining)
 			continue;
 		HASH_ITER(hh, s->flows, fs, tmp)
-			if (!list_empty(&fs->queue))
-				flow_advance(fs);
+		if (!list_empty(&fs->queue))
+			flow_advance(fs);
 		if (sched_dispatch(s))
 			again = true;
-		LIST_FOR_EACH(it, &s->dirty)
+		LIST_FOR_EACH (it, &s->dirty)
 			again = again || LIST_ENTRY(it, struct run, dirty_node)->check;
 	}
 	record_turn(s);
@@ -670,7 +675,8 @@ key_is_others(const struct trigger *t, const char *flow_id, struct err *e)
 {
 	if (strcmp(t->flow->id, flow_id) == 0)
 		return false;
-	err_set(e, ERR_CONFLICT, "the idempotency key \"%s\" was used for a run of flow \"%s\" already; use another for flow \"%s\"",
+	err_set(e, ERR_CONFLICT,
+		"the idempotency key \"%s\" was used for a run of flow \"%s\" already; use another for flow \"%s\"",
 		t->idempotency_key, flow_id, t->flow->id);
 	return true;
 }
@@ -742,10 +748,11 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 	}
 	if (t->flow->overlap == OVERLAP_SKIP && t->flow->max_active_runs &&
 	    (fs->active >= t->flow->max_active_runs || !list_empty(&fs->queue))) {
-		record_event(s, "flow", NULL, NULL, 0, "skipped", json_pack("{s:s,s:s}", "flow", t->flow->id, "trigger", t->kind));
+		record_event(s, "flow", NULL, NULL, 0, "skipped",
+			     json_pack("{s:s,s:s}", "flow", t->flow->id, "trigger", t->kind));
 		sched_wake(s);
-		err_set(&e, ERR_CONFLICT, "flow \"%s\" already has %d active run%s and its concurrency.overlap is skip", t->flow->id, fs->active,
-		        fs->active == 1 ? "" : "s");
+		err_set(&e, ERR_CONFLICT, "flow \"%s\" already has %d active run%s and its concurrency.overlap is skip",
+			t->flow->id, fs->active, fs->active == 1 ? "" : "s");
 		json_decref(params);
 		trigger_fail(cb, arg, &e);
 		return;
@@ -774,7 +781,8 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 	l->params = params;
 	l->cb = cb;
 	l->arg = arg;
-	store_query(s->store, "SELECT id, flow FROM runs WHERE idempotency_key = $1", 1, (const char *[]){ l->key }, on_key_looked_up, l);
+	store_query(s->store, "SELECT id, flow FROM runs WHERE idempotency_key = $1", 1, (const char *[]){ l->key },
+		    on_key_looked_up, l);
 }
 
 struct done_call {
@@ -832,7 +840,8 @@ sched_cancel(struct sched *s, const char *run_id, const char *reason, sched_done
 
 		d->cb = cb;
 		d->arg = arg;
-		store_query(s->store, "SELECT state FROM runs WHERE id = $1", 1, (const char *[]){ run_id }, on_cancel_looked_up, d);
+		store_query(s->store, "SELECT state FROM runs WHERE id = $1", 1, (const char *[]){ run_id }, on_cancel_looked_up,
+			    d);
 		return;
 	}
 	run_stop(run, STOP_CANCEL, reason ? reason : "cancelled");
@@ -845,8 +854,9 @@ sched_pause(struct sched *s, const char *flow_id, bool paused, sched_done_cb cb,
 	struct flow_state *fs = flow_state_get(s, flow_id);
 
 	fs->paused = paused;
-	store_write(s->store, "INSERT INTO flows (id, paused) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET paused = excluded.paused", 2,
-	            (const char *[]){ flow_id, paused ? "true" : "false" });
+	store_write(s->store,
+		    "INSERT INTO flows (id, paused) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET paused = excluded.paused", 2,
+		    (const char *[]){ flow_id, paused ? "true" : "false" });
 	record_event(s, "flow", NULL, NULL, 0, paused ? "paused" : "resumed", json_pack("{s:s}", "flow", flow_id));
 	plan_rearm(s);
 	done_after_commit(s, cb, arg);
@@ -868,12 +878,13 @@ sched_status(struct sched *s)
 	int queued = 0, running = 0;
 	struct run *run, *tmp;
 
-	HASH_ITER(hh, s->runs, run, tmp) {
+	HASH_ITER(hh, s->runs, run, tmp)
+	{
 		queued += run->state == RUN_QUEUED;
 		running += run->state == RUN_RUNNING;
 	}
-	return json_pack("{s:{s:i,s:i},s:{s:i,s:i}}", "runs", "queued", queued, "running", running, "slots", "used", s->slots_used, "total",
-	                 s->slots_total);
+	return json_pack("{s:{s:i,s:i},s:{s:i,s:i}}", "runs", "queued", queued, "running", running, "slots", "used",
+			 s->slots_used, "total", s->slots_total);
 }
 
 struct sched_sub *
@@ -910,7 +921,7 @@ sched_attempt_of_token(struct sched *s, const char *token)
 
 struct sched *
 sched_open(uv_loop_t *loop, struct store *store, const struct config *config, struct registry *registry, const char *home,
-           const char *libdir, const char *const *url, bool planning, struct err *e)
+	   const char *libdir, const char *const *url, bool planning, struct err *e)
 {
 	struct sched *s = xcalloc(1, sizeof(*s));
 	json_t *slots = json_object_get(json_object_get(config->json, "server"), "max_active_tasks");
@@ -972,11 +983,11 @@ sched_cancel_all(struct sched *s, const char *reason)
 	struct run *run, *tmp;
 
 	HASH_ITER(hh, s->runs, run, tmp)
-		for (size_t i = 0; i < run->flow->ntasks; i++)
-			if (run->tasks[i].state == TASK_STATE_RUNNING) {
-				run_stop(run, STOP_CANCEL, reason);
-				break;
-			}
+	for (size_t i = 0; i < run->flow->ntasks; i++)
+		if (run->tasks[i].state == TASK_STATE_RUNNING) {
+			run_stop(run, STOP_CANCEL, reason);
+			break;
+		}
 }
 
 void
@@ -989,10 +1000,11 @@ sched_close(struct sched *s, bool stop_nursery)
 	store_on_turn(s->store, NULL, NULL);
 	nursery_close(s->nursery, stop_nursery);
 	HASH_ITER(hh, s->runs, run, rtmp)
-		run_free(run);
+	run_free(run);
 	HASH_ITER(hh, s->attempts, a, atmp)
-		attempt_free(a);
-	HASH_ITER(hh, s->flows, fs, ftmp) {
+	attempt_free(a);
+	HASH_ITER(hh, s->flows, fs, ftmp)
+	{
 		HASH_DEL(s->flows, fs);
 		free(fs->id);
 		free(fs);

@@ -24,7 +24,7 @@ struct registry;
  * Without `planning` schedules start nothing (a daemon that lives for one run). All borrowed.
  */
 struct sched *sched_open(uv_loop_t *loop, struct store *store, const struct config *config, struct registry *registry,
-                         const char *home, const char *libdir, const char *const *url, bool planning, struct err *e);
+			 const char *home, const char *libdir, const char *const *url, bool planning, struct err *e);
 /* True once what was active before is loaded and the nursery has told what it knows. */
 bool sched_ready(const struct sched *s);
 /* The registry's flows changed: schedules are planned anew. */
@@ -37,12 +37,12 @@ void sched_cancel_all(struct sched *s, const char *reason);
 void sched_close(struct sched *s, bool stop_nursery);
 
 struct trigger {
-	struct flow *flow;           /* borrowed; the run keeps its own reference */
-	const json_t *params;        /* as given by the caller, unchecked; NULL: none */
-	const json_t *engine;        /* override: "name" or {task: name}; NULL: none */
-	const char *kind;            /* "api", "schedule", "cli" … */
-	const char *idempotency_key; /* NULL: none */
-	wall_us scheduled_for;       /* 0: not scheduled */
+	struct flow *flow;                    /* borrowed; the run keeps its own reference */
+	const json_t *params;                 /* as given by the caller, unchecked; NULL: none */
+	const json_t *engine;                 /* override: "name" or {task: name}; NULL: none */
+	const char *kind;                     /* "api", "schedule", "cli" … */
+	const char *idempotency_key;          /* NULL: none */
+	wall_us scheduled_for;                /* 0: not scheduled */
 	wall_us interval_start, interval_end; /* 0: none */
 };
 
@@ -80,8 +80,8 @@ struct sched_sub *sched_subscribe(struct sched *s, sched_event_cb cb, void *arg)
 void sched_unsubscribe(struct sched *s, struct sched_sub *sub);
 
 /*
- * Who holds this token: "run/task/attempt" of a current attempt, "adhoc/…" of a query (reads only); NULL when it is fenced or unknown.
- * Borrowed. The commit checks again, in its own transaction (see docs/architecture.md, "Fencing").
+ * Who holds this token: "run/task/attempt" of a current attempt, "adhoc/…" of a query (reads only); NULL when it is fenced or
+ * unknown. Borrowed. The commit checks again, in its own transaction (see docs/architecture.md, "Fencing").
  */
 const char *sched_attempt_of_token(struct sched *s, const char *token);
 

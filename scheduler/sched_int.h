@@ -38,15 +38,15 @@ struct attempt {
 	int n;
 	enum attempt_phase phase;
 	enum stop_reason stop;
-	char *token;       /* only until it is forked */
+	char *token; /* only until it is forked */
 	char token_hash[65];
-	char *dir;         /* HOME/runs/RUN/TASK/N */
-	json_t *message;   /* what the nursery is asked for; only until it is sent */
-	json_t *masked;    /* values never to be stored: list of strings */
-	char *nursery;     /* the instance it was given to */
+	char *dir;       /* HOME/runs/RUN/TASK/N */
+	json_t *message; /* what the nursery is asked for; only until it is sent */
+	json_t *masked;  /* values never to be stored: list of strings */
+	char *nursery;   /* the instance it was given to */
 	pid_t pid;
 	wall_us started_at, ended_at;
-	const char *cause; /* a literal */
+	const char *cause;     /* a literal */
 	int exit_code, signal; /* -1: none */
 	dur_us wall, user, system;
 	int64_t max_rss;
@@ -65,8 +65,8 @@ struct task {
 	const struct task_def *def;
 	size_t idx;
 	enum task_state state;
-	char *engine; /* after overrides */
-	int attempts; /* number of the last one */
+	char *engine;            /* after overrides */
+	int attempts;            /* number of the last one */
 	struct attempt *attempt; /* the live one */
 	json_t *outputs;
 	char *error;
@@ -86,13 +86,13 @@ struct run {
 	json_t *params, *engine;
 	wall_us created_at, scheduled_for, interval_start, interval_end, started_at, ended_at;
 	char *error;
-	struct task *tasks; /* as flow->tasks */
-	size_t open_tasks;  /* not terminal */
+	struct task *tasks;    /* as flow->tasks */
+	size_t open_tasks;     /* not terminal */
 	enum stop_reason stop; /* the whole run was given up */
 	struct alarm *timeout;
 	bool dirty, fresh, check; /* check: sched_turn must look at it */
-	struct list queued; /* in fs->queue while QUEUED */
-	struct list dirty_node; /* in sched->dirty while dirty or check */
+	struct list queued;       /* in fs->queue while QUEUED */
+	struct list dirty_node;   /* in sched->dirty while dirty or check */
 	UT_hash_handle hh, hh_key;
 };
 
@@ -101,7 +101,7 @@ struct flow_state {
 	char *id;
 	bool paused;
 	int active, running_tasks; /* runs RUNNING, attempts alive */
-	struct list queue;  /* of runs QUEUED, oldest first */
+	struct list queue;         /* of runs QUEUED, oldest first */
 	UT_hash_handle hh;
 };
 
@@ -126,16 +126,16 @@ struct sched {
 	int slots_total, slots_used;
 	int adhoc_used;
 	unsigned adhoc_seq;
-	char *nursery_id;     /* NULL while it is down or not yet listed */
+	char *nursery_id; /* NULL while it is down or not yet listed */
 	bool nursery_listed;
 	int64_t last_event;
-	json_t *events;       /* of this turn */
-	json_t *versions;     /* object: hashes of flow versions known to be in the database */
+	json_t *events;   /* of this turn */
+	json_t *versions; /* object: hashes of flow versions known to be in the database */
 	bool recovered, draining, planning;
 	void (*drained_cb)(void *arg);
 	void *drained_arg;
 	struct alarm *plan_alarm, *progress_alarm;
-	json_t *handled;      /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
+	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
 	int handles;
 };
 
@@ -161,7 +161,8 @@ void run_arm_timeout(struct run *run);
 extern const struct nursery_events attempt_nursery_events;
 /* Makes the attempt of a READY task: resolves its document. NULL with `e` set when that fails. */
 struct attempt *attempt_new(struct task *t, struct err *e);
-struct attempt *attempt_adopt(struct task *t, int n, bool stopping, const char *nursery, const char *token_hash, wall_us started_at);
+struct attempt *attempt_adopt(struct task *t, int n, bool stopping, const char *nursery, const char *token_hash,
+			      wall_us started_at);
 void attempt_spawn_after_commit(struct attempt *a);
 /* Ends its process: TERM, and after the grace time KILL. */
 void attempt_stop(struct attempt *a, enum stop_reason why);
@@ -175,7 +176,7 @@ void report_tidy(json_t *report);
 
 /* record.c */
 void record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state,
-                  json_t *data);
+		  json_t *data);
 /* Tells subscribers at once; not stored. */
 void record_transient(struct sched *s, const struct task *t, json_t *data);
 /* Tells subscribers, and nobody later, that the flow files are not what they were. */

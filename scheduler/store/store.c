@@ -19,9 +19,9 @@
 #include "scheduler/store/migrations.h"
 
 /* "sluice" as an advisory lock: one daemon a database. */
-#define STORE_LOCK "782345190283"
+#define STORE_LOCK         "782345190283"
 #define RECONNECT_FIRST_MS 50
-#define RECONNECT_MAX_MS 2000
+#define RECONNECT_MAX_MS   2000
 
 struct rows {
 	const PGresult *res;
@@ -85,7 +85,7 @@ struct store {
 	struct list batch;   /* writes in flight */
 	struct list after_waiting, after_batch;
 	uv_prepare_t flush; /* runs last in a turn, before the loop sleeps */
-	uv_idle_t kick; /* active while something must be flushed, so that the loop does not sleep first */
+	uv_idle_t kick;     /* active while something must be flushed, so that the loop does not sleep first */
 	store_done_cb on_turn;
 	void *on_turn_arg;
 	bool kicked;
@@ -181,7 +181,7 @@ after_run(struct list *l)
 	mine = *l;
 	mine.next->prev = mine.prev->next = &mine;
 	list_init(l);
-	LIST_FOR_EACH(it, &mine) {
+	LIST_FOR_EACH (it, &mine) {
 		struct after *a = LIST_ENTRY(it, struct after, node);
 
 		list_remove(it);
@@ -231,7 +231,8 @@ conn_forget_prepared(struct conn *c)
 {
 	struct stmt *st, *tmp;
 
-	HASH_ITER(hh, c->prepared, st, tmp) {
+	HASH_ITER(hh, c->prepared, st, tmp)
+	{
 		HASH_DEL(c->prepared, st);
 		free(st->sql);
 		free(st);
@@ -260,7 +261,7 @@ writer_batch_done(struct conn *c)
 		conn_down(c, "a transaction was refused for the time being");
 		return;
 	}
-	LIST_FOR_EACH(it, &s->batch) {
+	LIST_FOR_EACH (it, &s->batch) {
 		list_remove(it);
 		op_free(LIST_ENTRY(it, struct op, node));
 	}
@@ -295,7 +296,8 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	if (c->writer) {
 		if (!ok) {
 			if (status != PGRES_PIPELINE_ABORTED && !sqlstate_temporary(sqlstate))
-				BUG("the database refused a write of ours: %s (%s)", PQresultErrorMessage(res), sent->op ? sent->op->sql : "setup");
+				BUG("the database refused a write of ours: %s (%s)", PQresultErrorMessage(res),
+				    sent->op ? sent->op->sql : "setup");
 			if (status != PGRES_PIPELINE_ABORTED)
 				log_warn("store: %s", PQresultErrorMessage(res));
 			c->batch_failed = true;
@@ -305,11 +307,13 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	if (sent->op == NULL)
 		return;
 	if (!ok)
-		err_set(&e, sqlstate == NULL                                        ? ERR_UNAVAILABLE
-			    : strcmp(sqlstate, "23505") == 0 || strncmp(sqlstate, "40", 2) == 0 ? ERR_CONFLICT
-			    : strncmp(sqlstate, "57", 2) == 0 || strcmp(sqlstate, "55P03") == 0                       ? ERR_UNAVAILABLE
-										    : ERR_DB,
-		        "%s", status == PGRES_PIPELINE_ABORTED ? "the statement could not be prepared" : PQresultErrorMessage(res));
+		err_set(&e,
+			sqlstate == NULL                                                    ? ERR_UNAVAILABLE
+			: strcmp(sqlstate, "23505") == 0 || strncmp(sqlstate, "40", 2) == 0 ? ERR_CONFLICT
+			: strncmp(sqlstate, "57", 2) == 0 || strcmp(sqlstate, "55P03") == 0 ? ERR_UNAVAILABLE
+											    : ERR_DB,
+			"%s",
+			status == PGRES_PIPELINE_ABORTED ? "the statement could not be prepared" : PQresultErrorMessage(res));
 	if (sent->op->cb)
 		sent->op->cb(sent->op->arg, ok ? &rows : NULL, ok ? NULL : &e);
 	else if (!ok)
@@ -471,7 +475,9 @@ conn_start(struct conn *c)
 	c->setup = true;
 	c->delay_ms = RECONNECT_FIRST_MS;
 	/* The lock first: if another daemon took the database meanwhile, the division by zero fails the setup. */
-	if (!PQsendQueryParams(c->pg, "SELECT set_config('search_path', 'sluice, public', false), set_config('lock_timeout', '2s', false)", 0, NULL, NULL, NULL, NULL, 0)) {
+	if (!PQsendQueryParams(
+		    c->pg, "SELECT set_config('search_path', 'sluice, public', false), set_config('lock_timeout', '2s', false)",
+		    0, NULL, NULL, NULL, NULL, 0)) {
 		conn_down(c, PQerrorMessage(c->pg));
 		return;
 	}
@@ -502,7 +508,7 @@ conn_down(struct conn *c, const char *why)
 	c->state = CONN_DOWN;
 	c->setup = c->batch_failed = false;
 	conn_forget_prepared(c);
-	LIST_FOR_EACH(it, &c->sent) {
+	LIST_FOR_EACH (it, &c->sent) {
 		struct sent *sent = LIST_ENTRY(it, struct sent, node);
 
 		list_remove(it);
@@ -550,15 +556,15 @@ store_flush(struct store *s)
 		after_run(&s->after_waiting); /* nothing to wait for */
 		return;
 	}
-	LIST_FOR_EACH(it, &s->after_waiting) {
+	LIST_FOR_EACH (it, &s->after_waiting) {
 		list_remove(it);
 		list_append(&s->after_batch, it);
 	}
-	LIST_FOR_EACH(it, &s->waiting) {
+	LIST_FOR_EACH (it, &s->waiting) {
 		list_remove(it);
 		list_append(&s->batch, it);
 	}
-	LIST_FOR_EACH(it, &s->batch) {
+	LIST_FOR_EACH (it, &s->batch) {
 		if (conn_send_op(c, LIST_ENTRY(it, struct op, node)) < 0) {
 			conn_down(c, PQerrorMessage(c->pg));
 			return;
@@ -622,7 +628,8 @@ store_query(struct store *s, const char *sql, size_t nparams, const char *const 
 	struct op *op = op_new(sql, nparams, params, cb, arg);
 
 	if (c->state != CONN_UP) {
-		op_fail(op, ERR_UNAVAILABLE, "the database cannot be reached now; what runs goes on, and the daemon reconnects by itself");
+		op_fail(op, ERR_UNAVAILABLE,
+			"the database cannot be reached now; what runs goes on, and the daemon reconnects by itself");
 		return;
 	}
 	if (conn_send_op(c, op) < 0 || !PQpipelineSync(c->pg)) {
@@ -690,10 +697,12 @@ store_migrate(PGconn *pg, struct err *e)
 	PGresult *res;
 	int have;
 
-	if (exec_now(pg, "SET client_min_messages = warning;"
-	                 "CREATE SCHEMA IF NOT EXISTS sluice;"
-	                 "CREATE TABLE IF NOT EXISTS sluice.migrations (step int PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
-	             e) < 0)
+	if (exec_now(pg,
+		     "SET client_min_messages = warning;"
+		     "CREATE SCHEMA IF NOT EXISTS sluice;"
+		     "CREATE TABLE IF NOT EXISTS sluice.migrations (step int PRIMARY KEY, applied_at timestamptz NOT NULL "
+		     "DEFAULT now())",
+		     e) < 0)
 		return e->code;
 	res = PQexec(pg, "SELECT coalesce(max(step), 0) FROM sluice.migrations");
 	have = PQresultStatus(res) == PGRES_TUPLES_OK ? atoi(PQgetvalue(res, 0, 0)) : -1;
@@ -702,8 +711,9 @@ store_migrate(PGconn *pg, struct err *e)
 		return err_set(e, ERR_DB, "%s", PQerrorMessage(pg));
 	if (have > migrations_count)
 		return err_set(e, ERR_UNSUPPORTED,
-		               "this database was last used by a newer version (schema step %d, this version knows %d); start that version or a newer one",
-		               have, migrations_count);
+			       "this database was last used by a newer version (schema step %d, this version knows %d); start "
+			       "that version or a newer one",
+			       have, migrations_count);
 	for (int i = have; i < migrations_count; i++) {
 		char *sql = xasprintf("BEGIN; %s INSERT INTO sluice.migrations(step) VALUES (%d); COMMIT", migrations[i], i + 1);
 		int rc = exec_now(pg, sql, e);
@@ -732,7 +742,8 @@ store_connect_now(const char *dsn, struct err *e)
 		return NULL;
 	}
 	if (PQserverVersion(pg) < 130000) {
-		err_set(e, ERR_UNSUPPORTED, "PostgreSQL %d is not supported: version 13 or newer is needed", PQserverVersion(pg) / 10000);
+		err_set(e, ERR_UNSUPPORTED, "PostgreSQL %d is not supported: version 13 or newer is needed",
+			PQserverVersion(pg) / 10000);
 		PQfinish(pg);
 		return NULL;
 	}
@@ -776,7 +787,8 @@ store_open(uv_loop_t *loop, const char *dsn, struct err *e)
 	locked = PQresultStatus(res) == PGRES_TUPLES_OK && PQgetvalue(res, 0, 0)[0] == 't';
 	PQclear(res);
 	if (!locked) {
-		err_set(e, ERR_CONFLICT, "another daemon uses this database; stop it first, or give this one a database of its own");
+		err_set(e, ERR_CONFLICT,
+			"another daemon uses this database; stop it first, or give this one a database of its own");
 		goto fail;
 	}
 	if (store_migrate(writer, e) < 0 || exec_now(writer, "SET search_path = sluice, public", e) < 0 ||
@@ -821,16 +833,16 @@ void
 store_close(struct store *s)
 {
 	uv_handle_t *handles[] = { (uv_handle_t *)&s->flush, (uv_handle_t *)&s->kick, (uv_handle_t *)&s->writer.retry,
-		                   (uv_handle_t *)&s->reader.retry };
+				   (uv_handle_t *)&s->reader.retry };
 
 	s->closing = true;
 	conn_down(&s->writer, "closing");
 	conn_down(&s->reader, "closing");
-	LIST_FOR_EACH(it, &s->waiting) {
+	LIST_FOR_EACH (it, &s->waiting) {
 		list_remove(it);
 		op_free(LIST_ENTRY(it, struct op, node));
 	}
-	LIST_FOR_EACH(it, &s->after_waiting) {
+	LIST_FOR_EACH (it, &s->after_waiting) {
 		list_remove(it);
 		free(LIST_ENTRY(it, struct after, node));
 	}

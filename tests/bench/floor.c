@@ -37,11 +37,13 @@ open_database(const char *dsn)
 	/* A table as others: a temporary one would not have to reach the disk. */
 	check(PQexec(db, "SET client_min_messages = warning"), PGRES_COMMAND_OK);
 	check(PQexec(db, "DROP TABLE IF EXISTS sluice_bench_floor"), PGRES_COMMAND_OK);
-	check(PQexec(db, "CREATE TABLE sluice_bench_floor (id int PRIMARY KEY, state text NOT NULL, at timestamptz DEFAULT now())"),
+	check(PQexec(db,
+		     "CREATE TABLE sluice_bench_floor (id int PRIMARY KEY, state text NOT NULL, at timestamptz DEFAULT now())"),
 	      PGRES_COMMAND_OK);
 	check(PQprepare(db, "begin", "INSERT INTO sluice_bench_floor (id, state) VALUES ($1::text::int, 'running')", 1, NULL),
 	      PGRES_COMMAND_OK);
-	check(PQprepare(db, "end", "UPDATE sluice_bench_floor SET state = 'success', at = now() WHERE id = $1::text::int", 1, NULL),
+	check(PQprepare(db, "end", "UPDATE sluice_bench_floor SET state = 'success', at = now() WHERE id = $1::text::int", 1,
+			NULL),
 	      PGRES_COMMAND_OK);
 }
 

@@ -92,19 +92,24 @@ errors_name_the_field(void **state)
 		{ "*/0 * * * *", "cron \"*/0 * * * *\": minute step \"0\" is outside 1-59" },
 		{ "*/90,1 * * * *", "cron \"*/90,1 * * * *\": minute step \"90\" is outside 1-59" },
 		{ "*/ * * * *", "cron \"*/ * * * *\": minute step \"\" is outside 1-59" },
-		{ "30-10 * * * *", "cron \"30-10 * * * *\": minute range 30-10 runs backwards; write two ranges with a comma between them" },
+		{ "30-10 * * * *",
+		  "cron \"30-10 * * * *\": minute range 30-10 runs backwards; write two ranges with a comma between them" },
 		{ "1, * * * *", "cron \"1, * * * *\": minute: a number is expected at its end" },
 		{ ",1 * * * *", "cron \",1 * * * *\": minute: a number is expected at \",1\"" },
 		{ "1x * * * *", "cron \"1x * * * *\": minute: \"x\" is not understood after \"1\"" },
 		{ "-5 * * * *", "cron \"-5 * * * *\": minute: a number is expected at \"-5\"" },
 		{ "99999999999 * * * *", "cron \"99999999999 * * * *\": minute 99999999999 is outside 0-59" },
-		{ "0 0 * *", "cron \"0 0 * *\": it has 4 fields; a cron expression has 5 (minute, hour, day of month, month, day of week), or 6 "
-		             "with the second in front" },
-		{ "", "cron \"\": it has 0 fields; a cron expression has 5 (minute, hour, day of month, month, day of week), or 6 with the "
+		{ "0 0 * *", "cron \"0 0 * *\": it has 4 fields; a cron expression has 5 (minute, hour, day of month, month, day "
+			     "of week), or 6 "
+			     "with the second in front" },
+		{ "", "cron \"\": it has 0 fields; a cron expression has 5 (minute, hour, day of month, month, day of week), or "
+		      "6 with the "
 		      "second in front" },
-		{ "1 2 3 4 5 6 7", "cron \"1 2 3 4 5 6 7\": it has more than 6 fields; a cron expression has 5 (minute, hour, day of month, "
-		                   "month, day of week), or 6 with the second in front" },
-		{ "@reboot", "cron \"@reboot\": no such preset; there are @hourly, @daily (@midnight), @weekly, @monthly and @yearly (@annually)" },
+		{ "1 2 3 4 5 6 7",
+		  "cron \"1 2 3 4 5 6 7\": it has more than 6 fields; a cron expression has 5 (minute, hour, day of month, "
+		  "month, day of week), or 6 with the second in front" },
+		{ "@reboot", "cron \"@reboot\": no such preset; there are @hourly, @daily (@midnight), @weekly, @monthly and "
+			     "@yearly (@annually)" },
 	};
 
 	(void)state;
@@ -162,7 +167,8 @@ calendar_corners(void **state)
 		{ "0 0 31 * *", "2027-01-01", "2028-01-01",
 		  "2027-01-31 2027-03-31 2027-05-31 2027-07-31 2027-08-31 2027-10-31 2027-12-31" },
 		{ "0 0 30 * *", "2028-01-15", "2028-05-01", "2028-01-30 2028-03-30 2028-04-30" },
-		{ "59 23 28-31 2 *", "2028-01-01", "2029-12-31", "2028-02-28T23:59:00Z 2028-02-29T23:59:00Z 2029-02-28T23:59:00Z" },
+		{ "59 23 28-31 2 *", "2028-01-01", "2029-12-31",
+		  "2028-02-28T23:59:00Z 2028-02-29T23:59:00Z 2029-02-28T23:59:00Z" },
 		/* either of two restricted day fields; but a star with a step restricts by "and" */
 		{ "0 0 13 * fri", "2026-11-01", "2026-12-01", "2026-11-06 2026-11-13 2026-11-20 2026-11-27" },
 		{ "0 0 */2 * mon", "2026-11-01", "2026-12-01", "2026-11-09 2026-11-23" },
@@ -229,7 +235,8 @@ struct dst_case {
 static const struct dst_case dst_cases[] = {
 	{ "Europe/Madrid", "30 2 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-03-28", "2026-03-31",
 	  "2026-03-28T01:30:00Z 2026-03-29T01:00:00Z 2026-03-30T00:30:00Z" },
-	{ "Europe/Madrid", "30 2 * * *", GAP_SKIP, REPEAT_FIRST, "2026-03-28", "2026-03-31", "2026-03-28T01:30:00Z 2026-03-30T00:30:00Z" },
+	{ "Europe/Madrid", "30 2 * * *", GAP_SKIP, REPEAT_FIRST, "2026-03-28", "2026-03-31",
+	  "2026-03-28T01:30:00Z 2026-03-30T00:30:00Z" },
 	{ "Europe/Madrid", "0,10,30 2,3 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-03-29", "2026-03-30",
 	  "2026-03-29T01:00:00Z 2026-03-29T01:10:00Z 2026-03-29T01:30:00Z" },
 	{ "Europe/Madrid", "30 2 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-10-24", "2026-10-27",
@@ -238,7 +245,8 @@ static const struct dst_case dst_cases[] = {
 	  "2026-10-24T00:30:00Z 2026-10-25T01:30:00Z 2026-10-26T01:30:00Z" },
 	{ "Europe/Madrid", "30 2 * * *", GAP_SHIFT, REPEAT_BOTH, "2026-10-24", "2026-10-27",
 	  "2026-10-24T00:30:00Z 2026-10-25T00:30:00Z 2026-10-25T01:30:00Z 2026-10-26T01:30:00Z" },
-	{ "Europe/Madrid", "0 3 * * *", GAP_SHIFT, REPEAT_LAST, "2026-10-24", "2026-10-26", "2026-10-24T01:00:00Z 2026-10-25T02:00:00Z" },
+	{ "Europe/Madrid", "0 3 * * *", GAP_SHIFT, REPEAT_LAST, "2026-10-24", "2026-10-26",
+	  "2026-10-24T01:00:00Z 2026-10-25T02:00:00Z" },
 	{ "Europe/Madrid", "30 * * * *", GAP_SHIFT, REPEAT_FIRST, "2026-03-29T00:00:00Z", "2026-03-29T03:00:00Z",
 	  "2026-03-29T00:30:00Z 2026-03-29T01:30:00Z 2026-03-29T02:30:00Z" },
 	{ "Europe/Madrid", "30 * * * *", GAP_SHIFT, REPEAT_LAST, "2026-10-24T23:00:00Z", "2026-10-25T03:00:00Z",
@@ -249,7 +257,8 @@ static const struct dst_case dst_cases[] = {
 	  "2026-10-24T22:00:00Z 2026-10-25T00:00:00Z 2026-10-25T01:00:00Z 2026-10-25T03:00:00Z" },
 	{ "Europe/Madrid", "30 2 * * *", GAP_SHIFT, REPEAT_FIRST, "2055-03-27", "2055-03-30",
 	  "2055-03-27T01:30:00Z 2055-03-28T01:00:00Z 2055-03-29T00:30:00Z" },
-	{ "Europe/Madrid", "30 2 * * *", GAP_SHIFT, REPEAT_LAST, "2055-10-30", "2055-11-01", "2055-10-30T00:30:00Z 2055-10-31T01:30:00Z" },
+	{ "Europe/Madrid", "30 2 * * *", GAP_SHIFT, REPEAT_LAST, "2055-10-30", "2055-11-01",
+	  "2055-10-30T00:30:00Z 2055-10-31T01:30:00Z" },
 
 	{ "America/New_York", "30 2 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-03-07T12:00:00Z", "2026-03-10",
 	  "2026-03-08T07:00:00Z 2026-03-09T06:30:00Z" },
@@ -273,7 +282,8 @@ static const struct dst_case dst_cases[] = {
 	/* midnight itself is in the gap, and the repeated hour belongs to the day before */
 	{ "America/Santiago", "0 0 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-09-05", "2026-09-08",
 	  "2026-09-05T04:00:00Z 2026-09-06T04:00:00Z 2026-09-07T03:00:00Z" },
-	{ "America/Santiago", "0 0 * * *", GAP_SKIP, REPEAT_FIRST, "2026-09-05", "2026-09-08", "2026-09-05T04:00:00Z 2026-09-07T03:00:00Z" },
+	{ "America/Santiago", "0 0 * * *", GAP_SKIP, REPEAT_FIRST, "2026-09-05", "2026-09-08",
+	  "2026-09-05T04:00:00Z 2026-09-07T03:00:00Z" },
 	{ "America/Santiago", "0 */6 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-09-06", "2026-09-06T12:00:00Z",
 	  "2026-09-06T04:00:00Z 2026-09-06T09:00:00Z" },
 	{ "America/Santiago", "30 23 * * sat", GAP_SHIFT, REPEAT_FIRST, "2026-04-04", "2026-04-06", "2026-04-05T02:30:00Z" },
@@ -283,7 +293,8 @@ static const struct dst_case dst_cases[] = {
 
 	{ "Europe/Dublin", "30 1 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-03-28", "2026-03-31",
 	  "2026-03-28T01:30:00Z 2026-03-29T01:00:00Z 2026-03-30T00:30:00Z" },
-	{ "Europe/Dublin", "30 1 * * *", GAP_SHIFT, REPEAT_BOTH, "2026-10-25", "2026-10-26", "2026-10-25T00:30:00Z 2026-10-25T01:30:00Z" },
+	{ "Europe/Dublin", "30 1 * * *", GAP_SHIFT, REPEAT_BOTH, "2026-10-25", "2026-10-26",
+	  "2026-10-25T00:30:00Z 2026-10-25T01:30:00Z" },
 
 	{ "Africa/Casablanca", "30 2 * * *", GAP_SHIFT, REPEAT_FIRST, "2026-02-14", "2026-02-17",
 	  "2026-02-14T01:30:00Z 2026-02-15T01:30:00Z 2026-02-16T02:30:00Z" },
@@ -315,8 +326,8 @@ dst_days(void **state)
 static void
 minutely_is_every_five_real_minutes(void **state)
 {
-	static const char *const zones[] = { "Europe/Madrid", "America/New_York", "Australia/Lord_Howe", "America/Santiago",
-		                             "Africa/Casablanca", "Europe/Dublin" };
+	static const char *const zones[] = { "Europe/Madrid",    "America/New_York",  "Australia/Lord_Howe",
+					     "America/Santiago", "Africa/Casablanca", "Europe/Dublin" };
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(zones); i++) {
@@ -327,7 +338,8 @@ minutely_is_every_five_real_minutes(void **state)
 			for (wall_us t = at("2027-01-01"), end = at("2028-01-01"), next; t < end; t = next) {
 				next = schedule_next(&s, t);
 				if (next - t != 5 * US_PER_MIN)
-					fail_msg("%s: %lld s after %lld", zones[i], (long long)(next - t) / US_PER_S, (long long)t);
+					fail_msg("%s: %lld s after %lld", zones[i], (long long)(next - t) / US_PER_S,
+						 (long long)t);
 			}
 		}
 	}
@@ -375,7 +387,8 @@ offsets_agree_with_the_c_library(void **state)
 
 			localtime_r(&t, &tm);
 			if (zone_offset(z, t * US_PER_S) != tm.tm_gmtoff)
-				fail_msg("%s at %lld: %d, the C library says %ld", name, (long long)t, zone_offset(z, t * US_PER_S), tm.tm_gmtoff);
+				fail_msg("%s at %lld: %d, the C library says %ld", name, (long long)t,
+					 zone_offset(z, t * US_PER_S), tm.tm_gmtoff);
 		}
 		zones++;
 	}
@@ -387,9 +400,10 @@ offsets_agree_with_the_c_library(void **state)
 static void
 write_zone(const char *path, const char *footer)
 {
-	static const unsigned char block[] = "TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0" /* header; no UT and standard flags, leap seconds */
-	                                     "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\4" /* or changes; 1 type, 4 letters */
-	                                     "\0\0\0\0\0\0XXX";
+	static const unsigned char block[] =
+		"TZif2\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"              /* header; no UT and standard flags, leap seconds */
+		"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1\0\0\0\4" /* or changes; 1 type, 4 letters */
+		"\0\0\0\0\0\0XXX";
 	FILE *f = fopen(path, "wb");
 
 	assert_non_null(f);
@@ -403,8 +417,8 @@ write_zone(const char *path, const char *footer)
 static void
 every_form_of_rule(void **state)
 {
-	static const char *const rules[] = { "AAA3BBB,J60/2,J300/2:30:30", "AAA-3BBB-4:30,59/0,299/-1", "<+11>-11<+12>,M10.5.0/26,M2.1.6/-25",
-		                             "EST5" };
+	static const char *const rules[] = { "AAA3BBB,J60/2,J300/2:30:30", "AAA-3BBB-4:30,59/0,299/-1",
+					     "<+11>-11<+12>,M10.5.0/26,M2.1.6/-25", "EST5" };
 	char folder[] = "/tmp/sluice-test-zones-XXXXXX";
 
 	(void)state;
@@ -423,8 +437,8 @@ every_form_of_rule(void **state)
 
 			localtime_r(&t, &tm);
 			if (zone_offset(z, t * US_PER_S) != tm.tm_gmtoff)
-				fail_msg("%s at %lld: %d, the C library says %ld", rules[i], (long long)t, zone_offset(z, t * US_PER_S),
-				         tm.tm_gmtoff);
+				fail_msg("%s at %lld: %d, the C library says %ld", rules[i], (long long)t,
+					 zone_offset(z, t * US_PER_S), tm.tm_gmtoff);
 		}
 		unlink(path);
 		free(name);
@@ -437,8 +451,10 @@ every_form_of_rule(void **state)
 static void
 zone_names_are_checked(void **state)
 {
-	static const char *const bad[] = { "", "Europe/Atlantis", "../../etc/passwd", "/etc/localtime", "Europe", "Europe/", "zone.tab",
-		                           "right/Europe/Madrid", "Europe//Madrid", "Mars/Olympus Mons" };
+	static const char *const bad[] = {
+		"",        "Europe/Atlantis", "../../etc/passwd",    "/etc/localtime", "Europe",
+		"Europe/", "zone.tab",        "right/Europe/Madrid", "Europe//Madrid", "Mars/Olympus Mons"
+	};
 
 	(void)state;
 	for (size_t i = 0; i < COUNT(bad); i++)
@@ -591,10 +607,11 @@ oracle_year(const char *zone, const char *from, int expressions)
 			if (!oracle_runs(&r, &s, i))
 				continue;
 			if (t != now)
-				fail_msg("%s in %s, gap %d, repeat %d: next says %lld, the oracle %lld", r.text, zone, s.gap, s.repeat,
-				         (long long)t / US_PER_S, (long long)now / US_PER_S);
+				fail_msg("%s in %s, gap %d, repeat %d: next says %lld, the oracle %lld", r.text, zone, s.gap,
+					 s.repeat, (long long)t / US_PER_S, (long long)now / US_PER_S);
 			if (before && schedule_prev(&s, now - 1) != before)
-				fail_msg("%s in %s, gap %d, repeat %d: prev of %lld is wrong", r.text, zone, s.gap, s.repeat, (long long)now / US_PER_S);
+				fail_msg("%s in %s, gap %d, repeat %d: prev of %lld is wrong", r.text, zone, s.gap, s.repeat,
+					 (long long)now / US_PER_S);
 			before = now;
 			t = schedule_next(&s, t);
 		}
