@@ -24,12 +24,20 @@ enum task_type {
 };
 const char *task_type_name(enum task_type t);
 
+/* clang-format off */
 #define TRIGGER_RULES(X)                                                                                                         \
 	X(ALL_SUCCESS, "all_success")                                                                                            \
-	X(ALL_DONE, "all_done") X(ALL_FAILED, "all_failed") X(ONE_FAILED, "one_failed") X(ONE_SUCCESS, "one_success")            \
-		X(ONE_DONE, "one_done") X(NONE_FAILED, "none_failed")                                                            \
-			X(NONE_FAILED_MIN_ONE_SUCCESS, "none_failed_min_one_success") X(NONE_SKIPPED, "none_skipped")            \
-				X(ALL_SKIPPED, "all_skipped") X(ALWAYS, "always")
+	X(ALL_DONE, "all_done")                                                                                                  \
+	X(ALL_FAILED, "all_failed")                                                                                              \
+	X(ONE_FAILED, "one_failed")                                                                                              \
+	X(ONE_SUCCESS, "one_success")                                                                                            \
+	X(ONE_DONE, "one_done")                                                                                                  \
+	X(NONE_FAILED, "none_failed")                                                                                            \
+	X(NONE_FAILED_MIN_ONE_SUCCESS, "none_failed_min_one_success")                                                            \
+	X(NONE_SKIPPED, "none_skipped")                                                                                          \
+	X(ALL_SKIPPED, "all_skipped")                                                                                            \
+	X(ALWAYS, "always")
+/* clang-format on */
 enum trigger_rule {
 #define X(sym, name) RULE_##sym,
 	TRIGGER_RULES(X)

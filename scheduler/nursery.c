@@ -27,9 +27,10 @@
 #include "base/log.h"
 #include "tasks/task.h"
 
-#define LOCK_TRIES   1000 /* ten seconds in all */
-#define LOCK_WAIT_US 10000
-#define MESSAGE_MAX  (64u << 20)
+#define LOCK_TRIES        1000 /* ten seconds in all */
+#define LOCK_WAIT_US      10000
+#define MESSAGE_MAX       (64u << 20)
+#define FORSAKEN_CHECK_MS 10000
 
 struct child {
 	struct list node;
@@ -43,6 +44,7 @@ struct child {
 struct nest {
 	char id[40];
 	int listen_fd, signal_fd, conn;
+	char *socket; /* the path that we listen on */
 	struct buf in, out;
 	struct list children;
 	bool stopping;
@@ -396,10 +398,9 @@ nest_accept(struct nest *n)
 }
 
 static int
-nest_listen(const char *home)
+nest_listen(const char *path)
 {
 	struct sockaddr_un sa = { .sun_family = AF_UNIX };
-	char *path = xasprintf("%s/nursery.sock", home);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	mode_t old = umask(0177);
 
@@ -409,13 +410,23 @@ nest_listen(const char *home)
 	if (fd < 0 || bind(fd, (struct sockaddr *)&sa, sizeof(sa)) < 0 || listen(fd, 4) < 0)
 		die("nursery: cannot listen on %s: %s", path, strerror(errno));
 	umask(old);
-	free(path);
 	return fd;
+}
+
+static bool
+nest_busy(struct nest *n)
+{
+	LIST_FOR_EACH (it, &n->children)
+		if (LIST_ENTRY(it, struct child, node)->alive)
+			return true;
+	return false;
 }
 
 static void
 nest_loop(struct nest *n)
 {
+	int ready;
+
 	for (;;) {
 		struct pollfd fds[3] = { { .fd = n->signal_fd, .events = POLLIN },
 					 { .fd = n->listen_fd, .events = POLLIN },
@@ -423,8 +434,12 @@ nest_loop(struct nest *n)
 
 		if (n->stopping && list_empty(&n->children) && n->out.len == 0)
 			return;
-		if (poll(fds, 3, -1) < 0 && errno != EINTR)
+		/* Without a daemon: look now and then whether the state folder is still there for one to come back to. */
+		ready = poll(fds, 3, n->conn < 0 ? FORSAKEN_CHECK_MS : -1);
+		if (ready < 0 && errno != EINTR)
 			die("nursery: poll: %s", strerror(errno));
+		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && !nest_busy(n))
+			return;
 		if (fds[0].revents)
 			nest_reap(n);
 		if (fds[2].revents & (POLLIN | POLLHUP | POLLERR))
@@ -476,14 +491,14 @@ nursery_main(const char *home, const char *libdir)
 		log_warn("nursery: native tasks cannot run: %s", why);
 		free(why);
 	}
-	n.listen_fd = nest_listen(home);
+	n.socket = xasprintf("%s/nursery.sock", home);
+	n.listen_fd = nest_listen(n.socket);
 	snprintf(text, sizeof(text), "%d\n", (int)getpid());
 	if (ftruncate(lock, 0) < 0 || write(lock, text, strlen(text)) < 0)
 		log_warn("nursery: cannot write its pid file: %s", strerror(errno));
 	nest_loop(&n);
-	path = xasprintf("%s/nursery.sock", home);
-	unlink(path);
-	free(path);
+	unlink(n.socket);
+	free(n.socket);
 	buf_release(&n.in);
 	buf_release(&n.out);
 	return 0;

@@ -11,12 +11,32 @@
 #include "base/buf.h"
 
 /* What is used of the C API; called through this table, since the library is mapped at run time. */
+/* clang-format off */
 #define DUCK_API(X)                                                                                                              \
 	X(create_config)                                                                                                         \
 	X(set_config)                                                                                                            \
-	X(destroy_config) X(open_ext) X(close) X(connect) X(disconnect) X(query) X(destroy_result) X(result_error)               \
-		X(column_count) X(column_name) X(column_type) X(row_count) X(value_varchar) X(value_is_null) X(value_int64)      \
-			X(value_double) X(value_boolean) X(prepare) X(prepare_error) X(destroy_prepare) X(free)
+	X(destroy_config)                                                                                                        \
+	X(open_ext)                                                                                                              \
+	X(close)                                                                                                                 \
+	X(connect)                                                                                                               \
+	X(disconnect)                                                                                                            \
+	X(query)                                                                                                                 \
+	X(destroy_result)                                                                                                        \
+	X(result_error)                                                                                                          \
+	X(column_count)                                                                                                          \
+	X(column_name)                                                                                                           \
+	X(column_type)                                                                                                           \
+	X(row_count)                                                                                                             \
+	X(value_varchar)                                                                                                         \
+	X(value_is_null)                                                                                                         \
+	X(value_int64)                                                                                                           \
+	X(value_double)                                                                                                          \
+	X(value_boolean)                                                                                                         \
+	X(prepare)                                                                                                               \
+	X(prepare_error)                                                                                                         \
+	X(destroy_prepare)                                                                                                       \
+	X(free)
+/* clang-format on */
 
 static struct {
 #define X(name) __typeof__(&duckdb_##name) name;

@@ -14,30 +14,21 @@
 
 /* Ids of optional fields stand alone; a required one must say that it takes no null. */
 #define REQ(id) "{__duckdb_field_id: " #id ", __duckdb_nullable: false}"
-#define MANIFEST_IDS                                                                                                                                                                                             \
-	"{status: " REQ(0) ", snapshot_id: 1, sequence_number: 3, file_sequence_number: 4, "                                                                                                                     \
-			   "data_file: {__duckdb_field_id: 2, __duckdb_nullable: false, content: " REQ(134) ", file_path: " REQ(100) ", file_format: " REQ(101) ", partition: " REQ(102) ", record_count: " REQ( \
-				   103) ", file_size_in_bytes: " REQ(104) ", value_counts: "                                                                                                                     \
-									  "{__duckdb_field_id: "                                                                                                                 \
-									  "109, key: " REQ(                                                                                                                      \
-										  119) ", "                                                                                                                      \
-										       "va"                                                                                                                      \
-										       "lu"                                                                                                                      \
-										       "e:"                                                                                                                      \
-										       " " REQ(120) "}"                                                                                                          \
-												    ", null_value_counts: "                                                                                      \
-												    "{__duckdb_field_id: 110, "                                                                                  \
-												    "key: " REQ(121) ", "                                                                                        \
-														     "value:"                                                                                    \
-														     " " REQ(122) "}}}"
-#define LIST_IDS                                                                                                                                                                                                                        \
-	"{manifest_path: " REQ(500) ", manifest_length: " REQ(501) ", partition_spec_id: " REQ(502) ", content: " REQ(                                                                                                                  \
-		517) ", sequence_number: " REQ(515) ", min_sequence_number: " REQ(516) ", added_snapshot_id: " REQ(503) ", "                                                                                                            \
-															"added_"                                                                                                        \
-															"files_"                                                                                                        \
-															"count:"                                                                                                        \
-															" " REQ(504) ", existing_files_count: " REQ(505) ", deleted_files_count: " REQ(506) ", added_rows_count: " REQ( \
-																512) ", existing_rows_count: " REQ(513) ", deleted_rows_count: " REQ(514) "}"
+/* clang-format off */
+#define MANIFEST_IDS \
+	"{status: " REQ(0) ", snapshot_id: 1, sequence_number: 3, file_sequence_number: 4, " \
+	"data_file: {__duckdb_field_id: 2, __duckdb_nullable: false, content: " REQ(134) \
+	", file_path: " REQ(100) ", file_format: " REQ(101) ", partition: " REQ(102) \
+	", record_count: " REQ(103) ", file_size_in_bytes: " REQ(104) \
+	", value_counts: {__duckdb_field_id: 109, key: " REQ(119) ", value: " REQ(120) "}" \
+	", null_value_counts: {__duckdb_field_id: 110, key: " REQ(121) ", value: " REQ(122) "}}}"
+#define LIST_IDS \
+	"{manifest_path: " REQ(500) ", manifest_length: " REQ(501) ", partition_spec_id: " REQ(502) \
+	", content: " REQ(517) ", sequence_number: " REQ(515) ", min_sequence_number: " REQ(516) \
+	", added_snapshot_id: " REQ(503) \
+	", added_files_count: " REQ(504) ", existing_files_count: " REQ(505) ", deleted_files_count: " REQ(506) \
+	", added_rows_count: " REQ(512) ", existing_rows_count: " REQ(513) ", deleted_rows_count: " REQ(514) "}"
+/* clang-format on */
 
 static void
 writer_made(struct writer *wr, const char *path)
