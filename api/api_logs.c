@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
-#include "api/mask.h"
+#include "base/mask.h"
 #include "base/alloc.h"
 #include "base/log.h"
 #include "flows/secrets.h"

@@ -64,64 +64,44 @@ report_fold(json_t *into, const char *text, size_t len)
 	}
 }
 
-/* Replaces every secret value by ***, so that none of them reaches the database. */
-static void
-mask_text(struct buf *b, const json_t *masked)
+/* The text with every secret hidden; the caller frees it. */
+static char *
+mask_text(struct mask *m, const char *text)
 {
-	json_t *value;
-	size_t i;
+	struct buf out = BUF_INIT;
 
-	json_array_foreach (masked, i, value) {
-		const char *secret = json_string_value(value), *p;
-		struct buf out = BUF_INIT;
-		size_t n = secret ? strlen(secret) : 0;
-
-		if (n < 3 || strstr(b->s, secret) == NULL)
-			continue;
-		for (p = b->s; *p;) {
-			if (strncmp(p, secret, n) == 0) {
-				buf_adds(&out, "***");
-				p += n;
-			} else {
-				buf_addc(&out, *p++);
-			}
-		}
-		buf_release(b);
-		*b = out;
-	}
+	mask_feed(m, text, strlen(text), true, &out);
+	return buf_detach(&out);
 }
 
 /* The same value with every secret in its texts and names hidden. Done after parsing, since JSON can spell a text in many ways.
  */
 static json_t *
-mask_json(json_t *value, const json_t *masked)
+mask_json(json_t *value, struct mask *m)
 {
-	struct buf b = BUF_INIT;
 	json_t *out, *item;
 	const char *name;
+	char *text;
 	size_t i;
 
 	switch (json_typeof(value)) {
 	case JSON_STRING:
-		buf_adds(&b, json_string_value(value));
-		mask_text(&b, masked);
-		out = json_string(b.s);
-		buf_release(&b);
+		text = mask_text(m, json_string_value(value));
+		out = json_string(text);
+		free(text);
 		return out;
 	case JSON_ARRAY:
 		out = json_array();
 		json_array_foreach (value, i, item)
-			json_array_append_new(out, mask_json(item, masked));
+			json_array_append_new(out, mask_json(item, m));
 		return out;
 	case JSON_OBJECT:
 		out = json_object();
 		json_object_foreach (value, name, item) {
-			buf_clear(&b);
-			buf_adds(&b, name);
-			mask_text(&b, masked);
-			json_object_set_new(out, b.s, mask_json(item, masked));
+			text = mask_text(m, name);
+			json_object_set_new(out, text, mask_json(item, m));
+			free(text);
 		}
-		buf_release(&b);
 		return out;
 	default:
 		return json_incref(value);
@@ -130,16 +110,15 @@ mask_json(json_t *value, const json_t *masked)
 
 /* A text for people, which may quote what was resolved. */
 static void
-mask_message(char **text, const json_t *masked)
+mask_message(char **text, struct mask *m)
 {
-	struct buf b = BUF_INIT;
+	char *shown;
 
-	if (*text == NULL)
+	if (*text == NULL || mask_empty(m))
 		return;
-	buf_adds(&b, *text);
-	mask_text(&b, masked);
+	shown = mask_text(m, *text);
 	free(*text);
-	*text = buf_detach(&b);
+	*text = shown;
 }
 
 /* A report is what a foreign program wrote: values that are not of the kind that readers rely on are dropped. */
@@ -177,8 +156,8 @@ attempt_fold(const struct attempt *a)
 		log_warn("%s: its report is longer than 64 MB; the rest is ignored", a->key);
 	report_fold(fold, b.s, b.len);
 	report_tidy(fold);
-	if (json_array_size(a->masked) > 0) {
-		hidden = mask_json(fold, a->masked);
+	if (!mask_empty(a->mask)) {
+		hidden = mask_json(fold, a->mask);
 		json_decref(fold);
 		fold = hidden;
 	}
@@ -239,16 +218,17 @@ catalog_doc(const struct attempt *a)
 	return doc;
 }
 
-/* Values not to be stored: of the flow's secrets. */
-static json_t *
-masked_values(const json_t *secrets)
+/* The values of a flow's secrets: never to be stored. */
+static struct mask *
+mask_of(const json_t *secrets)
 {
-	json_t *list = json_array(), *value;
+	struct mask *m = mask_new();
 	const char *name;
+	json_t *value;
 
 	json_object_foreach ((json_t *)(uintptr_t)secrets, name, value)
-		json_array_append(list, value);
-	return list;
+		mask_add(m, json_string_value(value));
+	return m;
 }
 
 static void
@@ -308,7 +288,8 @@ attempt_resolve(struct attempt *a, struct err *e)
 	if (rc < 0)
 		goto out;
 	json_object_set(scope, "secrets", secrets);
-	a->masked = masked_values(secrets);
+	mask_free(a->mask); /* of an earlier resolve, when it is forked late */
+	a->mask = mask_of(secrets);
 	if ((rc = sched_scope_env(scope, def, &env, e)) < 0)
 		goto out;
 	if ((rc = expr_resolve(def->spec, scope, &spec, e)) < 0 || (rc = flow_spec_resolved(def, &spec, e)) < 0)
@@ -365,7 +346,7 @@ attempt_new(struct task *t, struct err *e)
 	if (attempt_resolve(a, e) < 0) {
 		char *where = NULL;
 
-		mask_message(&e->msg, a->masked);
+		mask_message(&e->msg, a->mask);
 		if (t->def->line)
 			where = xasprintf("%s:%d:%d", t->run->flow->file, t->def->line, t->def->col);
 		if (where)
@@ -393,7 +374,7 @@ attempt_adopt(struct task *t, int n, bool stopping, const char *nursery, const c
 	snprintf(a->token_hash, sizeof(a->token_hash), "%s", token_hash);
 	HASH_ADD_KEYPTR(hh_token, s->attempts_by_token, a->token_hash, strlen(a->token_hash), a);
 	if (secrets_load(s->config, t->run->flow->secrets, &secrets, NULL) == 0)
-		a->masked = masked_values(secrets);
+		a->mask = mask_of(secrets);
 	json_decref(secrets);
 	return a;
 }
@@ -412,7 +393,7 @@ attempt_free(struct attempt *a)
 		explicit_bzero(a->token, strlen(a->token));
 	free(a->token);
 	json_decref(a->message);
-	json_decref(a->masked);
+	mask_free(a->mask);
 	json_decref(a->report);
 	free(a->nursery);
 	free(a->dir);
@@ -684,7 +665,7 @@ on_attempt_exited(void *arg, const struct nursery_exit *x)
 	}
 	attempt_read_report(a);
 	ev = attempt_judge(a, x, &reason);
-	mask_message(&reason, a->masked); /* it may quote the command */
+	mask_message(&reason, a->mask); /* it may quote the command */
 	attempt_end(a, ev, reason);
 	free(reason);
 }
@@ -768,7 +749,7 @@ attempts_reconcile(struct sched *s)
 			log_info("%s was recorded but never forked: forking it now", a->key);
 			attempt_set_token(a);
 			if (attempt_resolve(a, &e) < 0) {
-				mask_message(&e.msg, a->masked);
+				mask_message(&e.msg, a->mask);
 				attempt_end(a, TASK_EV_FAIL, e.msg);
 				err_release(&e);
 				continue;

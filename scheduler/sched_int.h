@@ -12,6 +12,7 @@
 #include <uthash.h>
 
 #include "base/list.h"
+#include "base/mask.h"
 #include "scheduler/alarm.h"
 #include "scheduler/nursery.h"
 #include "scheduler/registry.h"
@@ -40,10 +41,10 @@ struct attempt {
 	enum stop_reason stop;
 	char *token; /* only until it is forked */
 	char token_hash[65];
-	char *dir;       /* HOME/runs/RUN/TASK/N */
-	json_t *message; /* what the nursery is asked for; only until it is sent */
-	json_t *masked;  /* values never to be stored: list of strings */
-	char *nursery;   /* the instance it was given to */
+	char *dir;         /* HOME/runs/RUN/TASK/N */
+	json_t *message;   /* what the nursery is asked for; only until it is sent */
+	struct mask *mask; /* values never to be stored; NULL: none */
+	char *nursery;     /* the instance it was given to */
 	pid_t pid;
 	wall_us started_at, ended_at;
 	const char *cause;     /* a literal */
@@ -169,7 +170,7 @@ void attempt_stop(struct attempt *a, enum stop_reason why);
 void attempt_free(struct attempt *a);
 /* Every attempt that this nursery does not know is lost, or never began. */
 void attempts_reconcile(struct sched *s);
-/* Where the report's folded JSON lines go; `text` is masked first. */
+/* Where the report's folded JSON lines go. */
 void report_fold(json_t *into, const char *text, size_t len);
 /* Drops what is not of its kind; an error that is a bare text becomes {"message": text}. */
 void report_tidy(json_t *report);

@@ -33,29 +33,29 @@ random_id(void)
 	return (int64_t)(n >> 1) | 1;
 }
 
+/* The element of a list of the metadata by its id; NULL when there is none. */
+static json_t *
+element_by_id(const json_t *meta, const char *list, const char *key, json_int_t id)
+{
+	json_t *element;
+	size_t i;
+
+	json_array_foreach (json_object_get(meta, list), i, element)
+		if (json_integer_value(json_object_get(element, key)) == id)
+			return element;
+	return NULL;
+}
+
 json_t *
 writer_schema(const json_t *meta)
 {
-	json_int_t id = json_integer_value(json_object_get(meta, "current-schema-id"));
-	json_t *schema;
-	size_t i;
-
-	json_array_foreach (json_object_get(meta, "schemas"), i, schema)
-		if (json_integer_value(json_object_get(schema, "schema-id")) == id)
-			return schema;
-	return NULL;
+	return element_by_id(meta, "schemas", "schema-id", json_integer_value(json_object_get(meta, "current-schema-id")));
 }
 
 static json_t *
 snapshot_by_id(const json_t *meta, json_int_t id)
 {
-	json_t *snap;
-	size_t i;
-
-	json_array_foreach (json_object_get(meta, "snapshots"), i, snap)
-		if (json_integer_value(json_object_get(snap, "snapshot-id")) == id)
-			return snap;
-	return NULL;
+	return element_by_id(meta, "snapshots", "snapshot-id", id);
 }
 
 static json_t *

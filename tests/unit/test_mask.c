@@ -7,7 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "api/mask.h"
+#include "base/mask.h"
 
 /* Feeds `text` in pieces of `piece` bytes. */
 static char *

@@ -1,5 +1,5 @@
 /* A scan per position, cheap because most bytes begin no secret. */
-#include "api/mask.h"
+#include "base/mask.h"
 
 #include <stdlib.h>
 #include <string.h>

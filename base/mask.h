@@ -1,6 +1,6 @@
 /* Secrets in text that is about to be sent: each becomes ***, also where the text comes in pieces. Pure. */
-#ifndef API_MASK_H
-#define API_MASK_H
+#ifndef BASE_MASK_H
+#define BASE_MASK_H
 
 #include <stdbool.h>
 #include <stddef.h>
