@@ -64,26 +64,19 @@ scope_parse(const char *name)
 	return ROLE_NONE;
 }
 
-/* Random bytes as base64url without padding; the caller frees it. */
+/* Random bytes in lower-case hex: an id or a token is then never taken for an option, nor split by a double click. The caller
+ * frees it. */
 static char *
 token_random(size_t bytes)
 {
-	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 	unsigned char noise[TOKEN_BYTES];
 	struct buf b = BUF_INIT;
-	unsigned acc = 0;
-	int bits = 0;
 
 	ASSERT(bytes <= sizeof(noise));
 	if (getrandom(noise, bytes, 0) != (ssize_t)bytes)
 		BUG("no random numbers");
-	for (size_t i = 0; i < bytes; i++) {
-		acc = (acc << 8 | noise[i]) & 0xffff;
-		for (bits += 8; bits >= 6; bits -= 6)
-			buf_addc(&b, digits[(acc >> (bits - 6)) & 63]);
-	}
-	if (bits)
-		buf_addc(&b, digits[(acc << (6 - bits)) & 63]);
+	for (size_t i = 0; i < bytes; i++)
+		buf_addf(&b, "%02x", noise[i]);
 	return buf_detach(&b);
 }
 
@@ -521,7 +514,7 @@ auth_create(struct request *rq)
 	n->rq = rq;
 	rq->data = n; /* on_token_written frees it */
 	n->role = role;
-	n->id = token_random(9);
+	n->id = token_random(6);
 	n->token = token_random(TOKEN_BYTES);
 	n->created_at = xstrdup(time_format(clock_wall(), now));
 	sha256_hex(n->token, strlen(n->token), n->hash);

@@ -193,14 +193,20 @@ take_option(struct args *a, int argc, char **argv, int i)
 static int
 parse(struct args *a, int argc, char **argv)
 {
+	bool operands_only = false;
+
 	for (int i = 2; i < argc; i++) {
 		int took;
 
-		if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+		if (!operands_only && strcmp(argv[i], "--") == 0) {
+			operands_only = true;
+			continue;
+		}
+		if (!operands_only && (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)) {
 			a->help = true;
 			return EXIT_OK;
 		}
-		if (argv[i][0] == '-' && argv[i][1] != '\0') {
+		if (!operands_only && argv[i][0] == '-' && argv[i][1] != '\0') {
 			took = take_option(a, argc, argv, i);
 			if (took < 0)
 				return EXIT_REFUSED;

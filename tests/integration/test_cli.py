@@ -339,6 +339,9 @@ def test_tokens_and_a_daemon_by_its_url(busy):
     assert done.returncode == 2 and done.stdout == ""  # a viewer
     listed = busy.cli("token", "list")
     assert made["id"] in listed.stdout and made["token"] not in listed.stdout
+    assert re.fullmatch("[0-9a-f]+", made["id"]) and re.fullmatch("[0-9a-f]{64}", made["token"])  # never like an option
+    done = busy.cli("token", "delete", "--", "-no-such", check=False)
+    assert done.returncode == 2 and "-no-such" in done.stderr and "option" not in done.stderr
     busy.cli("token", "delete", made["id"])
     done = sluice("flows", check=False, env=there)
     assert done.returncode == 2 and "SLUICE_TOKEN" in done.stderr
