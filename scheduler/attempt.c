@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/fault.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "flows/expr.h"
@@ -431,7 +432,9 @@ attempt_spawn_now(void *arg)
 
 	HASH_FIND_STR(c->sched->attempts, c->key, a);
 	if (a && a->message && a->phase == ATTEMPT_RUNNING) {
+		FAULT("attempt.spawn.before");
 		nursery_spawn(c->sched->nursery, a->message);
+		FAULT("attempt.spawn.after");
 		a->message = NULL;
 		attempt_arm_timeout(a);
 		progress_arm(c->sched);
@@ -654,6 +657,7 @@ on_attempt_exited(void *arg, const struct nursery_exit *x)
 			nursery_ack(s->nursery, x->key); /* recorded before this daemon began, or nobody's */
 		return;
 	}
+	FAULT("attempt.exit.heard");
 	a->ended_at = x->at ? x->at : clock_wall();
 	a->wall = x->wall;
 	a->user = x->user;

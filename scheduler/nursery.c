@@ -23,6 +23,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "tasks/task.h"
@@ -214,6 +215,7 @@ nest_spawn(struct nest *n, json_t *msg)
 		why = xasprintf("cannot open the log in %s: %s", dir, strerror(errno));
 		goto out;
 	}
+	FAULT("nursery.fork.before");
 	if (argv) {
 		sp.argv = string_list(argv);
 		sp.envp = env_list(env);
@@ -234,6 +236,7 @@ nest_spawn(struct nest *n, json_t *msg)
 	} else {
 		pid = spawn_native(&sp, json_object_get(msg, "doc"), env);
 	}
+	FAULT("nursery.fork.after");
 	if (pid < 0 && why == NULL)
 		why = xasprintf("cannot start a process: %s", strerror(errno));
 out:
@@ -292,6 +295,7 @@ nest_reap(struct nest *n)
 			if (c->pid != pid || !c->alive)
 				continue;
 			c->alive = false;
+			FAULT("nursery.exit.before");
 			c->exit = json_pack("{s:s,s:s,s:i,s:i,s:I,s:I,s:I,s:I,s:I}", "ev", "exited", "key", c->key, "pid",
 					    (int)pid, "status", status, "at", (json_int_t)clock_wall(), "wall_us",
 					    (json_int_t)(clock_mono() - c->started), "user_us", tv_us(ru.ru_utime), "system_us",
@@ -456,6 +460,7 @@ nest_loop(struct nest *n)
 				break;
 			}
 			buf_drop_front(&n->out, (size_t)sent);
+			FAULT("nursery.exit.after");
 		}
 	}
 }

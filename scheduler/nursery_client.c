@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/fault.h"
 #include "base/log.h"
 
 #define START_TIMEOUT (20 * US_PER_S)
@@ -65,7 +66,8 @@ nursery_exec(struct nursery *n, struct err *e)
 					    "LD_LIBRARY_PATH",
 					    "ASAN_OPTIONS",
 					    "UBSAN_OPTIONS",
-					    "SLUICE_TRACE_SQL" };
+					    "SLUICE_TRACE_SQL",
+					    "SLUICE_FAULT" };
 	char *envp[sizeof(pass) / sizeof(pass[0]) + 1] = { NULL };
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/fault.h"
 #include "base/fs.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/report.h"
@@ -464,8 +465,10 @@ stage_work(struct stage *st)
 	buf_release(&query);
 	if (rows < 0)
 		return explain_failure(st);
+	FAULT("stage.finish.before");
 	if (judge_rejects(st, true) < 0 || take_place(st) < 0)
 		return -1;
+	FAULT("stage.finish.after");
 	nftw(st->path, on_measure, 16, FTW_PHYS);
 	report("metrics", json_pack("{s:I,s:I,s:I,s:I}", "rows_out", (json_int_t)rows, "bytes_out", (json_int_t)stage_bytes,
 				    "files_out", (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));

@@ -10,6 +10,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
@@ -217,11 +218,13 @@ task_main(const json_t *doc)
 		if (strcmp(task_types[i].type, type) != 0)
 			continue;
 		rc = duck_open(json_object_get(doc, "engine_options"), doc_text(&cx, "scratch"), &cx.db, &cx.err);
+		FAULT("task.begin");
 		if (rc == 0)
 			rc = task_types[i].run(&cx);
 		report_metric("engine_us", (json_int_t)(clock_mono() - began));
 		if (rc < 0)
 			task_report_error(&cx);
+		FAULT("task.end");
 		/* The process ends here: the kernel frees the engine's memory faster than it could itself. */
 		return rc < 0 ? 1 : 0;
 	}

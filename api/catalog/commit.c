@@ -18,6 +18,7 @@
 #include "api/catalog/commit_int.h"
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "scheduler/alarm.h"
 
 #define TRIES_MAX    6
@@ -332,6 +333,7 @@ on_swapped(void *arg, const struct rows *r, struct err *e)
 	struct job *j = arg;
 	bool fenced = r && strcmp(rows_get(r, 0, 0), "f") == 0;
 
+	FAULT("catalog.swap.after");
 	if (r && strcmp(rows_get(r, 0, 1), "t") == 0) {
 		job_succeed(j);
 	} else if (j->verified || (r == NULL && e->code == ERR_UNAVAILABLE)) {
@@ -356,6 +358,7 @@ job_swap(struct job *j)
 {
 	char *text = job_parts_text(j);
 
+	FAULT("catalog.swap.before");
 	/*
 	 * `held` locks the rows that are still as we know them, in one order for all, so that two transactions cannot wait
 	 * for each other; `fit` says whether that is all of them. A row that exists against our expectation is a unique

@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "scheduler/store/migrations.h"
@@ -261,6 +262,7 @@ writer_batch_done(struct conn *c)
 		conn_down(c, "a transaction was refused for the time being");
 		return;
 	}
+	FAULT("store.commit.after");
 	LIST_FOR_EACH (it, &s->batch) {
 		list_remove(it);
 		op_free(LIST_ENTRY(it, struct op, node));
@@ -570,12 +572,14 @@ store_flush(struct store *s)
 			return;
 		}
 	}
+	FAULT("store.commit.before");
 	if (!PQpipelineSync(c->pg)) {
 		conn_down(c, PQerrorMessage(c->pg));
 		return;
 	}
 	sent_add(c, SENT_SYNC, NULL);
 	conn_flush(c);
+	FAULT("store.commit.sent");
 }
 
 static void

@@ -16,6 +16,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/fault.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/iceberg/types.h"
@@ -514,7 +515,9 @@ commit_try(struct writer *wr)
 	json_array_append_new(updates, json_pack("{s:s,s:s,s:s,s:I}", "action", "set-snapshot-ref", "ref-name", "main", "type",
 						 "branch", "snapshot-id", (json_int_t)c.snapshot));
 	body = json_pack("{s:O,s:O}", "requirements", requirements, "updates", updates);
+	FAULT("write.commit.before");
 	status = rest_call(cx, "POST", wr->path, body, &answer);
+	FAULT("write.commit.after");
 	json_decref(body);
 	if (status == 200)
 		w->snapshot_id = c.snapshot;
@@ -676,10 +679,12 @@ iceberg_write(struct context *cx, struct write *w)
 		status = 200;
 		goto out;
 	}
+	FAULT("write.data.before");
 	if (writer_data(&wr) < 0 || writer_collect(&wr) < 0) {
 		err_prefix(&cx->err, "table %s", w->name);
 		goto out;
 	}
+	FAULT("write.data.after");
 	sent = true;
 	for (int try = 0; try < COMMIT_TRIES; try++) {
 		if (try) {

@@ -1,0 +1,485 @@
+"""What a fault happens to: a daemon with its database, flows that keep a ledger, and everything that must hold afterwards."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import psycopg2
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
+from conftest import BINARY, Daemon, alive, die_with_parent  # noqa: E402
+
+ROWS = 40  # of one publish
+DEADLINE = 90  # for a round to come to rest
+SETTLE = 8  # for what ends a moment after the last run: processes, descriptors, folders
+
+# A task that proves when it ran and that it ran alone: the lock is held by every process that it starts.
+MARK = """\
+#!/bin/sh
+me="$SLUICE_RUN_ID $SLUICE_TASK_ID $SLUICE_ATTEMPT"
+exec 9>>"{folder}/locks/$SLUICE_RUN_ID.$SLUICE_TASK_ID"
+flock -n 9 || echo "twice $me" >>"{folder}/ledger"
+echo "begin $me" >>"{folder}/ledger"
+[ "$1" = hang ] && [ "$SLUICE_ATTEMPT" = 1 ] && sleep 1000
+sleep "$2"
+echo "end $me" >>"{folder}/ledger"
+"""
+RETRY = "{max_attempts: 30, interval: 100ms}"
+
+
+def command(folder, task, seconds, after=(), mode="run", keys=""):
+    return (
+        f"  - {{id: {task}, type: command, depends_on: [{', '.join(after)}], command: [{folder}/mark, {mode}, '{seconds}'], "
+        f"retry: {RETRY}{keys}}}\n"
+    )
+
+
+def flows_of(folder):
+    many = "concurrency: {max_active_runs: 100}\ntasks:\n"
+    chain = "id: chain\n" + many + "".join(command(folder, f"c{i}", (0, 0.05, 0.3)[i % 3], [f"c{i - 1}"] if i else []) for i in range(6))
+    fan = "id: fan\n" + many + command(folder, "top", 0)
+    fan += "".join(command(folder, f"b{i}", 0.04 * i, ["top"]) for i in range(8)) + command(folder, "end", 0, [f"b{i}" for i in range(8)])
+    lake = f"""\
+id: lake
+concurrency: {{max_active_runs: 2}}
+defaults: {{retry: {RETRY}}}
+tasks:
+  - id: stage
+    type: stage
+    source: {{format: csv, path: {folder}/in.csv}}
+    select: [id, name, "'${{run.id}}' AS run"]
+    target: {{path: "{folder}/stage/${{run.id}}.parquet"}}
+  - {{id: add, type: publish, depends_on: [stage], from: "${{tasks.stage.outputs.path}}", into: w.added, mode: append}}
+  - {{id: renew, type: publish, depends_on: [stage], from: "${{tasks.stage.outputs.path}}", into: w.latest, mode: replace}}
+  - {{id: look, type: validate, depends_on: [renew], table: w.latest, checks: [{{row_count: {{min: {ROWS}, max: {ROWS}}}}}, {{unique: [id]}}]}}
+"""
+    timed = "id: timed\n" + many + command(folder, "hang", 0.1, mode="hang", keys=", timeout: 1s, stop_grace: 300ms")
+    timed += command(folder, "quick", 0.3, keys=", timeout: 1s, stop_grace: 300ms")
+    long = "id: long\n" + many + command(folder, "l0", 0.2) + command(folder, "l1", 30, ["l0"], keys=", stop_grace: 300ms") + command(folder, "l2", 0, ["l1"])
+    return {"chain": chain, "fan": fan, "lake": lake, "timed": timed, "long": long}
+
+
+DEPENDS = {"chain": {f"c{i}": [f"c{i - 1}"] for i in range(1, 6)}, "fan": {**{f"b{i}": ["top"] for i in range(8)}, "end": [f"b{i}" for i in range(8)]}}
+
+
+class Finding(Exception):
+    """Something that must hold does not."""
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def stat_of(pid):
+    """State, parent and process group; None when it is gone."""
+    try:
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return fields[0], int(fields[1]), int(fields[2])
+
+
+def pids():
+    return [int(p) for p in os.listdir("/proc") if p.isdigit()]
+
+
+def below(root):
+    """The living descendants of a process."""
+    parents = {p: s[1] for p in pids() if (s := stat_of(p)) and s[0] != "Z"}
+    found, grown = {root}, True
+    while grown:
+        more = {p for p, parent in parents.items() if parent in found} - found
+        found |= more
+        grown = bool(more)
+    return found - {root}
+
+
+def words(pid):
+    """Everything that could name a folder: command line, environment, working folder."""
+    out = b""
+    for name in ("cmdline", "environ"):
+        try:
+            out += pathlib.Path(f"/proc/{pid}/{name}").read_bytes() + b"\0"
+        except OSError:
+            pass
+    try:
+        out += os.readlink(f"/proc/{pid}/cwd").encode()
+    except OSError:
+        pass
+    return out
+
+
+class World:
+    def __init__(self, env=None, home=None, folder=None, args=(), database=None):
+        self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
+        self.folder.chmod(0o755)
+        for name in ("flows", "locks", "stage"):
+            (self.folder / name).mkdir(exist_ok=True)
+        self.fault = self.folder / "fault"
+        self.fault.touch()
+        self.ledger = self.folder / "ledger"
+        self.ledger.touch()
+        mark = self.folder / "mark"
+        mark.write_text(MARK.replace("{folder}", str(self.folder)))
+        mark.chmod(0o755)
+        (self.folder / "in.csv").write_text("id,name\n" + "".join(f"{i},name {i * 7}\n" for i in range(1, ROWS + 1)))
+        for name, text in flows_of(self.folder).items():
+            (self.folder / "flows" / f"{name}.yaml").write_text(text)
+        self.database = database
+        args = ["--listen", f"127.0.0.1:{free_port()}", *args]
+        self.daemon = Daemon(home or self.folder / "home", self.folder / "flows", env={"SLUICE_FAULT": self.fault, **(env or {})}, args=args)
+        self.expected_deaths = 0  # of the daemon, by our own hand
+        self.runs = {}  # id: (flow, wanted states)
+        self.lakes = 0
+        self.helpers = set()  # processes that belong to the test itself
+        self.baseline = None
+
+    # ---- life ----
+
+    def open(self):
+        self.start()
+        self.round(["chain", "fan", "lake"], lambda: None)
+        self.baseline = self.descriptors()
+        self.spares = len(below(self.nursery()))
+        self.reference = self.digest()[0][1:]
+        return self
+
+    def close(self):
+        try:
+            for pid in self.ours():
+                os.kill(pid, signal.SIGCONT)
+            self.daemon.clean_up()
+        finally:
+            # Only what names this world's own folder.
+            for pid in self.ours():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self):
+        """As a service manager would: again and again until it stays."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            try:
+                self.daemon.start()
+                return
+            except AssertionError as e:
+                died = self.daemon.process.poll()
+                if died is None:
+                    raise Finding(f"the daemon does not become ready: {e}") from None
+                if died != -signal.SIGKILL and self.available():
+                    raise Finding(f"the daemon does not start: {e}") from None
+                if died == -signal.SIGKILL:
+                    self.expect_death()
+                if time.monotonic() > until:
+                    raise Finding(f"the daemon did not start in {DEADLINE} s: {e}") from None
+                time.sleep(0.1)
+
+    def spawn_again(self):
+        """Starts the daemon without waiting for it."""
+        d = self.daemon
+        (d.home / "url").unlink(missing_ok=True)
+        with open(d.log_path, "ab") as log:
+            d.process = subprocess.Popen(d.command(), env=d.env, cwd=d.flows, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
+
+    def available(self):
+        """Whether nothing is withheld from the daemon at present, so that it must start."""
+        return True
+
+    def tend(self):
+        """Starts the daemon again when it was killed; that it ended by itself is a finding."""
+        status = self.daemon.process.poll()
+        if status is None:
+            return
+        if status != -signal.SIGKILL:
+            raise Finding(f"the daemon ended by itself with status {status}:\n{self.daemon.log[-3000:]}")
+        if self.expected_deaths == 0:
+            raise Finding("the daemon was killed by something else than this test")
+        self.expected_deaths -= 1
+        self.start()
+
+    def expect_death(self):
+        self.expected_deaths += 1
+
+    # ---- processes ----
+
+    def nursery(self):
+        return int((self.daemon.home / "nursery.pid").read_text())
+
+    def postmaster(self):
+        return self.database.pid() if self.database else int((self.daemon.home / "pg" / "postmaster.pid").read_text().split()[0])
+
+    def pid(self, name):
+        """The process of that role now, or None."""
+        try:
+            if name == "daemon":
+                return self.daemon.process.pid
+            if name == "nursery":
+                return self.nursery()
+            if name == "postgres":
+                return self.postmaster()
+            if name == "backend":
+                return next((p for p in below(self.postmaster()) if b"sluice postgres" in words(p)), None)
+            if name == "attempt":
+                found = [p for p in below(self.nursery()) if stat_of(p) and stat_of(p)[1] == self.nursery()]
+                return found[len(found) // 2] if found else None
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def kill(self, name, sig=signal.SIGKILL):
+        until = time.monotonic() + 2
+        while (pid := self.pid(name)) is None or not alive(pid):
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.005)
+        if name == "daemon" and sig == signal.SIGKILL and self.daemon.process.poll() is None:
+            self.expect_death()
+        try:
+            os.kill(pid, sig)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def ours(self):
+        """Every process that names our folder, but those of the test itself."""
+        mark = str(self.folder).encode() + b"/"
+        mine = self.helpers | {os.getpid()}
+        return [p for p in pids() if p not in mine and (s := stat_of(p)) and s[0] != "Z" and mark in words(p)]
+
+    def strays(self):
+        known = {self.daemon.process.pid, self.nursery()}
+        database = below(self.postmaster()) | {self.postmaster()}
+        children = [p for p in below(self.nursery()) if p not in known]
+        extra = children if len(children) > self.spares else []
+        return [p for p in self.ours() if p not in known and p not in database and p not in children] + extra
+
+    def descriptors(self):
+        """Of the daemon and of the nursery."""
+        return tuple(len(os.listdir(f"/proc/{p}/fd")) for p in (self.daemon.process.pid, self.nursery()))
+
+    # ---- runs ----
+
+    def ask(self, method, path, body=None, headers=None):
+        """One request; None when there is nobody to answer, or not now."""
+        try:
+            answer = self.daemon.request(method, path, body, headers=headers, timeout=10)
+        except OSError:
+            return None
+        if answer.status == 503:
+            return None
+        if answer.status >= 500:
+            raise Finding(f"{method} {path}: {answer}")
+        return answer
+
+    def trigger(self, flow, key):
+        until = time.monotonic() + DEADLINE
+        while time.monotonic() < until:
+            answer = self.ask("POST", f"/api/v1/flows/{flow}/runs", {}, {"Idempotency-Key": key})
+            if answer and answer.status in (200, 201):
+                return answer.json["id"]
+            if answer:
+                raise Finding(f"trigger of {flow}: {answer}")
+            time.sleep(0.05)
+        raise Finding(f"no trigger of {flow} was taken in {DEADLINE} s")
+
+    def cancel(self, run):
+        """Until it is taken or comes too late; true when it was taken."""
+        until = time.monotonic() + DEADLINE
+        while time.monotonic() < until:
+            answer = self.ask("POST", f"/api/v1/runs/{run}/cancel", {})
+            if answer:
+                return answer.status == 202
+            time.sleep(0.05)
+        raise Finding(f"no cancel was taken in {DEADLINE} s")
+
+    def round(self, flows, fault, cancel_after=None):
+        """Triggers flows from several clients, lets the fault happen meanwhile, waits for rest and checks everything."""
+        stamp = f"{time.monotonic_ns()}"
+        ids, trouble = {}, []
+
+        def client(i, flow):
+            try:
+                time.sleep(0.06 * i)
+                ids[i] = self.trigger(flow, f"{stamp}-{i}")
+                if flow == "long":
+                    time.sleep(cancel_after or 0.5)
+                    self.runs[ids[i]] = (flow, ("cancelled",) if self.cancel(ids[i]) else ("success",))
+                else:
+                    self.runs[ids[i]] = (flow, ("success",))
+            except Exception as e:  # noqa: BLE001
+                trouble.append(e)
+
+        threads = [threading.Thread(target=client, args=(i, f), daemon=True) for i, f in enumerate(flows)]
+        for t in threads:
+            t.start()
+        fault()
+        self.rest(threads, trouble)
+        with self.connect() as db, db.cursor() as cursor:
+            cursor.execute("SELECT idempotency_key, count(*), min(id) FROM sluice.runs WHERE idempotency_key LIKE %s GROUP BY 1", (stamp + "-%",))
+            found = {k: (n, i) for k, n, i in cursor.fetchall()}
+        if found != {f"{stamp}-{i}": (1, ids[i]) for i in range(len(flows))}:
+            raise Finding(f"triggered {ids}, but the database has {found}")
+        self.check(list(ids.values()))
+
+    def rest(self, threads, trouble):
+        """Waits until every client has its answer and nothing is queued or running."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            self.tend()
+            if trouble:
+                raise trouble[0]
+            status = None if any(t.is_alive() for t in threads) else self.ask("GET", "/api/v1/status")
+            if status and status.status == 200:
+                s = status.json
+                if s["database"]["connected"] and s["runs"] == {"queued": 0, "running": 0} and s["slots"]["used"] == 0:
+                    return
+            if time.monotonic() > until:
+                waiting = [t for t in threads if t.is_alive()]
+                raise Finding(f"no rest in {DEADLINE} s: {len(waiting)} clients wait, status {status}\n{self.open_rows()}")
+            time.sleep(0.03)
+
+    # ---- what must hold ----
+
+    def connect(self):
+        if self.database:
+            return psycopg2.connect(self.database.dsn)
+        sock = self.daemon.home / "pg.run"
+        port = int(next(sock.glob(".s.PGSQL.*[0-9]")).name.rsplit(".", 1)[1])
+        return psycopg2.connect(host=str(sock), port=port, user="sluice", dbname="postgres", connect_timeout=10)
+
+    def open_rows(self):
+        try:
+            with self.connect() as db, db.cursor() as cursor:
+                cursor.execute(
+                    "SELECT r.id, r.state, t.id, t.state, a.n, a.state, a.pid FROM sluice.runs r JOIN sluice.tasks t ON t.run_id = r.id LEFT JOIN "
+                    "sluice.attempts a ON a.run_id = t.run_id AND a.task_id = t.id WHERE r.state IN ('queued', 'running')"
+                )
+                return "\n".join(map(str, cursor.fetchall()))
+        except psycopg2.Error as e:
+            return str(e)
+
+    def check(self, ids):
+        self.check_rows(ids)
+        self.check_ledger(ids)
+        self.check_tables()
+        self.check_leftovers()
+        if re.search(r"Sanitizer|runtime error:|assertion failed|BUG", self.daemon.log):
+            raise Finding("the daemon's log tells of a bug:\n" + self.daemon.log[-3000:])
+
+    def check_rows(self, ids):
+        with self.connect() as db, db.cursor() as cursor:
+            cursor.execute("SELECT id, state, error FROM sluice.runs WHERE id = ANY(%s)", (ids,))
+            states = {r: (s, e) for r, s, e in cursor.fetchall()}
+            for run in ids:
+                if run not in states:
+                    raise Finding(f"run {run} was answered, but is lost")
+                flow, wanted = self.runs[run]
+                if states[run][0] not in wanted:
+                    raise Finding(f"run {run} of {flow} is {states[run]}, not {wanted}")
+            cursor.execute("SELECT count(*) FROM sluice.runs WHERE NOT id = ANY(%s)", (list(self.runs),))
+            if n := cursor.fetchone()[0]:
+                raise Finding(f"{n} runs that nobody asked for")
+            for table, open_states in (("tasks", "waiting ready running retry_wait"), ("attempts", "running stopping")):
+                cursor.execute(f"SELECT run_id, * FROM sluice.{table} WHERE state = ANY(%s)", (open_states.split(),))
+                if rows := cursor.fetchall():
+                    raise Finding(f"{table} that are still open: {rows}")
+            cursor.execute(
+                "SELECT run_id, task_id, array_agg(n ORDER BY n), array_agg(state ORDER BY n), array_agg(wall_us ORDER BY n) "
+                "FROM sluice.attempts WHERE run_id = ANY(%s) GROUP BY 1, 2",
+                (ids,),
+            )
+            self.attempts = {(r, t): dict(zip(n, s)) for r, t, n, s, _ in cursor.fetchall()}
+        for (run, task), states in self.attempts.items():
+            if list(states) != list(range(1, len(states) + 1)):
+                raise Finding(f"attempts of {run}/{task} are not numbered in a row: {states}")
+            if "success" in list(states.values())[:-1]:
+                raise Finding(f"{run}/{task} was tried again after its success: {states}")
+
+    def check_ledger(self, ids):
+        begun, ended = {}, {}
+        for place, line in enumerate(self.ledger.read_text().splitlines()):
+            what, run, task, n = line.split()
+            if run not in ids:
+                continue
+            flow, key = self.runs[run][0], (run, task, int(n))
+            if what == "twice":
+                raise Finding(f"{run}/{task}: attempt {n} began while another one ran")
+            if what == "end":
+                ended.setdefault((run, task), {})[int(n)] = place
+                continue
+            if key in begun:
+                raise Finding(f"attempt {run}/{task}/{n} was started twice")
+            begun[key] = place
+            if int(n) not in self.attempts.get((run, task), {}):
+                raise Finding(f"attempt {run}/{task}/{n} ran, but the database does not know it")
+            for before in DEPENDS.get(flow, {}).get(task, ()):
+                if (run, before) not in ended:
+                    raise Finding(f"{run}/{task} began before {before} had ended")
+        for (run, task), states in self.attempts.items():
+            if self.runs[run][0] == "lake":
+                continue
+            for n, state in states.items():
+                if state == "success" and ((run, task, n) not in begun or n not in ended.get((run, task), {})):
+                    raise Finding(f"attempt {run}/{task}/{n} is a success, but did not run to its end")
+
+    def digest(self):
+        """Of every run's rows in the table that is only added to: how many, of which values."""
+        query = "SELECT run, count(*) AS n, count(DISTINCT id) AS ids, sum(id::BIGINT)::BIGINT AS total, bit_xor(hash(id, name))::VARCHAR AS mix FROM w.%s GROUP BY run ORDER BY run"
+        out = []
+        for table in ("added", "latest"):
+            until = time.monotonic() + 20
+            while True:
+                done = self.daemon.cli("sql", query % table, "--json", check=False)
+                if done.returncode == 0:
+                    break
+                if time.monotonic() > until:
+                    raise Finding(f"table w.{table} cannot be read: {done.stdout}{done.stderr}")
+                time.sleep(0.1)
+            out.append([tuple(r.values()) for r in json.loads(done.stdout)])
+        added, latest = out
+        if len(latest) != 1 or latest[0][1:] != added[0][1:]:
+            raise Finding(f"table w.latest is not one publish: {latest}")
+        return added
+
+    def check_tables(self):
+        added = self.digest()
+        lakes = sorted(r for r, (flow, _) in self.runs.items() if flow == "lake")
+        if [r[0] for r in added] != lakes:
+            raise Finding(f"table w.added has rows of runs {sorted(r[0] for r in added)}, but these succeeded: {lakes}")
+        wanted = added[0][1:] if self.baseline is None else self.reference
+        for row in added:
+            if row[1] != ROWS or row[1:] != wanted:
+                raise Finding(f"table w.added has {row[1:]} of run {row[0]}, and {wanted} in an undisturbed run")
+
+    def check_leftovers(self):
+        if self.baseline is None:
+            return
+        until = time.monotonic() + SETTLE
+
+        def left():
+            if scratch := list(self.daemon.home.glob("runs/*/*/*/scratch")):
+                return f"scratch folders are left: {scratch[:3]}"
+            if strays := self.strays():
+                return "processes are left: " + ", ".join(f"{p} {words(p)[:200]!r} {stat_of(p)}" for p in strays[:4])
+            have = self.descriptors()
+            if any(h > b for h, b in zip(have, self.baseline)):
+                return f"descriptors of (daemon, nursery): {have}, before {self.baseline}"
+            return None
+
+        while what := left():
+            if time.monotonic() > until:
+                raise Finding(what)
+            time.sleep(0.05)
