@@ -30,7 +30,10 @@ fs_make_parents(const char *path)
 int
 fs_make_folders(const char *path, mode_t mode)
 {
-	if (fs_make_parents(path) < 0)
+	/* The parents are mostly there. */
+	if (mkdir(path, mode) == 0 || errno == EEXIST)
+		return 0;
+	if (errno != ENOENT || fs_make_parents(path) < 0)
 		return -1;
 	return mkdir(path, mode) < 0 && errno != EEXIST ? -1 : 0;
 }

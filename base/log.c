@@ -11,6 +11,9 @@
 
 static const char *const log_names[] = { "debug", "info", "warn", "error" };
 static enum log_level log_least = LOG_INFO;
+/* A thread's own: those of the pool write theirs at once. */
+static _Thread_local bool log_held;
+static _Thread_local struct buf log_lines = BUF_INIT;
 
 void
 log_set_level(enum log_level level)
@@ -27,20 +30,37 @@ log_level_parse(const char *name)
 	return -1;
 }
 
+void
+log_hold(bool held)
+{
+	log_held = held;
+	log_flush();
+}
+
+void
+log_flush(void)
+{
+	/* Whole lines in one write: those of several processes do not mix. A log that cannot be written is nobody's error. */
+	if (log_lines.len > 0 && write(STDERR_FILENO, log_lines.s, log_lines.len) < 0) {}
+	if (log_held)
+		buf_clear(&log_lines);
+	else
+		buf_release(&log_lines);
+}
+
 static void
 log_line(enum log_level level, const char *fmt, va_list ap)
 {
-	struct buf b = BUF_INIT;
+	struct buf *b = &log_lines;
 	char when[TIME_TEXT];
 
 	if (level < log_least)
 		return;
-	buf_addf(&b, "%s %-5s ", time_format(clock_wall(), when), log_names[level]);
-	buf_vaddf(&b, fmt, ap);
-	buf_addc(&b, '\n');
-	/* One write a line: lines of several processes do not mix. A log that cannot be written is nobody's error. */
-	if (write(STDERR_FILENO, b.s, b.len) < 0) {}
-	buf_release(&b);
+	buf_addf(b, "%s %-5s ", time_format(clock_wall(), when), log_names[level]);
+	buf_vaddf(b, fmt, ap);
+	buf_addc(b, '\n');
+	if (!log_held || level >= LOG_WARN)
+		log_flush();
 }
 
 #define LOG_AT(level)                                                                                                            \
@@ -93,6 +113,7 @@ bug_at(const char *file, int line, const char *fmt, ...)
 {
 	va_list ap;
 
+	log_flush();
 	fprintf(stderr, "sluice: BUG at %s:%d: ", file, line);
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);

@@ -5,6 +5,8 @@
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
+#include <stdbool.h>
+
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
 
 void log_set_level(enum log_level level);
@@ -15,6 +17,13 @@ void log_debug(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void log_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/*
+ * While held, this thread's lines below a warning wait for log_flush (or for a warning), so that they are written where
+ * nothing waits for it: the daemon flushes at the end of each turn of its loop.
+ */
+void log_hold(bool held);
+void log_flush(void);
 
 /* Ends the process with exit status 1 and a message for a person. Only while starting. */
 void die(const char *fmt, ...) __attribute__((format(printf, 1, 2), noreturn));

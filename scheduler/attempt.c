@@ -2,6 +2,7 @@
  * One attempt's life: its document is resolved, its row committed, it is forked, it reports, it ends, and what it reported
  * decides how. The nursery keeps the exit until our row about it is committed.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -26,6 +27,9 @@
 #define ADHOC_GRACE    US_PER_S
 
 static void progress_arm(struct sched *s);
+static void on_attempt_exited(void *arg, const struct nursery_exit *x);
+static void attempt_lose(struct attempt *a, const char *reason);
+static void attempt_leave(struct attempt *a);
 
 /* ---- small parts ---- */
 
@@ -199,6 +203,11 @@ attempt_alloc(struct sched *s, struct task *t, char *key, int n)
 	a->key = key;
 	a->n = n;
 	a->dir = xasprintf("%s/runs/%s", s->home, key);
+	a->scratch = xasprintf("%s/scratch/%s", s->home, key);
+	for (char *p = a->scratch + strlen(a->scratch) - strlen(key); *p; p++)
+		if (*p == '/')
+			*p = '.';
+	list_init(&a->preparing);
 	a->exit_code = a->signal = -1;
 	a->report = json_object();
 	a->nursery = xstrdup(s->nursery_id ? s->nursery_id : "");
@@ -263,9 +272,7 @@ command_env(const struct attempt *a, json_t *own)
 	text = xasprintf("%s/report", a->dir);
 	env_set(env, "SLUICE_REPORT", text);
 	free(text);
-	text = xasprintf("%s/scratch", a->dir);
-	env_set(env, "SLUICE_SCRATCH", text);
-	free(text);
+	env_set(env, "SLUICE_SCRATCH", a->scratch);
 	text = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
 	env_set(env, "SLUICE_CATALOG_URI", text);
 	free(text);
@@ -282,7 +289,6 @@ attempt_resolve(struct attempt *a, struct err *e)
 	const struct run *run = a->task->run;
 	json_t *scope = sched_scope(run), *secrets = NULL, *env = NULL, *spec = NULL, *options = NULL, *dir = NULL, *argv, *full;
 	json_t *wd = def->working_dir ? json_string(def->working_dir) : NULL, *command;
-	char *scratch = xasprintf("%s/scratch", a->dir);
 	int rc;
 
 	rc = secrets_load(a->sched->config, run->flow->secrets, &secrets, e);
@@ -299,12 +305,9 @@ attempt_resolve(struct attempt *a, struct err *e)
 		goto out;
 	if (wd && (rc = expr_resolve(wd, scope, &dir, e)) < 0)
 		goto out;
-	if (fs_make_folders(scratch, 0700) < 0) {
-		rc = err_set(e, ERR_IO, "cannot make the folder %s: %s", scratch, strerror(errno));
-		goto out;
-	}
+	json_decref(a->message);
 	a->message = json_pack("{s:s,s:s,s:s}", "key", a->key, "dir", a->dir, "cwd",
-			       json_is_string(dir) ? json_string_value(dir) : scratch);
+			       json_is_string(dir) ? json_string_value(dir) : a->scratch);
 	if (def->type == TASK_COMMAND) {
 		command = json_object_get(spec, "command");
 		argv = json_is_array(command) ? json_incref(command) : json_pack("[s,s,O]", "/bin/sh", "-c", command);
@@ -316,7 +319,7 @@ attempt_resolve(struct attempt *a, struct err *e)
 				    json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:O,s:s,s:o,s:s,s:O,s:O}", "run_id", run->id, "flow",
 					      run->flow->id, "task_id", def->id, "attempt", a->n, "type",
 					      task_type_name(def->type), "engine", a->task->engine ? a->task->engine : "duckdb",
-					      "engine_options", options ? options : json_null(), "scratch", scratch, "catalog",
+					      "engine_options", options ? options : json_null(), "scratch", a->scratch, "catalog",
 					      catalog_doc(a), "file", run->flow->file, "pos", def->pos ? def->pos : json_null(),
 					      "spec", spec));
 		if (json_object_get(a->sched->config->json, "housekeeping"))
@@ -332,7 +335,8 @@ out:
 	json_decref(options);
 	json_decref(dir);
 	json_decref(wd);
-	free(scratch);
+	if (rc == 0 && list_empty(&a->preparing))
+		list_append(&a->sched->preparing, &a->preparing);
 	return rc;
 }
 
@@ -387,6 +391,7 @@ attempt_free(struct attempt *a)
 
 	alarm_cancel(&a->timeout);
 	alarm_cancel(&a->grace);
+	list_remove(&a->preparing);
 	HASH_DEL(s->attempts, a);
 	if (a->token_hash[0])
 		HASH_DELETE(hh_token, s->attempts_by_token, a);
@@ -398,6 +403,8 @@ attempt_free(struct attempt *a)
 	json_decref(a->report);
 	free(a->nursery);
 	free(a->dir);
+	free(a->scratch);
+	free(a->unready);
 	free(a->key);
 	free(a);
 }
@@ -418,6 +425,22 @@ attempt_arm_timeout(struct attempt *a)
 			  a);
 }
 
+void
+attempt_prepare(struct attempt *a)
+{
+	const char *failed = NULL;
+
+	list_remove(&a->preparing);
+	if (fs_make_folders(a->dir, 0755) < 0)
+		failed = a->dir;
+	else if (fs_make_folders(a->scratch, 0700) < 0)
+		failed = a->scratch;
+	if (failed)
+		a->unready = xasprintf("cannot make the folder %s: %s", failed, strerror(errno));
+	else
+		nursery_prepare(a->sched->nursery, a->message);
+}
+
 /* By key: between the write and its commit the attempt may have gone. */
 struct spawn_call {
 	struct sched *sched;
@@ -428,25 +451,32 @@ static void
 attempt_spawn_now(void *arg)
 {
 	struct spawn_call *c = arg;
+	struct sched *s = c->sched;
 	struct attempt *a;
 
-	HASH_FIND_STR(c->sched->attempts, c->key, a);
-	if (a && a->message && a->phase == ATTEMPT_RUNNING) {
-		FAULT("attempt.spawn.before");
-		nursery_spawn(c->sched->nursery, a->message);
-		FAULT("attempt.spawn.after");
-		a->message = NULL;
-		attempt_arm_timeout(a);
-		progress_arm(c->sched);
-	} else if (a && a->message) {
-		/* Cancelled before it was forked: it never lived. */
-		struct nursery_exit x = {
-			.key = a->key, .spawn_failed = true, .error = "stopped before it began", .at = clock_wall()
-		};
+	HASH_FIND_STR(s->attempts, c->key, a);
+	if (a && a->message) {
+		struct nursery_exit x = { .key = a->key, .spawn_failed = true, .at = clock_wall() };
 
+		if (!list_empty(&a->preparing))
+			attempt_prepare(a);
 		json_decref(a->message);
 		a->message = NULL;
-		attempt_nursery_events.exited(c->sched, &x);
+		if (a->phase != ATTEMPT_RUNNING) {
+			x.error = "stopped before it began"; /* it never lived */
+			on_attempt_exited(s, &x);
+		} else if (a->unready) {
+			x.error = a->unready;
+			on_attempt_exited(s, &x);
+		} else if (s->nursery_id == NULL || strcmp(a->nursery, s->nursery_id) != 0) {
+			attempt_lose(a, "it was lost before it began: the nursery ended");
+		} else {
+			FAULT("attempt.spawn.before");
+			nursery_go(s->nursery, a->key);
+			FAULT("attempt.spawn.after");
+			attempt_arm_timeout(a);
+			progress_arm(s);
+		}
 	}
 	free(c->key);
 	free(c);
@@ -582,6 +612,39 @@ attempt_judge(struct attempt *a, const struct nursery_exit *x, char **reason)
 	return TASK_EV_FAIL;
 }
 
+/* What its end leaves to remove. */
+static void
+attempt_leave(struct attempt *a)
+{
+	json_array_append_new(a->sched->leftovers, json_string(a->scratch));
+	if (a->task == NULL)
+		json_array_append_new(a->sched->leftovers, json_string(a->dir));
+}
+
+void
+attempts_sweep(struct sched *s)
+{
+	char *path = xasprintf("%s/scratch", s->home);
+	DIR *dir = opendir(path);
+	struct dirent *entry;
+	json_t *live = json_object();
+	struct attempt *a, *tmp;
+
+	HASH_ITER(hh, s->attempts, a, tmp)
+	json_object_set_new(live, a->scratch, json_true());
+	while (dir && (entry = readdir(dir)) != NULL) {
+		char *full = xasprintf("%s/%s", path, entry->d_name);
+
+		if (entry->d_name[0] != '.' && json_object_get(live, full) == NULL)
+			json_array_append_new(s->leftovers, json_string(full));
+		free(full);
+	}
+	if (dir)
+		closedir(dir);
+	json_decref(live);
+	free(path);
+}
+
 static void
 adhoc_ended(struct attempt *a, const struct nursery_exit *x)
 {
@@ -600,7 +663,7 @@ adhoc_ended(struct attempt *a, const struct nursery_exit *x)
 	free(reason);
 	s->adhoc_used--;
 	nursery_ack(s->nursery, a->key);
-	fs_remove_tree(a->dir);
+	attempt_leave(a);
 	attempt_free(a);
 }
 
@@ -621,7 +684,6 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 	struct task *t = a->task;
 	json_t *outputs = json_object_get(a->report, "outputs");
 	struct spawn_call *c = xcalloc(1, sizeof(*c));
-	char *scratch = xasprintf("%s/scratch", a->dir);
 
 	a->phase = ATTEMPT_ENDED;
 	alarm_cancel(&a->timeout);
@@ -633,8 +695,7 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 		json_object_set_new(a->report, "error", json_pack("{s:s}", "message", reason));
 	}
 	a->dirty = true;
-	fs_remove_tree(scratch);
-	free(scratch);
+	attempt_leave(a);
 	c->sched = a->sched;
 	c->key = xstrdup(a->key);
 	store_after_commit(a->sched->store, attempt_ack_now, c);
@@ -687,7 +748,7 @@ attempt_lose(struct attempt *a, const char *reason)
 		a->adhoc_cb(a->adhoc_arg, NULL, &e);
 		err_release(&e);
 		a->sched->adhoc_used--;
-		fs_remove_tree(a->dir);
+		attempt_leave(a);
 		attempt_free(a);
 		return;
 	}
@@ -827,7 +888,7 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 {
 	struct err e = ERR_INIT;
 	struct attempt *a;
-	char *scratch;
+	json_t *message;
 
 	if (s->nursery_id == NULL || s->adhoc_used >= 8) {
 		err_set(&e, ERR_UNAVAILABLE,
@@ -842,24 +903,25 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	a->adopted = true;
 	attempt_set_token(a);
 	a->started_at = clock_wall();
-	scratch = xasprintf("%s/scratch", a->dir);
-	if (fs_make_folders(scratch, 0700) < 0) {
-		err_set(&e, ERR_IO, "cannot make the folder %s: %s", scratch, strerror(errno));
+	a->message = message =
+		json_pack("{s:s,s:s,s:s,s:{},s:{s:s,s:s,s:s,s:i,s:s,s:s,s:{},s:s,s:o,s:s,s:{},s:O}}", "key", a->key, "dir",
+			  a->dir, "cwd", a->scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type, "attempt", 1,
+			  "type", type, "engine", "duckdb", "engine_options", "scratch", a->scratch, "catalog", catalog_doc(a),
+			  "file", "", "pos", "spec", spec);
+	attempt_prepare(a);
+	a->message = NULL;
+	json_decref(message);
+	if (a->unready) {
+		err_set(&e, ERR_IO, "%s", a->unready);
 		cb(arg, NULL, &e);
 		err_release(&e);
 		attempt_free(a);
-		free(scratch);
 		return;
 	}
 	s->adhoc_used++;
-	nursery_spawn(s->nursery,
-		      json_pack("{s:s,s:s,s:s,s:{},s:{s:s,s:s,s:s,s:i,s:s,s:s,s:{},s:s,s:o,s:s,s:{},s:O}}", "key", a->key, "dir",
-				a->dir, "cwd", scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type,
-				"attempt", 1, "type", type, "engine", "duckdb", "engine_options", "scratch", scratch, "catalog",
-				catalog_doc(a), "file", "", "pos", "spec", spec));
+	nursery_go(s->nursery, a->key);
 	if (timeout)
 		alarm_set(&a->timeout, s->loop, timeout, attempt_timed_out, a);
-	free(scratch);
 }
 
 /* ---- progress ---- */

@@ -46,8 +46,10 @@ struct nest {
 	char id[40];
 	int listen_fd, signal_fd, conn;
 	char *socket; /* the path that we listen on */
+	int null_fd;
 	struct buf in, out;
 	struct list children;
+	json_t *prepared; /* messages by key that wait for their "go" */
 	bool stopping;
 	sigset_t old_mask;
 };
@@ -197,7 +199,7 @@ nest_spawn(struct nest *n, json_t *msg)
 	static const char *const steps[] = { "", "its descriptors could not be set up", "cannot enter the folder", "cannot run" };
 	const char *key = json_string_value(json_object_get(msg, "key")), *dir = json_string_value(json_object_get(msg, "dir"));
 	json_t *argv = json_object_get(msg, "argv"), *env = json_object_get(msg, "env");
-	struct spawn sp = { .log_fd = -1, .report_fd = -1, .null_fd = -1, .mask = &n->old_mask, .parent = getpid() };
+	struct spawn sp = { .log_fd = -1, .report_fd = -1, .null_fd = n->null_fd, .mask = &n->old_mask, .parent = getpid() };
 	struct child *c = nest_find(n, key);
 	char *why = NULL;
 	pid_t pid = -1;
@@ -208,10 +210,9 @@ nest_spawn(struct nest *n, json_t *msg)
 		return;
 	}
 	sp.cwd = json_string_value(json_object_get(msg, "cwd"));
-	sp.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	sp.log_fd = open_append(dir, "log");
 	sp.report_fd = open_append(dir, "report");
-	if (sp.null_fd < 0 || sp.log_fd < 0 || sp.report_fd < 0) {
+	if (sp.log_fd < 0 || sp.report_fd < 0) {
 		why = xasprintf("cannot open the log in %s: %s", dir, strerror(errno));
 		goto out;
 	}
@@ -240,8 +241,6 @@ nest_spawn(struct nest *n, json_t *msg)
 	if (pid < 0 && why == NULL)
 		why = xasprintf("cannot start a process: %s", strerror(errno));
 out:
-	if (sp.null_fd >= 0)
-		close(sp.null_fd);
 	if (sp.log_fd >= 0)
 		close(sp.log_fd);
 	if (sp.report_fd >= 0)
@@ -259,6 +258,21 @@ out:
 		nest_send(n, json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)pid));
 	}
 	free(why);
+}
+
+static void
+nest_go(struct nest *n, const char *key)
+{
+	json_t *msg = json_incref(json_object_get(n->prepared, key));
+
+	if (msg) {
+		json_object_del(n->prepared, key);
+		nest_spawn(n, msg);
+		json_decref(msg);
+	} else {
+		nest_send(n, json_pack("{s:s,s:s,s:s}", "ev", "spawn_failed", "key", key, "error",
+				       "the nursery was told to fork what it was not given"));
+	}
 }
 
 static json_int_t
@@ -327,12 +341,15 @@ nest_message(struct nest *n, const char *line, size_t len)
 
 	if (op == NULL) {
 		log_error("nursery: a message that is not one of ours");
-	} else if (strcmp(op, "spawn") == 0) {
-		nest_spawn(n, msg);
+	} else if (strcmp(op, "prepare") == 0) {
+		json_object_set(n->prepared, key, msg);
+	} else if (strcmp(op, "go") == 0) {
+		nest_go(n, key);
 	} else if (strcmp(op, "signal") == 0) {
 		if (c && c->alive)
 			kill(-c->pid, (int)json_integer_value(json_object_get(msg, "sig")));
 	} else if (strcmp(op, "ack") == 0) {
+		json_object_del(n->prepared, key);
 		if (c && !c->alive)
 			child_free(c);
 	} else if (strcmp(op, "list") == 0) {
@@ -348,6 +365,7 @@ nest_disconnect(struct nest *n)
 {
 	close(n->conn);
 	n->conn = -1;
+	json_object_clear(n->prepared); /* whoever comes next finds their rows and prepares them again */
 	buf_clear(&n->in);
 	buf_clear(&n->out);
 }
@@ -481,6 +499,8 @@ nursery_main(const char *home, const char *libdir)
 	}
 	free(path);
 	list_init(&n.children);
+	n.prepared = json_object();
+	n.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	snprintf(n.id, sizeof(n.id), "%d-%lld", (int)getpid(), (long long)clock_wall());
 	setsid();
 	signal(SIGHUP, SIG_IGN);
@@ -506,5 +526,7 @@ nursery_main(const char *home, const char *libdir)
 	free(n.socket);
 	buf_release(&n.in);
 	buf_release(&n.out);
+	json_decref(n.prepared);
+	close(n.null_fd);
 	return 0;
 }

@@ -3,8 +3,9 @@
  * daemon. This header has both ends: the process's main, and the daemon's client.
  *
  * They speak JSON lines on HOME/nursery.sock:
- *   to it    {"op":"spawn","key","dir","doc"|"argv","env","cwd"}  {"op":"signal","key","sig"}  {"op":"ack","key"}  {"op":"list"}
- * {"op":"stop"} from it  {"ev":"hello","id","pid"}  {"ev":"started","key","pid"}
+ *   to it    {"op":"prepare","key","dir","doc"|"argv","env","cwd"}  {"op":"go","key"}  {"op":"signal","key","sig"}
+ *            {"op":"ack","key"}  {"op":"list"}  {"op":"stop"}
+ *   from it  {"ev":"hello","id","pid"}  {"ev":"started","key","pid"}
  * {"ev":"exited","key","pid","status","wall_us","user_us","system_us", "max_rss","at"}  {"ev":"spawn_failed","key","error"}
  * {"ev":"child","key","pid","alive"}  {"ev":"listed"}
  */
@@ -54,8 +55,12 @@ struct nursery *nursery_open(uv_loop_t *loop, const char *home, const char *libd
 void nursery_close(struct nursery *n, bool stop);
 /* Has it tell its children and their exits once more. */
 void nursery_list(struct nursery *n);
-/* Forks an attempt. `msg` is {"key","dir","doc" or "argv","env","cwd"}; taken over. */
-void nursery_spawn(struct nursery *n, json_t *msg);
+/* Hands over what is to be forked, {"key","dir","doc" or "argv","env","cwd"}. Forgotten when this connection ends, or by nursery_ack. */
+void nursery_prepare(struct nursery *n, const json_t *msg);
+/* Forks what was prepared. */
+void nursery_go(struct nursery *n, const char *key);
+/* Messages wait for this: the daemon sends them once a turn. */
+void nursery_flush(struct nursery *n);
 /* Signals the attempt's whole process group. */
 void nursery_signal(struct nursery *n, const char *key, int sig);
 /* The exit is recorded: forget it. */

@@ -26,7 +26,7 @@ struct nursery {
 	uv_timer_t retry;
 	bool open, closing;
 	int handles;
-	struct buf in;
+	struct buf in, out;
 };
 
 static int nursery_attach(struct nursery *n, int fd);
@@ -103,30 +103,38 @@ static void
 nursery_send(struct nursery *n, json_t *msg)
 {
 	char *text = json_dumps(msg, JSON_COMPACT);
-	size_t len = strlen(text);
+
+	json_decref(msg);
+	if (n->open) { /* else its children are gone; `down` has said so */
+		buf_adds(&n->out, text);
+		buf_addc(&n->out, '\n');
+	}
+	explicit_bzero(text, strlen(text));
+	free(text);
+}
+
+void
+nursery_flush(struct nursery *n)
+{
 	uv_buf_t b;
 	int wrote;
 
-	json_decref(msg);
-	text[len++] = '\n'; /* in the place of the zero byte */
-	if (!n->open) {
-		free(text);
-		return; /* its children are gone; `down` has said so */
-	}
-	b = uv_buf_init(text, (unsigned)len);
+	if (!n->open || n->out.len == 0)
+		return;
+	b = uv_buf_init(n->out.s, (unsigned)n->out.len);
 	wrote = uv_try_write((uv_stream_t *)&n->pipe, &b, 1);
 	if (wrote < 0)
 		wrote = 0;
-	if ((size_t)wrote < len) {
+	if ((size_t)wrote < n->out.len) {
 		/* Its buffer is full: it reads soon, and this is our own process on the same machine. Finish it in blocking mode.
 		 */
 		uv_stream_set_blocking((uv_stream_t *)&n->pipe, 1);
-		b = uv_buf_init(text + wrote, (unsigned)(len - (size_t)wrote));
+		b = uv_buf_init(n->out.s + wrote, (unsigned)(n->out.len - (size_t)wrote));
 		uv_try_write((uv_stream_t *)&n->pipe, &b, 1);
 		uv_stream_set_blocking((uv_stream_t *)&n->pipe, 0);
 	}
-	explicit_bzero(text, len);
-	free(text);
+	explicit_bzero(n->out.s, n->out.len); /* it may have held secrets */
+	buf_clear(&n->out);
 }
 
 void
@@ -215,6 +223,7 @@ on_nursery_read(uv_stream_t *st, ssize_t nread, const uv_buf_t *unused)
 	if (nread < 0) {
 		n->open = false;
 		buf_clear(&n->in);
+		buf_clear(&n->out);
 		log_error("nursery: gone, and every attempt with it (%s); starting a new one", uv_strerror((int)nread));
 		uv_close((uv_handle_t *)st, on_pipe_closed);
 		n->ev->down(n->arg);
@@ -258,6 +267,7 @@ nursery_open(uv_loop_t *loop, const char *home, const char *libdir, const struct
 	n->ev = ev;
 	n->arg = arg;
 	buf_init(&n->in, 0);
+	buf_init(&n->out, 0);
 	fd = nursery_dial(home);
 	if (fd < 0 && nursery_exec(n, e) < 0)
 		goto fail;
@@ -284,10 +294,18 @@ fail:
 }
 
 void
-nursery_spawn(struct nursery *n, json_t *msg)
+nursery_prepare(struct nursery *n, const json_t *msg)
 {
-	json_object_set_new(msg, "op", json_string("spawn"));
-	nursery_send(n, msg);
+	json_t *m = json_copy((json_t *)(uintptr_t)msg);
+
+	json_object_set_new(m, "op", json_string("prepare"));
+	nursery_send(n, m);
+}
+
+void
+nursery_go(struct nursery *n, const char *key)
+{
+	nursery_send(n, json_pack("{s:s,s:s}", "op", "go", "key", key));
 }
 
 void
@@ -310,6 +328,7 @@ on_nursery_closed(uv_handle_t *h)
 	if (--n->handles)
 		return;
 	buf_release(&n->in);
+	buf_release(&n->out);
 	free(n->home);
 	free(n->libdir);
 	free(n);
@@ -320,6 +339,7 @@ nursery_close(struct nursery *n, bool stop)
 {
 	if (stop)
 		nursery_send(n, json_pack("{s:s}", "op", "stop"));
+	nursery_flush(n);
 	n->closing = true;
 	n->handles = 1;
 	uv_close((uv_handle_t *)&n->retry, on_nursery_closed);

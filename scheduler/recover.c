@@ -9,6 +9,8 @@
 #include "base/log.h"
 #include "scheduler/sched_int.h"
 
+#define RECOVER_AGAIN (500 * US_PER_MS)
+
 static wall_us
 time_from(const json_t *row, const char *name)
 {
@@ -131,6 +133,12 @@ recover_run(struct sched *s, const json_t *row)
 }
 
 static void
+recover_again(void *arg)
+{
+	recover_start(arg);
+}
+
+static void
 on_recovered(void *arg, const struct rows *r, struct err *e)
 {
 	struct sched *s = arg;
@@ -139,8 +147,9 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 	size_t i;
 
 	if (r == NULL) {
-		log_error("cannot read what was active: %s; trying again", e->msg);
-		recover_start(s);
+		if (e->code != ERR_UNAVAILABLE) /* else it is said already that the database is away */
+			log_error("cannot read what was active: %s; trying again", e->msg);
+		alarm_set(&s->recover_alarm, s->loop, RECOVER_AGAIN, recover_again, s);
 		return;
 	}
 	all = rows_json(r, 0, 0);
@@ -157,6 +166,7 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 		recover_run(s, row);
 	json_decref(all);
 	s->recovered = true;
+	attempts_sweep(s);
 	/* What the nursery told before was told to someone who could not know which attempts are wanted. */
 	if (s->nursery_id)
 		nursery_list(s->nursery);

@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "base/fs.h"
 #include "base/log.h"
 #include "flows/expr.h"
 #include "scheduler/sched_int.h"
@@ -491,7 +492,7 @@ sched_dispatch(struct sched *s)
 {
 	bool any = false;
 
-	if (s->nursery_id == NULL)
+	if (s->nursery_id == NULL || !store_connected(s->store))
 		return false;
 	LIST_FOR_EACH (it, &s->ready) {
 		struct task *t = LIST_ENTRY(it, struct task, ready);
@@ -554,6 +555,23 @@ sched_turn(void *arg)
 		s->drained_cb = NULL;
 		cb(s->drained_arg);
 	}
+}
+
+/* While PostgreSQL works on what this turn wrote: what a start needs is made, what an end left is removed, the log is written. */
+static void
+sched_chores(void *arg)
+{
+	struct sched *s = arg;
+	json_t *path;
+	size_t i;
+
+	LIST_FOR_EACH (it, &s->preparing)
+		attempt_prepare(LIST_ENTRY(it, struct attempt, preparing));
+	json_array_foreach (s->leftovers, i, path)
+		fs_remove_tree(json_string_value(path));
+	json_array_clear(s->leftovers);
+	nursery_flush(s->nursery);
+	log_flush();
 }
 
 /* ---- what others ask for ---- */
@@ -829,11 +847,27 @@ on_cancel_looked_up(void *arg, const struct rows *r, struct err *e)
 	free(d);
 }
 
+/* What must be written before it is true is refused while it cannot be. */
+static bool
+sched_refuse_unwritable(struct sched *s, sched_done_cb cb, void *arg)
+{
+	struct err e = ERR_INIT;
+
+	if (store_connected(s->store))
+		return false;
+	err_set(&e, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
+	cb(arg, &e);
+	err_release(&e);
+	return true;
+}
+
 void
 sched_cancel(struct sched *s, const char *run_id, const char *reason, sched_done_cb cb, void *arg)
 {
 	struct run *run;
 
+	if (sched_refuse_unwritable(s, cb, arg))
+		return;
 	HASH_FIND_STR(s->runs, run_id, run);
 	if (run == NULL || run_state_terminal(run->state)) {
 		struct done_call *d = xcalloc(1, sizeof(*d));
@@ -853,6 +887,8 @@ sched_pause(struct sched *s, const char *flow_id, bool paused, sched_done_cb cb,
 {
 	struct flow_state *fs = flow_state_get(s, flow_id);
 
+	if (sched_refuse_unwritable(s, cb, arg))
+		return;
 	fs->paused = paused;
 	store_write(s->store,
 		    "INSERT INTO flows (id, paused) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET paused = excluded.paused", 2,
@@ -949,7 +985,10 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 		free(s);
 		return NULL;
 	}
-	store_on_turn(store, sched_turn, s);
+	list_init(&s->preparing);
+	s->leftovers = json_array();
+	store_on_turn(store, sched_turn, sched_chores, s);
+	log_hold(true);
 	recover_start(s);
 	return s;
 }
@@ -997,7 +1036,8 @@ sched_close(struct sched *s, bool stop_nursery)
 	struct run *run, *rtmp;
 	struct attempt *a, *atmp;
 
-	store_on_turn(s->store, NULL, NULL);
+	store_on_turn(s->store, NULL, NULL, NULL);
+	log_hold(false);
 	nursery_close(s->nursery, stop_nursery);
 	HASH_ITER(hh, s->runs, run, rtmp)
 	run_free(run);
@@ -1011,9 +1051,11 @@ sched_close(struct sched *s, bool stop_nursery)
 	}
 	alarm_cancel(&s->plan_alarm);
 	alarm_cancel(&s->progress_alarm);
+	alarm_cancel(&s->recover_alarm);
 	json_decref(s->events);
 	json_decref(s->versions);
 	json_decref(s->handled);
+	json_decref(s->leftovers);
 	free(s->nursery_id);
 	free(s->home);
 	free(s);

@@ -41,8 +41,11 @@ struct attempt {
 	enum stop_reason stop;
 	char *token; /* only until it is forked */
 	char token_hash[65];
-	char *dir;         /* HOME/runs/RUN/TASK/N */
-	json_t *message;   /* what the nursery is asked for; only until it is sent */
+	char *dir;         /* HOME/runs/RUN/TASK/N: log, report */
+	char *scratch;     /* HOME/scratch/RUN.TASK.N: while it lives */
+	json_t *message;   /* what the nursery is asked for; only until it is told to fork */
+	struct list preparing; /* in sched->preparing until its folders are made and the nursery has the message */
+	char *unready;         /* why that failed */
 	struct mask *mask; /* values never to be stored; NULL: none */
 	char *nursery;     /* the instance it was given to */
 	pid_t pid;
@@ -123,7 +126,8 @@ struct sched {
 	struct run *runs, *runs_by_key;
 	struct flow_state *flows;
 	struct attempt *attempts, *attempts_by_token;
-	struct list ready, dirty, subs;
+	struct list ready, dirty, subs, preparing;
+	json_t *leftovers; /* paths to remove */
 	int slots_total, slots_used;
 	int adhoc_used;
 	unsigned adhoc_seq;
@@ -135,7 +139,7 @@ struct sched {
 	bool recovered, draining, planning;
 	void (*drained_cb)(void *arg);
 	void *drained_arg;
-	struct alarm *plan_alarm, *progress_alarm;
+	struct alarm *plan_alarm, *progress_alarm, *recover_alarm;
 	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
 	int handles;
 };
@@ -164,7 +168,11 @@ extern const struct nursery_events attempt_nursery_events;
 struct attempt *attempt_new(struct task *t, struct err *e);
 struct attempt *attempt_adopt(struct task *t, int n, bool stopping, const char *nursery, const char *token_hash,
 			      wall_us started_at);
+/* Makes its folders and hands its message to the nursery, which keeps it until attempt_spawn_after_commit's moment. */
+void attempt_prepare(struct attempt *a);
 void attempt_spawn_after_commit(struct attempt *a);
+/* Removes the scratch folders that no attempt owns: those of a daemon that died between a commit and its chores. */
+void attempts_sweep(struct sched *s);
 /* Ends its process: TERM, and after the grace time KILL. */
 void attempt_stop(struct attempt *a, enum stop_reason why);
 void attempt_free(struct attempt *a);

@@ -17,12 +17,29 @@
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/trouble.h"
 #include "scheduler/store/migrations.h"
 
 /* "sluice" as an advisory lock: one daemon a database. */
 #define STORE_LOCK         "782345190283"
+/* What each connection is told first. The writer's statements all find their rows by key: plans made once, and never one that
+ * reads a table through, which statistics of a young table suggest. */
+#define SETTINGS_BOTH   "set_config('search_path', 'sluice, public', false), set_config('lock_timeout', '2s', false)"
+/* One statement that never ends would hold up all the others behind it. */
+#define SETTINGS_READER ", set_config('statement_timeout', '8s', false)"
+#define SETTINGS_WRITER                                                                                                          \
+	", set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false), "             \
+	"set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false), "                            \
+	"set_config('jit', 'off', false)"
 #define RECONNECT_FIRST_MS 50
 #define RECONNECT_MAX_MS   2000
+/*
+ * A server that stands still gives no error at all: a connection that has shown no sign of life for so long is given up. The
+ * writer's bound doubles with each try of the same batch, since a batch may just be large.
+ */
+#define CONNECT_MAX_MS     5000
+#define ANSWER_MAX_MS      10000
+#define ANSWER_MOST_MS     160000
 
 struct rows {
 	const PGresult *res;
@@ -68,14 +85,21 @@ struct conn {
 	bool writer;
 	enum conn_state state;
 	PGconn *pg;
+	int polled;      /* the events that `poll` waits for */
 	uv_poll_t *poll; /* freed in its close callback, since the descriptor changes with every reconnect */
 	uv_timer_t retry;
 	unsigned delay_ms;
+	uv_timer_t watch;      /* active while anything is, or was just now, in flight */
+	mono_us heard;         /* the last sign of life while something is in flight */
+	unsigned answer_ms;    /* for how long none is waited for */
+	int old_pid;           /* writer: of the backend that we lost, which may not know it yet */
 	struct list sent;      /* of struct sent */
 	struct stmt *prepared; /* statements this connection knows */
 	unsigned nprepared;
 	bool batch_failed; /* writer: a statement of the batch in flight failed */
 	bool setup;        /* the first statements after a reconnect are on the wire */
+	bool refused;      /* writer: the last batch was refused for the time being */
+	char *refusal;     /* what the server said */
 };
 
 struct store {
@@ -87,7 +111,7 @@ struct store {
 	struct list after_waiting, after_batch;
 	uv_prepare_t flush; /* runs last in a turn, before the loop sleeps */
 	uv_idle_t kick;     /* active while something must be flushed, so that the loop does not sleep first */
-	store_done_cb on_turn;
+	store_done_cb decide, chores;
 	void *on_turn_arg;
 	bool kicked;
 	bool closing;
@@ -98,6 +122,7 @@ static void conn_start(struct conn *c);
 static void conn_down(struct conn *c, const char *why);
 static void conn_flush(struct conn *c);
 static void store_wake(struct store *s);
+static void on_conn_watch(uv_timer_t *t);
 
 /* ---- rows ---- */
 
@@ -198,6 +223,11 @@ sent_add(struct conn *c, enum sent_kind kind, struct op *op)
 {
 	struct sent *s = xcalloc(1, sizeof(*s));
 
+	if (list_empty(&c->sent)) {
+		c->heard = clock_mono();
+		if (!uv_is_active((uv_handle_t *)&c->watch))
+			uv_timer_start(&c->watch, on_conn_watch, c->answer_ms, 0);
+	}
 	s->kind = kind;
 	s->op = op;
 	list_append(&c->sent, &s->node);
@@ -248,7 +278,28 @@ static bool
 sqlstate_temporary(const char *state)
 {
 	return state == NULL || strncmp(state, "53", 2) == 0 || strncmp(state, "57", 2) == 0 || strncmp(state, "40", 2) == 0 ||
-	       strncmp(state, "08", 2) == 0 || strncmp(state, "58", 2) == 0;
+	       strncmp(state, "08", 2) == 0 || strncmp(state, "58", 2) == 0 || strncmp(state, "55", 2) == 0 ||
+	       strcmp(state, "25006") == 0;
+}
+
+/* The writer's trouble, or the setup's: kept until the connection is given up, which is at the sync point. */
+static void
+conn_refused(struct conn *c, const PGresult *res)
+{
+	const char *text = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
+
+	if (c->refusal == NULL)
+		c->refusal = xstrdup(text ? text : PQresultErrorMessage(res));
+}
+
+/* Both connections are good again, as far as we know. */
+static void
+store_is_back(struct store *s)
+{
+	if (!store_connected(s))
+		return;
+	trouble_end(TROUBLE_DATABASE, "store: the database is back");
+	store_kick(s); /* what waited for it may go on */
 }
 
 static void
@@ -258,9 +309,15 @@ writer_batch_done(struct conn *c)
 
 	if (c->batch_failed) {
 		/* Nothing of it happened. Put it back and start afresh after a pause. */
-		c->batch_failed = false;
-		conn_down(c, "a transaction was refused for the time being");
+		c->refused = true;
+		conn_down(c, c->refusal ? c->refusal : "the commit failed");
 		return;
+	}
+	c->delay_ms = RECONNECT_FIRST_MS;
+	c->answer_ms = ANSWER_MAX_MS;
+	if (c->refused) {
+		c->refused = false;
+		store_is_back(s);
 	}
 	FAULT("store.commit.after");
 	LIST_FOR_EACH (it, &s->batch) {
@@ -280,12 +337,22 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	struct rows rows = { res };
 	struct err e = ERR_INIT;
 
+	if (c->setup) {
+		if (!ok && status != PGRES_PIPELINE_ABORTED && sqlstate && strcmp(sqlstate, "22012") == 0)
+			c->refusal = xstrdup("another daemon holds its lock, or a session of ours that has not ended yet");
+		else if (!ok && status != PGRES_PIPELINE_ABORTED)
+			conn_refused(c, res);
+		return;
+	}
 	if (sent->kind == SENT_PREPARE) {
 		/* A statement that does not parse makes the op behind it fail as well: that one reports. */
 		if (!ok && status != PGRES_PIPELINE_ABORTED) {
-			log_error("store: %s", PQresultErrorMessage(res));
 			if (c->writer && !sqlstate_temporary(sqlstate))
 				BUG("the database refused a statement of ours: %s", PQresultErrorMessage(res));
+			if (c->writer)
+				conn_refused(c, res);
+			else
+				log_error("store: %s", PQresultErrorMessage(res));
 			c->batch_failed = c->writer;
 		}
 		if (!ok && sent->stmt) {
@@ -299,9 +366,9 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 		if (!ok) {
 			if (status != PGRES_PIPELINE_ABORTED && !sqlstate_temporary(sqlstate))
 				BUG("the database refused a write of ours: %s (%s)", PQresultErrorMessage(res),
-				    sent->op ? sent->op->sql : "setup");
+				    sent->op->sql);
 			if (status != PGRES_PIPELINE_ABORTED)
-				log_warn("store: %s", PQresultErrorMessage(res));
+				conn_refused(c, res);
 			c->batch_failed = true;
 		}
 		return;
@@ -325,6 +392,22 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	sent->op = NULL;
 }
 
+/* The first statements of a new connection are answered. */
+static void
+conn_ready(struct conn *c)
+{
+	if (c->refusal) {
+		conn_down(c, c->refusal);
+		return;
+	}
+	c->setup = false;
+	c->old_pid = 0;
+	if (!c->refused)
+		c->delay_ms = RECONNECT_FIRST_MS;
+	store_is_back(c->store);
+	store_wake(c->store);
+}
+
 static void
 conn_read(struct conn *c)
 {
@@ -340,21 +423,24 @@ conn_read(struct conn *c)
 		res = PQgetResult(c->pg);
 		if (res == NULL) /* the separator between two statements' results */
 			continue;
+		c->heard = clock_mono();
 		if (PQresultStatus(res) == PGRES_PIPELINE_SYNC) {
 			/* An error may have swallowed nothing: every entry before the sync had its own result. */
 			list_remove(&sent->node);
 			free(sent);
 			PQclear(res);
 			if (c->setup)
-				c->setup = false;
-			if (c->writer)
+				conn_ready(c);
+			else if (c->writer)
 				writer_batch_done(c);
 			continue;
 		}
 		if (sent->kind == SENT_SYNC) {
 			/* The implicit commit itself failed. */
-			if (c->writer && PQresultStatus(res) == PGRES_FATAL_ERROR)
+			if (c->writer && PQresultStatus(res) == PGRES_FATAL_ERROR) {
+				conn_refused(c, res);
 				c->batch_failed = true;
+			}
 			PQclear(res);
 			continue;
 		}
@@ -401,6 +487,7 @@ conn_poll_stop(struct conn *c)
 	uv_poll_stop(c->poll);
 	uv_close((uv_handle_t *)c->poll, on_conn_closed);
 	c->poll = NULL;
+	c->polled = 0;
 }
 
 static void
@@ -411,7 +498,9 @@ conn_poll(struct conn *c, int events)
 		uv_poll_init(c->store->loop, c->poll, PQsocket(c->pg));
 		c->poll->data = c;
 	}
-	uv_poll_start(c->poll, events, on_conn_io);
+	if (c->polled != events)
+		uv_poll_start(c->poll, events, on_conn_io);
+	c->polled = events;
 }
 
 static void
@@ -443,11 +532,36 @@ on_conn_retry(uv_timer_t *t)
 
 	c->pg = PQconnectStart(c->store->dsn);
 	c->state = CONN_STARTING;
+	c->heard = clock_mono();
+	uv_timer_start(&c->watch, on_conn_watch, CONNECT_MAX_MS, 0);
 	if (c->pg == NULL || PQstatus(c->pg) == CONNECTION_BAD) {
 		conn_down(c, c->pg ? PQerrorMessage(c->pg) : "out of memory");
 		return;
 	}
 	conn_poll(c, UV_WRITABLE);
+}
+
+/*
+ * The writer writes only while it holds the lock. A backend that we gave up may still have a batch in its socket: as long as
+ * it lives it holds the lock, so that no batch of it can be committed after one of ours; it is told to end, if it is that one
+ * (the lock tells). When the lock cannot be had, by it or by another daemon, the division by zero fails the setup.
+ */
+static void
+conn_send_lock(struct conn *c)
+{
+	char pid[16];
+
+	if (c->old_pid) {
+		snprintf(pid, sizeof(pid), "%d", c->old_pid);
+		PQsendQueryParams(c->pg,
+				  "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND "
+				  "(classid::bigint << 32) + objid::bigint = " STORE_LOCK " AND pid = $1::int AND database = "
+				  "(SELECT oid FROM pg_database WHERE datname = current_database())",
+				  1, NULL, (const char *[]){ pid }, NULL, NULL, 0);
+		sent_add(c, SENT_PREPARE, NULL);
+	}
+	PQsendQueryParams(c->pg, "SELECT 1 / pg_try_advisory_lock(" STORE_LOCK ")::int", 0, NULL, NULL, NULL, NULL, 0);
+	sent_add(c, SENT_PREPARE, NULL);
 }
 
 /* The dialogue that opens a connection again; re-entered until it is up. */
@@ -475,22 +589,16 @@ conn_start(struct conn *c)
 	PQenterPipelineMode(c->pg);
 	c->state = CONN_UP;
 	c->setup = true;
-	c->delay_ms = RECONNECT_FIRST_MS;
-	/* The lock first: if another daemon took the database meanwhile, the division by zero fails the setup. */
-	if (!PQsendQueryParams(
-		    c->pg, "SELECT set_config('search_path', 'sluice, public', false), set_config('lock_timeout', '2s', false)",
-		    0, NULL, NULL, NULL, NULL, 0)) {
+	if (!PQsendQueryParams(c->pg, c->writer ? "SELECT " SETTINGS_BOTH SETTINGS_WRITER : "SELECT " SETTINGS_BOTH SETTINGS_READER, 0,
+			       NULL, NULL, NULL, NULL, 0)) {
 		conn_down(c, PQerrorMessage(c->pg));
 		return;
 	}
 	sent_add(c, SENT_PREPARE, NULL);
-	if (c->writer) {
-		PQsendQueryParams(c->pg, "SELECT 1 / pg_try_advisory_lock(" STORE_LOCK ")::int", 0, NULL, NULL, NULL, NULL, 0);
-		sent_add(c, SENT_PREPARE, NULL);
-	}
+	if (c->writer)
+		conn_send_lock(c);
 	PQpipelineSync(c->pg);
 	sent_add(c, SENT_SYNC, NULL);
-	log_info("store: %s connected again", c->role);
 	conn_flush(c);
 }
 
@@ -501,14 +609,23 @@ conn_down(struct conn *c, const char *why)
 	char *reason = xstrdup(why);
 
 	reason[strcspn(reason, "\n")] = '\0';
-	if (c->state == CONN_UP && !s->closing)
-		log_warn("store: %s lost its connection: %s", c->role, reason);
+	if (!s->closing)
+		trouble_begin(TROUBLE_DATABASE,
+			      c->refused ? "store: the database refuses to write: %s; what runs goes on, nothing new starts"
+					 : "store: the database cannot be reached: %s; what runs goes on, nothing new starts",
+			      reason);
+	log_debug("store: %s gives its connection up: %s", c->role, reason);
 	conn_poll_stop(c);
+	uv_timer_stop(&c->watch);
+	if (c->writer && c->state == CONN_UP && !c->setup)
+		c->old_pid = PQbackendPID(c->pg);
 	if (c->pg)
 		PQfinish(c->pg);
 	c->pg = NULL;
 	c->state = CONN_DOWN;
 	c->setup = c->batch_failed = false;
+	free(c->refusal);
+	c->refusal = NULL;
 	conn_forget_prepared(c);
 	LIST_FOR_EACH (it, &c->sent) {
 		struct sent *sent = LIST_ENTRY(it, struct sent, node);
@@ -542,6 +659,27 @@ conn_down(struct conn *c, const char *why)
 		c->delay_ms = c->delay_ms * 2 > RECONNECT_MAX_MS ? RECONNECT_MAX_MS : c->delay_ms * 2;
 	}
 	free(reason);
+}
+
+/* Is what is in flight still being answered? */
+static void
+on_conn_watch(uv_timer_t *t)
+{
+	struct conn *c = t->data;
+	unsigned limit = c->state == CONN_STARTING ? CONNECT_MAX_MS : c->answer_ms;
+	dur_us left = c->heard + (dur_us)limit * US_PER_MS - clock_mono();
+	char why[64];
+
+	if (c->state == CONN_DOWN || (c->state == CONN_UP && list_empty(&c->sent)))
+		return;
+	if (left > 0) {
+		uv_timer_start(t, on_conn_watch, (uint64_t)(left / US_PER_MS) + 1, 0);
+		return;
+	}
+	if (c->writer && c->state == CONN_UP && !c->setup && c->answer_ms < ANSWER_MOST_MS)
+		c->answer_ms *= 2;
+	snprintf(why, sizeof(why), "it has not answered for %u s", limit / 1000);
+	conn_down(c, why);
 }
 
 /* ---- the turn ---- */
@@ -594,19 +732,22 @@ on_turn_end(uv_prepare_t *h)
 	struct store *s = h->data;
 
 	uv_idle_stop(&s->kick);
-	if (s->kicked && s->on_turn) {
+	if (s->kicked && s->decide) {
 		s->kicked = false;
-		s->on_turn(s->on_turn_arg);
+		s->decide(s->on_turn_arg);
 	}
 	store_flush(s);
 	if (s->reader.state == CONN_UP && !list_empty(&s->reader.sent))
 		conn_flush(&s->reader);
+	if (s->chores)
+		s->chores(s->on_turn_arg);
 }
 
 void
-store_on_turn(struct store *s, store_done_cb cb, void *arg)
+store_on_turn(struct store *s, store_done_cb decide, store_done_cb chores, void *arg)
 {
-	s->on_turn = cb;
+	s->decide = decide;
+	s->chores = chores;
 	s->on_turn_arg = arg;
 }
 
@@ -631,7 +772,7 @@ store_query(struct store *s, const char *sql, size_t nparams, const char *const 
 	struct conn *c = &s->reader;
 	struct op *op = op_new(sql, nparams, params, cb, arg);
 
-	if (c->state != CONN_UP) {
+	if (c->state != CONN_UP || c->setup) {
 		op_fail(op, ERR_UNAVAILABLE,
 			"the database cannot be reached now; what runs goes on, and the daemon reconnects by itself");
 		return;
@@ -677,7 +818,9 @@ store_idle(const struct store *s)
 bool
 store_connected(const struct store *s)
 {
-	return s->writer.state == CONN_UP && s->reader.state == CONN_UP;
+	const struct conn *w = &s->writer, *r = &s->reader;
+
+	return w->state == CONN_UP && !w->setup && !w->refused && r->state == CONN_UP && !r->setup;
 }
 
 /* ---- life ---- */
@@ -734,7 +877,9 @@ store_migrate(PGconn *pg, struct err *e)
 static PGconn *
 store_connect_now(const char *dsn, struct err *e)
 {
-	PGconn *pg = PQconnectdb(dsn);
+	/* The bound is ours unless the DSN has its own. */
+	PGconn *pg = PQconnectdbParams((const char *const[]){ "connect_timeout", "dbname", NULL },
+				       (const char *const[]){ "10", dsn, NULL }, 1);
 
 	if (PQstatus(pg) != CONNECTION_OK) {
 		char *msg = xstrdup(PQerrorMessage(pg));
@@ -772,9 +917,11 @@ conn_init(struct conn *c, struct store *s, const char *role, bool writer)
 	c->role = role;
 	c->writer = writer;
 	c->delay_ms = RECONNECT_FIRST_MS;
+	c->answer_ms = ANSWER_MAX_MS;
 	list_init(&c->sent);
 	uv_timer_init(s->loop, &c->retry);
-	c->retry.data = c;
+	uv_timer_init(s->loop, &c->watch);
+	c->retry.data = c->watch.data = c;
 }
 
 struct store *
@@ -795,8 +942,8 @@ store_open(uv_loop_t *loop, const char *dsn, struct err *e)
 			"another daemon uses this database; stop it first, or give this one a database of its own");
 		goto fail;
 	}
-	if (store_migrate(writer, e) < 0 || exec_now(writer, "SET search_path = sluice, public", e) < 0 ||
-	    exec_now(reader, "SET search_path = sluice, public; SET lock_timeout = '2s'", e) < 0)
+	if (store_migrate(writer, e) < 0 || exec_now(writer, "SELECT " SETTINGS_BOTH SETTINGS_WRITER, e) < 0 ||
+	    exec_now(reader, "SELECT " SETTINGS_BOTH SETTINGS_READER, e) < 0)
 		goto fail;
 	s = xcalloc(1, sizeof(*s));
 	s->loop = loop;
@@ -837,7 +984,7 @@ void
 store_close(struct store *s)
 {
 	uv_handle_t *handles[] = { (uv_handle_t *)&s->flush, (uv_handle_t *)&s->kick, (uv_handle_t *)&s->writer.retry,
-				   (uv_handle_t *)&s->reader.retry };
+				   (uv_handle_t *)&s->reader.retry, (uv_handle_t *)&s->writer.watch, (uv_handle_t *)&s->reader.watch };
 
 	s->closing = true;
 	conn_down(&s->writer, "closing");

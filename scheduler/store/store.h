@@ -41,10 +41,11 @@ struct store *store_open(uv_loop_t *loop, const char *dsn, struct err *e);
 void store_close(struct store *s);
 bool store_connected(const struct store *s);
 /*
- * `cb` is called at the end of every turn of the loop in which store_kick was called, before what was written is sent: the
- * one place where the scheduler decides, so that all transitions of a turn are one transaction.
+ * `decide` is called at the end of every turn of the loop in which store_kick was called, before what was written is sent:
+ * the one place where the scheduler decides, so that all transitions of a turn are one transaction. `chores` is called at the
+ * end of every turn, after that: what it does costs no time of a run's, since PostgreSQL works meanwhile.
  */
-void store_on_turn(struct store *s, store_done_cb cb, void *arg);
+void store_on_turn(struct store *s, store_done_cb decide, store_done_cb chores, void *arg);
 void store_kick(struct store *s);
 /* Nothing is queued or in flight on the writer. */
 bool store_idle(const struct store *s);
