@@ -78,6 +78,15 @@ mask_empty(const struct mask *m)
 	return m == NULL || m->count == 0;
 }
 
+char *
+mask_text(struct mask *m, const char *text)
+{
+	struct buf out = BUF_INIT;
+
+	mask_feed(m, text, strlen(text), true, &out);
+	return buf_detach(&out);
+}
+
 size_t
 mask_pending(const struct mask *m)
 {

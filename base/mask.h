@@ -19,6 +19,8 @@ bool mask_empty(const struct mask *m);
  * follows, nothing is kept back.
  */
 void mask_feed(struct mask *m, const char *data, size_t len, bool final, struct buf *out);
+/* A whole text with every secret hidden; the caller frees it. */
+char *mask_text(struct mask *m, const char *text);
 /* Bytes kept back. */
 size_t mask_pending(const struct mask *m);
 

@@ -22,7 +22,6 @@
 #include "flows/secrets.h"
 #include "scheduler/sched_int.h"
 
-#define REPORT_MAX     (64u << 20)
 #define PROGRESS_EVERY US_PER_S
 #define ADHOC_GRACE    US_PER_S
 
@@ -46,73 +45,6 @@ token_new(void)
 	return buf_detach(&b);
 }
 
-void
-report_fold(json_t *into, const char *text, size_t len)
-{
-	while (len > 0) {
-		const char *nl = memchr(text, '\n', len), *name;
-		size_t n = nl ? (size_t)(nl - text) : len;
-		json_t *line = json_loadb(text, n, 0, NULL), *value, *have;
-
-		json_object_foreach (line, name, value) {
-			have = json_object_get(into, name);
-			if (json_is_object(have) && json_is_object(value))
-				json_object_update(have, value);
-			else if (json_is_array(have) && json_is_array(value))
-				json_array_extend(have, value);
-			else
-				json_object_set_new(into, name, json_deep_copy(value));
-		}
-		json_decref(line);
-		text += n + (nl ? 1 : 0);
-		len -= n + (nl ? 1 : 0);
-	}
-}
-
-/* The text with every secret hidden; the caller frees it. */
-static char *
-mask_text(struct mask *m, const char *text)
-{
-	struct buf out = BUF_INIT;
-
-	mask_feed(m, text, strlen(text), true, &out);
-	return buf_detach(&out);
-}
-
-/* The same value with every secret in its texts and names hidden. Done after parsing, since JSON can spell a text in many ways.
- */
-static json_t *
-mask_json(json_t *value, struct mask *m)
-{
-	json_t *out, *item;
-	const char *name;
-	char *text;
-	size_t i;
-
-	switch (json_typeof(value)) {
-	case JSON_STRING:
-		text = mask_text(m, json_string_value(value));
-		out = json_string(text);
-		free(text);
-		return out;
-	case JSON_ARRAY:
-		out = json_array();
-		json_array_foreach (value, i, item)
-			json_array_append_new(out, mask_json(item, m));
-		return out;
-	case JSON_OBJECT:
-		out = json_object();
-		json_object_foreach (value, name, item) {
-			text = mask_text(m, name);
-			json_object_set_new(out, text, mask_json(item, m));
-			free(text);
-		}
-		return out;
-	default:
-		return json_incref(value);
-	}
-}
-
 /* A text for people, which may quote what was resolved. */
 static void
 mask_message(char **text, struct mask *m)
@@ -126,56 +58,11 @@ mask_message(char **text, struct mask *m)
 	*text = shown;
 }
 
-/* A report is what a foreign program wrote: values that are not of the kind that readers rely on are dropped. */
-void
-report_tidy(json_t *report)
-{
-	static const struct {
-		const char *name;
-		json_type type;
-	} kinds[] = {
-		{ "progress", JSON_OBJECT }, { "outputs", JSON_OBJECT }, { "metrics", JSON_OBJECT }, { "tables", JSON_ARRAY },
-		{ "checks", JSON_ARRAY },    { "result", JSON_OBJECT },  { "error", JSON_OBJECT },
-	};
-	json_t *error = json_object_get(report, "error");
-
-	if (json_is_string(error))
-		json_object_set_new(report, "error", json_pack("{s:O}", "message", error));
-	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
-		json_t *value = json_object_get(report, kinds[i].name);
-
-		if (value && json_typeof(value) != kinds[i].type)
-			json_object_del(report, kinds[i].name);
-	}
-}
-
-/* What it has reported so far, with secrets hidden. */
-static json_t *
-attempt_fold(const struct attempt *a)
-{
-	struct buf b = BUF_INIT_MAX(REPORT_MAX);
-	char *path = xasprintf("%s/report", a->dir);
-	json_t *fold = json_object(), *hidden;
-
-	if (buf_add_file(&b, path) == -EFBIG)
-		log_warn("%s: its report is longer than 64 MB; the rest is ignored", a->key);
-	report_fold(fold, b.s, b.len);
-	report_tidy(fold);
-	if (!mask_empty(a->mask)) {
-		hidden = mask_json(fold, a->mask);
-		json_decref(fold);
-		fold = hidden;
-	}
-	buf_release(&b);
-	free(path);
-	return fold;
-}
-
 static void
 attempt_read_report(struct attempt *a)
 {
 	json_decref(a->report);
-	a->report = attempt_fold(a);
+	a->report = attempt_report(a);
 }
 
 /* ---- making ---- */
@@ -929,7 +816,7 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 static json_t *
 attempt_progress(const struct attempt *a)
 {
-	json_t *fold = attempt_fold(a), *progress = json_incref(json_object_get(fold, "progress"));
+	json_t *fold = attempt_report(a), *progress = json_incref(json_object_get(fold, "progress"));
 
 	json_decref(fold);
 	return progress;

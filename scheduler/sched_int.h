@@ -178,10 +178,14 @@ void attempt_stop(struct attempt *a, enum stop_reason why);
 void attempt_free(struct attempt *a);
 /* Every attempt that this nursery does not know is lost, or never began. */
 void attempts_reconcile(struct sched *s);
-/* Where the report's folded JSON lines go. */
+
+/* report.c */
+/* Folds JSON lines into an object: objects merge, lists append, anything else replaces. */
 void report_fold(json_t *into, const char *text, size_t len);
 /* Drops what is not of its kind; an error that is a bare text becomes {"message": text}. */
 void report_tidy(json_t *report);
+/* What the attempt has reported so far, tidied, with secrets hidden; the caller owns it. */
+json_t *attempt_report(const struct attempt *a);
 
 /* record.c */
 void record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state,

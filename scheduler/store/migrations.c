@@ -50,5 +50,11 @@ const char *const migrations[] = {
 	"  property_value varchar(1000) NOT NULL, PRIMARY KEY (catalog_name, namespace, property_key));",
 	/* 2: a catalog of the JDBC schema's version 0 does not tell tables from views. */
 	"ALTER TABLE iceberg_tables ADD COLUMN IF NOT EXISTS iceberg_type varchar(5);",
+	/* 3: only the daemon writes here, from its state tables: what it cannot get wrong is not checked again by each write of
+	 * each transition (a seventh of PostgreSQL's time). Who deletes runs deletes their attempts first. */
+	"ALTER TABLE sluice.runs DROP CONSTRAINT IF EXISTS runs_state_check;"
+	"ALTER TABLE sluice.tasks DROP CONSTRAINT IF EXISTS tasks_state_check;"
+	"ALTER TABLE sluice.attempts DROP CONSTRAINT IF EXISTS attempts_state_check,"
+	"  DROP CONSTRAINT IF EXISTS attempts_cause_check, DROP CONSTRAINT IF EXISTS attempts_run_id_task_id_fkey;",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);

@@ -95,13 +95,13 @@ class Daemon:
         self.home, self.flows = pathlib.Path(home), pathlib.Path(flows)
         self.config, self.args = config, [str(a) for a in args]
         self.env = clean_env(**(env or {}))
-        self.process = None
+        self.process, self.binary = None, BINARY
         self.log_path = self.home.parent / f"{self.home.name}.log"
 
     # ---- life ----
 
     def command(self):
-        out = [str(BINARY), "serve", "--home", str(self.home), "--flows", str(self.flows)]
+        out = [str(self.binary), "serve", "--home", str(self.home), "--flows", str(self.flows)]
         if "--listen" not in self.args:
             out += ["--listen", "127.0.0.1:0"]
         if self.config:
@@ -154,7 +154,7 @@ class Daemon:
             except (OSError, ValueError, IndexError):
                 continue
             # A left-over file may name a process that is something else by now.
-            if exe.split(" ")[0] in (str(BINARY.resolve()), exe if "postgres" in exe else ""):
+            if exe.split(" ")[0] in (str(BINARY.resolve()), str(self.binary), exe if "postgres" in exe else ""):
                 os.kill(pid, sig)
                 wait_until(lambda: not alive(pid), f"the end of process {pid}")
         link = self.home / "pg"

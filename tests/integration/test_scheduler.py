@@ -680,6 +680,45 @@ def test_task_outlives_the_daemon(daemon, folder, sig):
     assert daemon.ended(waiting["id"])["state"] == "success"
 
 
+@pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGUSR2], ids=["kill", "usr2"])
+def test_two_hundred_tasks_outlive_an_upgrade(make_daemon, folder, sig):
+    """What runs goes on under a daemon started from another file; each ends once, with its output, log and successor."""
+    daemon = make_daemon(config="server: {max_active_tasks: 200}\n", start=False)
+    daemon.binary = pathlib.Path(shutil.copy(BINARY, folder / "old"))
+    daemon.start()
+    daemon.binary = BINARY
+    os.mkfifo(folder / "gate")
+    tasks = [f"t{i:03}" for i in range(200)]
+    work = f"echo begin; echo $SLUICE_TASK_ID $$ >> {folder}/pids; read x < {folder}/gate; echo end; " 'echo \'{\"outputs\": {\"n\": 7}}\' >> $SLUICE_REPORT'
+    text = "id: wide\nconcurrency: {max_active_tasks: 200}\ntasks:\n"
+    text += "".join(f"  - {{id: {t}, type: command, command: {json.dumps(work)}, outputs: {{n: int}}}}\n" for t in tasks)
+    text += f"  - {{id: last, type: command, depends_on: [{', '.join(tasks)}], command: \"echo last ${{tasks.t000.outputs.n}} >> {folder}/pids\"}}\n"
+    daemon.flow("wide", text)
+    run = daemon.post("/api/v1/flows/wide/runs")
+    wait_until(lambda: len(lines(folder / "pids")) == 200, "200 processes")
+    daemon.stop(sig)
+    pids = [int(line.split()[1]) for line in lines(folder / "pids")]
+    assert all(alive(pid) for pid in pids)
+    daemon.start()
+    assert daemon.get("/api/v1/status")["slots"] == {"used": 200, "total": 200}
+    assert daemon.log.count("is still running: adopted") == 200
+
+    def opened():  # each opening lets those go that wait at the gate by then
+        try:
+            os.close(os.open(folder / "gate", os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody waits
+            pass
+        return daemon.run(run["id"])["state"] not in ("queued", "running")
+
+    wait_until(opened, "the end of the run")
+    run = daemon.run(run["id"])
+    assert run["state"] == "success", why(run)
+    assert {len(t["attempts"]) for t in run["tasks"]} == {1} and {t["outputs"].get("n") for t in run["tasks"][:200]} == {7}
+    assert len(lines(folder / "pids")) == 201 and lines(folder / "pids")[-1] == "last 7"
+    assert daemon.task_log(run["id"], "t123") == "begin\nend\n"
+    assert daemon.get("/api/v1/status")["slots"]["used"] == 0 and os.listdir(daemon.home / "scratch") == []
+
+
 def test_task_that_ends_while_no_daemon_is_there(daemon, folder):
     run, pid = working(daemon, folder)
     daemon.kill()
