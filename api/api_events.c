@@ -161,6 +161,10 @@ events_get(struct request *rq)
 			return;
 		}
 	}
+	if (!store_connected(rq->app->store)) { /* nothing can happen, and what has happened cannot be read */
+		reply_problem(rq, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
+		return;
+	}
 	ev = xcalloc(1, sizeof(*ev));
 	ev->app = rq->app;
 	ev->run = filter_of(rq, "run");

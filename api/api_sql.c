@@ -40,6 +40,7 @@ sql_post(struct request *rq)
 	} else {
 		spec = json_pack("{s:O,s:I}", "sql", sql, "limit",
 				 json_is_integer(limit) ? json_integer_value(limit) : (json_int_t)ROWS_DEFAULT);
+		rq->patience = QUERY_TIMEOUT + 30 * US_PER_S; /* the query's own bound comes first */
 		sched_adhoc(rq->app->sched, "query", spec, QUERY_TIMEOUT, on_query_done, rq);
 		json_decref(spec);
 	}

@@ -354,7 +354,7 @@ auth_by_token(struct request *rq, const char *token, struct err *e)
 		rq->attempt = xstrdup(attempt);
 		return 0;
 	}
-	if (!a->loaded)
+	if (!a->loaded || (rq->app->sched && !sched_ready(rq->app->sched))) /* an attempt's token may be known in a moment */
 		return err_set(e, ERR_UNAVAILABLE, "the tokens are not loaded yet; try again in a moment");
 	return err_set(e, ERR_UNAUTHORIZED,
 		       "the token is not known here: it was deleted, belongs to an attempt that has ended, or to another daemon");
@@ -538,6 +538,10 @@ auth_delete(struct request *rq)
 
 	if (t == NULL || strcmp(t->id, "admin") == 0) {
 		reply_problem(rq, ERR_NOT_FOUND, "there is no token %s", rq->param[0]);
+		return;
+	}
+	if (!store_connected(rq->app->store)) {
+		reply_problem(rq, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
 		return;
 	}
 	token_remove(rq->app->auth, t); /* at once: who deletes a token wants it dead now */

@@ -30,6 +30,9 @@
 #define IDLE_TIMEOUT_S    75
 #define STREAM_BEHIND_MAX ((size_t)4 * 1024 * 1024)
 #define STREAM_PING_MS    15000
+#define LATE_CHECK_MS     1000
+#define PATIENCE          (20 * US_PER_S)
+#define RETRY_AFTER       "2"                          /* seconds: by then the store has tried to connect again */
 #define BODY_DRAIN_MAX    ((uint64_t)32 * 1024 * 1024) /* of a refused request: beyond, the connection is closed instead */
 
 struct kept {
@@ -57,8 +60,9 @@ struct exchange {
 	struct kept *kept, *headers;
 	struct err refused; /* decided at the headers */
 	struct buf allow;   /* of 405 */
-	bool handled;       /* the handler was called */
-	bool replied;       /* it has replied */
+	mono_us handled_at;
+	bool handled; /* the handler was called */
+	bool replied; /* it has replied */
 	bool suspended;
 	int status;
 	struct MHD_Response *response; /* until it is queued */
@@ -70,7 +74,7 @@ struct http {
 	struct app *app;
 	struct MHD_Daemon *daemon;
 	uv_poll_t poll;
-	uv_timer_t timer, ping;
+	uv_timer_t timer, ping, late;
 	bool local, closing;
 	bool resumed; /* since the last MHD_run */
 	struct list open;
@@ -82,6 +86,7 @@ static uint64_t requests_answered;
 static struct list orphans = { &orphans, &orphans };
 
 static void on_timer(uv_timer_t *t);
+static void on_late(uv_timer_t *t);
 
 static struct exchange *
 exchange_of(struct request *rq)
@@ -339,6 +344,8 @@ reply_problem_sentence(struct request *rq, int code, json_t *errors, const char 
 	}
 	if (status == 401)
 		reply_header(rq, "WWW-Authenticate", "Bearer realm=\"sluice\"");
+	if (status == 503)
+		reply_header(rq, "Retry-After", RETRY_AFTER);
 	if (strncmp(rq->path, "/iceberg/", 9) == 0) { /* its clients know the specification's own error model only */
 		json_decref(errors);
 		body = json_pack("{s:{s:o,s:s,s:i}}", "error", "message", detail, "type",
@@ -626,6 +633,7 @@ static void
 exchange_handle(struct exchange *x)
 {
 	x->handled = true;
+	x->handled_at = clock_mono();
 	if (x->refused.code == 0 && x->rq.body.overflow)
 		err_set(&x->refused, ERR_TOO_LARGE, "the body is too large; at most %zu bytes are taken here",
 			x->route->body_max);
@@ -692,6 +700,8 @@ on_request(void *cls, struct MHD_Connection *conn, const char *url, const char *
 	if (x->response == NULL) {
 		x->suspended = true;
 		MHD_suspend_connection(conn);
+		if (!uv_is_active((uv_handle_t *)&x->http->late))
+			uv_timer_start(&x->http->late, on_late, LATE_CHECK_MS, 0);
 		return MHD_YES;
 	}
 	r = x->response;
@@ -782,9 +792,10 @@ http_open(struct app *app, int fd, bool local, struct err *e)
 	}
 	uv_timer_init(app->loop, &h->timer);
 	uv_timer_init(app->loop, &h->ping);
+	uv_timer_init(app->loop, &h->late);
 	uv_poll_init(app->loop, &h->poll, info->epoll_fd);
-	h->timer.data = h->ping.data = h->poll.data = h;
-	h->handles = 3;
+	h->timer.data = h->ping.data = h->late.data = h->poll.data = h;
+	h->handles = 4;
 	uv_poll_start(&h->poll, UV_READABLE, on_poll);
 	uv_timer_start(&h->ping, on_ping, STREAM_PING_MS, STREAM_PING_MS);
 	http_run(h);
@@ -802,11 +813,60 @@ on_handle_closed(uv_handle_t *handle)
 
 /* Answers for the handler, whose own reply may come later and is dropped then. */
 static void
+exchange_answer_for(struct exchange *x, int code, const char *sentence)
+{
+	bool iceberg = strncmp(x->rq.path, "/iceberg/", 9) == 0;
+	json_t *body = iceberg ? json_pack("{s:{s:s,s:s,s:i}}", "error", "message", sentence, "type",
+					   code == ERR_TIMEOUT ? "CommitStateUnknownException" : "ServiceUnavailableException",
+					   "code", err_http_status(code))
+			       : json_pack("{s:s,s:s,s:i,s:s}", "type", err_name(code), "title", err_title(code), "status",
+					   err_http_status(code), "detail", sentence);
+	char *text = json_dumps(body, JSON_COMPACT);
+
+	json_decref(body);
+	x->response =
+		response_of(iceberg ? "application/json" : "application/problem+json", text, strlen(text), MHD_RESPMEM_MUST_FREE);
+	x->status = err_http_status(code);
+	if (x->status == 503)
+		MHD_add_response_header(x->response, "Retry-After", RETRY_AFTER);
+	exchange_resume(x);
+}
+
+/*
+ * Nobody waits for ever: a handler that waits for a commit, say, may have to wait until the database is back, and what was
+ * asked for may then still happen. A change of a table is in the same place, for which Iceberg has a status of its own.
+ */
+static void
+on_late(uv_timer_t *t)
+{
+	struct http *h = t->data;
+	mono_us now = clock_mono();
+	bool waits = false;
+
+	LIST_FOR_EACH (it, &h->open) {
+		struct exchange *x = LIST_ENTRY(it, struct exchange, node);
+		dur_us patience = x->rq.patience ? x->rq.patience : PATIENCE;
+
+		if (!x->suspended || x->replied || x->response || x->rq.on_stop)
+			continue;
+		if (now - x->handled_at < patience)
+			waits = true;
+		else if (strncmp(x->rq.path, "/iceberg/", 9) == 0)
+			exchange_answer_for(x, ERR_TIMEOUT, "the database has not answered in time");
+		else
+			exchange_answer_for(
+				x, ERR_UNAVAILABLE,
+				"the database has not answered in time; what was asked for may still happen: look, or "
+				"ask again with the same Idempotency-Key");
+	}
+	if (waits && !h->closing)
+		uv_timer_start(&h->late, on_late, LATE_CHECK_MS, 0);
+}
+
+/* As the server stops. */
+static void
 exchange_abandon(struct exchange *x)
 {
-	static const char text[] =
-		"{\"type\":\"unavailable\",\"title\":\"Not available now\",\"status\":503,\"detail\":\"the daemon is stopping\"}";
-
 	if (x->stream) {
 		stream_end(x->stream);
 		return;
@@ -815,9 +875,7 @@ exchange_abandon(struct exchange *x)
 		x->rq.on_stop(&x->rq);
 	if (!x->suspended)
 		return;
-	x->response = response_of("application/problem+json", xstrdup(text), strlen(text), MHD_RESPMEM_MUST_FREE);
-	x->status = 503;
-	exchange_resume(x);
+	exchange_answer_for(x, ERR_UNAVAILABLE, "the daemon is stopping");
 }
 
 void
@@ -836,6 +894,7 @@ http_close(struct http *h)
 	uv_close((uv_handle_t *)&h->poll, on_handle_closed);
 	uv_close((uv_handle_t *)&h->timer, on_handle_closed);
 	uv_close((uv_handle_t *)&h->ping, on_handle_closed);
+	uv_close((uv_handle_t *)&h->late, on_handle_closed);
 	MHD_stop_daemon(h->daemon);
 	h->daemon = NULL;
 }

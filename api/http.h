@@ -13,6 +13,7 @@
 #include <uv.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/err.h"
 
 struct app; /* what handlers work on: see api/app.h */
@@ -40,6 +41,8 @@ struct request {
 	 * Handlers that wait for the store or the scheduler need none.
 	 */
 	void (*on_stop)(struct request *rq);
+	/* How long a reply may take before the client gets a 503 (the Iceberg endpoint: 504) instead; 0: the usual. */
+	dur_us patience;
 	/* rest private: see http.c */
 };
 

@@ -207,10 +207,10 @@ client_do(struct client *c, const char *method, const char *path, json_t *body, 
 	return rc;
 }
 
-bool
-client_alive(struct client *c)
+static bool
+client_asks(struct client *c, const char *path)
 {
-	struct curl_slist *headers = client_setup(c, "/readyz", "*/*");
+	struct curl_slist *headers = client_setup(c, path, "*/*");
 	struct buf answer = BUF_INIT;
 	long status = 0;
 
@@ -221,6 +221,18 @@ client_alive(struct client *c)
 	curl_slist_free_all(headers);
 	buf_release(&answer);
 	return status == 200;
+}
+
+bool
+client_answers(struct client *c)
+{
+	return client_asks(c, "/healthz");
+}
+
+bool
+client_alive(struct client *c)
+{
+	return client_asks(c, "/readyz");
 }
 
 struct stream_call {

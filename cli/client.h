@@ -29,7 +29,9 @@ void client_header(struct client *c, const char *header);
 /* The body's bytes as they come; non-zero from `cb` ends it. Returns the HTTP status, 0 after a message. */
 int client_stream(struct client *c, const char *path, const char *accept, int (*cb)(void *arg, const char *data, size_t len),
 		  void *arg);
-/* Does a daemon answer? No message. */
+/* Is a daemon there, though its database may be away? No message. */
+bool client_answers(struct client *c);
+/* Does a daemon answer that takes triggers? No message. */
 bool client_alive(struct client *c);
 /* Adds `s` percent-encoded. */
 void add_encoded(struct buf *b, const char *s);

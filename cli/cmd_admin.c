@@ -231,9 +231,10 @@ static void
 doctor_daemon(struct doctor *d, const struct args *a)
 {
 	struct client *c = client_open(a);
-	json_t *s = NULL, *flows;
+	json_t *s = NULL, *flows, *trouble;
+	size_t i;
 
-	if (!client_alive(c)) {
+	if (!client_answers(c)) {
 		finding(d, "daemon", NULL, "none answers; `sluice serve` starts one");
 	} else if (client_call(c, "GET", "/api/v1/status", NULL, &s) != 200) {
 		finding(d, "daemon", "give a token in SLUICE_TOKEN", "it answers, but does not say how it is");
@@ -245,6 +246,9 @@ doctor_daemon(struct doctor *d, const struct args *a)
 		finding(d, "daemon", NULL, "%s, version %s", url ? url : "no address", version ? version : "unknown");
 		if (!json_is_true(json_object_get(json_object_get(s, "database"), "connected")))
 			finding(d, "database", "see the daemon's log", "the daemon cannot reach it now");
+		json_array_foreach (json_object_get(s, "troubles"), i, trouble)
+			finding(d, json_string_value(json_object_get(trouble, "what")), "it goes on by itself when that is over",
+				"%s", json_string_value(json_object_get(trouble, "message")));
 		finding(d, "flows",
 			json_integer_value(json_object_get(flows, "broken")) ? "`sluice flows` says what is wrong" : NULL,
 			"%lld good, %lld with problems", (long long)json_integer_value(json_object_get(flows, "good")),

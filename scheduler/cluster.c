@@ -24,12 +24,16 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/trouble.h"
 #include "flows/flow.h" /* sha256_hex */
 
 #define START_TIMEOUT  (60 * US_PER_S)
 #define START_TRIES    10
 #define START_PAUSE_US 300000
 #define WATCH_MS       2000
+#define RESTART_MS     100 /* doubled while it ends again at once */
+#define RESTART_MAX_MS 5000
+#define SETTLED_MS     3000 /* who lives so long is well */
 
 struct cluster {
 	char *bindir, *data, *sock, *dsn, *log;
@@ -39,6 +43,7 @@ struct cluster {
 	uv_poll_t watch;   /* on its pidfd: readable when it ends */
 	int pidfd;
 	uv_timer_t restart;
+	unsigned delay_ms;
 	uv_loop_t *loop;
 	int handles;
 };
@@ -333,18 +338,28 @@ cluster_up(struct cluster *c, struct err *e)
 }
 
 static void
+on_cluster_settled(uv_timer_t *t)
+{
+	struct cluster *c = t->data;
+
+	c->delay_ms = RESTART_MS;
+	trouble_end(TROUBLE_POSTGRESQL, "cluster: PostgreSQL runs again");
+}
+
+static void
 on_cluster_restart(uv_timer_t *t)
 {
 	struct cluster *c = t->data;
 	struct err e = ERR_INIT;
 
 	if (cluster_start(c, &e) < 0) {
-		log_error("cluster: %s", e.msg);
+		trouble_begin(TROUBLE_POSTGRESQL, "cluster: %s; trying again", e.msg);
 		err_release(&e);
 		uv_timer_start(&c->restart, on_cluster_restart, WATCH_MS, 0);
 		return;
 	}
 	cluster_watch(c);
+	uv_timer_start(&c->restart, on_cluster_settled, SETTLED_MS, 0);
 }
 
 static void
@@ -357,8 +372,10 @@ on_postmaster_end(uv_poll_t *h, int status, int events)
 	uv_poll_stop(h);
 	if (c->child)
 		waitpid(c->pid, NULL, WNOHANG);
-	log_error("cluster: PostgreSQL (process %d) ended; starting it again; see %s", (int)c->pid, c->log);
-	uv_timer_start(&c->restart, on_cluster_restart, 100, 0);
+	trouble_begin(TROUBLE_POSTGRESQL, "cluster: PostgreSQL (process %d) ended; starting it again; see %s", (int)c->pid,
+		      c->log);
+	uv_timer_start(&c->restart, on_cluster_restart, c->delay_ms, 0);
+	c->delay_ms = c->delay_ms * 2 > RESTART_MAX_MS ? RESTART_MAX_MS : c->delay_ms * 2;
 }
 
 static void
@@ -400,6 +417,7 @@ cluster_open(uv_loop_t *loop, const char *home, struct err *e)
 
 	c->loop = loop;
 	c->pidfd = -1;
+	c->delay_ms = RESTART_MS;
 	c->log = xasprintf("%s/pg.log", home);
 	if ((c->bindir = cluster_bindir(e)) == NULL)
 		goto fail;

@@ -31,10 +31,36 @@ plan_handled(struct sched *s, const char *key)
 	return json_integer_value(json_object_get(s->handled, key));
 }
 
+/* A planned time whose run is being made. */
+struct planned {
+	struct sched *sched;
+	char *key;
+	wall_us before; /* what was handled until then */
+};
+
+/* The database went away between: the planned time counts as not dealt with. A run that was made after all has its key. */
+static void
+on_planned(void *arg, const char *run_id, bool created, struct err *e)
+{
+	struct planned *p = arg;
+
+	(void)created;
+	if (run_id == NULL && e->code == ERR_UNAVAILABLE) {
+		if (plan_handled(p->sched, p->key) > p->before)
+			json_object_set_new(p->sched->handled, p->key, json_integer(p->before));
+		plan_rearm(p->sched);
+	} else if (run_id == NULL) {
+		log_warn("trigger: %s", e->msg);
+	}
+	free(p->key);
+	free(p);
+}
+
 static void
 on_due(void *arg, wall_us at)
 {
 	struct due *d = arg;
+	struct planned *p = xcalloc(1, sizeof(*p));
 	char when[TIME_TEXT], *key;
 	struct trigger t = { .flow = d->flow, .params = d->def->params, .kind = "schedule", .scheduled_for = at };
 
@@ -44,7 +70,10 @@ on_due(void *arg, wall_us at)
 	key = xasprintf("schedule:%s:%s", d->key, time_format(at, when));
 	t.idempotency_key = key;
 	log_info("%s: planned for %s", d->flow->id, when);
-	sched_trigger(d->sched, &t, NULL, NULL);
+	p->sched = d->sched;
+	p->key = xstrdup(d->key);
+	p->before = plan_handled(d->sched, d->key);
+	sched_trigger(d->sched, &t, on_planned, p);
 	free(key);
 }
 

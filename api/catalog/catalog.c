@@ -258,8 +258,10 @@ catalog_reply_error(struct request *rq, int status, const char *type, const char
 	message = xvasprintf(fmt, ap);
 	va_end(ap);
 	buf_add_visible(&shown, message, strlen(message));
-	if (status >= 500)
+	if (status >= 500 && status != 503) /* that the database is away is said once, by the store */
 		log_warn("catalog: %s %s: %s", rq->method, rq->path, shown.s);
+	if (status == 503)
+		reply_header(rq, "Retry-After", "2");
 	text = json_string(message);
 	if (text == NULL) /* a name in it is not UTF-8 */
 		text = json_string(shown.s);
