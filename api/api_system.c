@@ -98,6 +98,24 @@ metric_counts(struct buf *b, const char *kind, const char *name, const char *hel
 			buf_addf(b, "%s{state=\"%s\"} %llu\n", name, counts.rows[i].state, (unsigned long long)counts.rows[i].n);
 }
 
+/* Buckets hold what they hold and all before it, as Prometheus wants them. */
+static void
+metric_turns(struct buf *b, const struct turns *t)
+{
+	static const char name[] = "sluice_loop_turn_seconds";
+	unsigned long long sum = 0;
+
+	buf_addf(b, "# HELP %s How long each turn of the daemon's loop took, without its sleep.\n# TYPE %s histogram\n", name,
+		 name);
+	for (size_t i = 0; i < TURNS_BOUNDS; i++) {
+		sum += t->buckets[i];
+		buf_addf(b, "%s_bucket{le=\"%g\"} %llu\n", name, (double)turns_bounds[i] / US_PER_S, sum);
+	}
+	sum += t->buckets[TURNS_BOUNDS];
+	buf_addf(b, "%s_bucket{le=\"+Inf\"} %llu\n%s_sum %.6f\n%s_count %llu\n", name, sum, name, (double)t->total_ns / 1e9, name,
+		 sum);
+}
+
 static void
 flows_count(const struct registry *r, int *good, int *broken)
 {
@@ -145,6 +163,7 @@ metrics(struct request *rq)
 	metric_counts(&b, "run", "sluice_run_transitions_total", "Runs that came into a state, since the daemon started.");
 	metric_counts(&b, "task", "sluice_task_transitions_total", "Tasks that came into a state, since the daemon started.");
 	metric(&b, "sluice_http_requests_total", "counter", "HTTP requests answered.", (json_int_t)http_requests());
+	metric_turns(&b, rq->app->turns);
 	metric(&b, "process_resident_memory_bytes", "gauge", "Resident memory of the daemon.", resident_bytes());
 	metric(&b, "process_start_time_seconds", "gauge", "When the daemon started.", rq->app->started_at / US_PER_S);
 	reply_text(rq, 200, "text/plain; version=0.0.4; charset=utf-8", b.s, b.len);

@@ -8,6 +8,7 @@
 #include "scheduler/registry.h"
 #include "scheduler/sched.h"
 #include "scheduler/store/store.h"
+#include "scheduler/turns.h"
 
 struct auth;    /* api/auth.h: the tokens */
 struct catalog; /* api/catalog/catalog.h */
@@ -20,6 +21,7 @@ struct app {
 	struct store *store;
 	struct auth *auth;
 	struct catalog *catalog;
+	const struct turns *turns;
 	const char *home; /* absolute path of the state folder */
 	const char *flows_dir;
 	char *url; /* "http://127.0.0.1:8080", set when the port is bound */

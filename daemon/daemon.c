@@ -26,6 +26,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "scheduler/cluster.h"
+#include "scheduler/turns.h"
 
 extern char **environ;
 
@@ -36,6 +37,7 @@ struct daemon {
 	struct config *config;
 	struct cluster *cluster; /* NULL with a database of the user's */
 	struct app app;
+	struct turns turns;
 	struct api *api;
 	uv_signal_t signals[3];
 	int stops; /* how often we were asked to stop */
@@ -208,6 +210,7 @@ daemon_close(struct daemon *d)
 		registry_close(d->app.registry);
 	if (d->app.store)
 		store_close(d->app.store);
+	turns_close(&d->turns);
 	for (size_t i = 0; i < sizeof(d->signals) / sizeof(d->signals[0]); i++)
 		uv_close((uv_handle_t *)&d->signals[i], NULL);
 	if (d->cluster)
@@ -342,6 +345,8 @@ serve_main(const struct serve_options *o)
 	daemon_config(&d, o);
 	d.libdir = default_libdir();
 	uv_loop_init(&d.loop);
+	turns_open(&d.turns, &d.loop);
+	d.app.turns = &d.turns;
 	daemon_signals(&d);
 	if (daemon_open(&d, o, &e) == 0) {
 		write_url(&d);

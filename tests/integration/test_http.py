@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import threading
 import urllib.parse
@@ -287,6 +288,14 @@ def test_stop_while_clients_wait(daemon, folder):
     waiting.close()
     while stream.next():
         pass
+
+
+def test_metrics_tell_how_long_turns_of_the_loop_take(daemon):
+    before, after = (daemon.request("GET", "/metrics").text for _ in range(2))
+    buckets = [int(n) for n in re.findall(r'^sluice_loop_turn_seconds_bucket\{le="[^"]+"\} (\d+)$', after, re.M)]
+    count = re.compile(r"^sluice_loop_turn_seconds_count (\d+)$", re.M)
+    assert buckets == sorted(buckets) and buckets[-1] == int(count.search(after)[1]) > int(count.search(before)[1])
+    assert float(re.search(r"^sluice_loop_turn_seconds_sum (\S+)$", after, re.M)[1]) > 0
 
 
 def test_openapi_lists_what_answers(daemon):
