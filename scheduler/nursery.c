@@ -26,6 +26,7 @@
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "scheduler/orphans.h"
 #include "tasks/task.h"
 
 #define LOCK_TRIES        1000 /* ten seconds in all */
@@ -516,6 +517,7 @@ nursery_main(const char *home, const char *libdir)
 		log_warn("nursery: native tasks cannot run: %s", why);
 		free(why);
 	}
+	orphans_end(home);
 	n.socket = xasprintf("%s/nursery.sock", home);
 	n.listen_fd = nest_listen(n.socket);
 	snprintf(text, sizeof(text), "%d\n", (int)getpid());
