@@ -179,8 +179,10 @@ class Matrix:
         kind, rng = plan(self.seed, i)
         began = time.monotonic()
         try:
-            if self.world is None or self.used >= ROUNDS_A_WORLD:
+            if self.world and self.used >= ROUNDS_A_WORLD:
+                self.world.end()
                 self.end()
+            if self.world is None:
                 self.world, self.used = World(), 0
                 self.world.open()
             self.used += 1
@@ -236,6 +238,7 @@ def main():
     if args.kind:
         for name in [n for n in KINDS if args.kind not in n]:
             del KINDS[name]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"faults: seed {args.seed}", flush=True)
     matrix, began = Matrix(args.seed), time.monotonic()
     try:

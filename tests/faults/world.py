@@ -155,19 +155,34 @@ class World:
         self.reference = self.digest()[0][1:]
         return self
 
+    def end(self):
+        """An orderly end, which leaves nothing behind."""
+        status = self.daemon.stop()
+        if status != 0:
+            raise Finding(f"the daemon ended with status {status} when it was asked to")
+        until = time.monotonic() + SETTLE
+        while strays := [p for p in self.ours() if not self.database or p not in below(self.postmaster()) | {self.postmaster()}]:
+            if time.monotonic() > until:
+                raise Finding("the daemon has ended, but not all of it: " + ", ".join(f"{p} {words(p)[:200]!r}" for p in strays))
+            time.sleep(0.05)
+
     def close(self):
-        try:
-            for pid in self.ours():
-                os.kill(pid, signal.SIGCONT)
-            self.daemon.clean_up()
-        finally:
-            # Only what names this world's own folder.
-            for pid in self.ours():
+        """Ends every process of this world, and only those: each names its folder."""
+        if self.daemon.process and self.daemon.process.poll() is None:
+            self.daemon.kill()
+        for _ in range(100):
+            if not (left := self.ours()):
+                break
+            for pid in left:
                 try:
                     os.kill(pid, signal.SIGKILL)
                 except ProcessLookupError:
                     pass
-            shutil.rmtree(self.folder, ignore_errors=True)
+            time.sleep(0.05)
+        link = self.daemon.home / "pg"
+        if link.is_symlink():  # as root, where the cluster's user cannot reach the home
+            shutil.rmtree(link.resolve().parent, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self):
         """As a service manager would: again and again until it stays."""
@@ -354,11 +369,19 @@ class World:
     # ---- what must hold ----
 
     def connect(self):
-        if self.database:
-            return psycopg2.connect(self.database.dsn)
-        sock = self.daemon.home / "pg.run"
-        port = int(next(sock.glob(".s.PGSQL.*[0-9]")).name.rsplit(".", 1)[1])
-        return psycopg2.connect(host=str(sock), port=port, user="sluice", dbname="postgres", connect_timeout=10)
+        """A fault late in a round may still be at work in the database."""
+        until = time.monotonic() + DEADLINE
+        while True:
+            try:
+                if self.database:
+                    return psycopg2.connect(self.database.dsn)
+                sock = self.daemon.home / "pg.run"
+                port = int(next(sock.glob(".s.PGSQL.*[0-9]")).name.rsplit(".", 1)[1])
+                return psycopg2.connect(host=str(sock), port=port, user="sluice", dbname="postgres", connect_timeout=10)
+            except (psycopg2.OperationalError, StopIteration) as e:
+                if time.monotonic() > until:
+                    raise Finding(f"the database did not come back in {DEADLINE} s: {e}") from None
+                time.sleep(0.05)
 
     def open_rows(self):
         try:
