@@ -90,6 +90,24 @@ expr_resolve(const json_t *in, const json_t *scope, json_t **out, struct err *e)
 	return 0;
 }
 
+bool
+expr_dynamic(const json_t *in)
+{
+	json_t *item;
+	const char *key;
+	size_t i;
+
+	if (json_is_string(in))
+		return strstr(json_string_value(in), "${") != NULL;
+	json_array_foreach (in, i, item)
+		if (expr_dynamic(item))
+			return true;
+	json_object_foreach ((json_t *)in, key, item)
+		if (expr_dynamic(item))
+			return true;
+	return false;
+}
+
 int
 expr_refs(const char *text, int (*cb)(const char *path, size_t offset, void *arg), void *arg, struct err *e)
 {

@@ -19,6 +19,8 @@
  * ERR_UNPROCESSABLE names the ref that has no value.
  */
 MUSTCHECK int expr_resolve(const json_t *in, const json_t *scope, json_t **out, struct err *e);
+/* Whether any string in it may hold a ref: without one, expr_resolve needs no scope. NULL has none. */
+bool expr_dynamic(const json_t *in);
 /* Evaluates a `when` text. */
 MUSTCHECK int expr_when(const char *text, const json_t *scope, bool *out, struct err *e);
 /* Checks the form of a `when` text, whatever its refs are worth. */

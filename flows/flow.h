@@ -74,6 +74,7 @@ struct task_def {
 	json_t *spec; /* the type's own keys, normalised with defaults, refs unresolved */
 	json_t *pos;  /* place of texts in spec: {"sql": [line, col], "checks/2/sql": [line, col]}; of the first content character
 		       */
+	bool dynamic; /* env, engine_options, spec or working_dir hold refs */
 	int line, col;
 };
 

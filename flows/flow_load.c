@@ -503,6 +503,17 @@ sort_tasks(struct loader *l)
 	free(placed);
 }
 
+static void
+mark_dynamic(struct loader *l)
+{
+	for (size_t i = 0; i < l->flow->ntasks; i++) {
+		struct task_def *t = &l->flow->tasks[i];
+
+		t->dynamic = expr_dynamic(t->spec) || expr_dynamic(t->env) || expr_dynamic(t->engine_options) ||
+			     (t->working_dir && strstr(t->working_dir, "${"));
+	}
+}
+
 /* Everything else names a task by its id. */
 static void
 check_duplicates(struct loader *l)
@@ -564,6 +575,7 @@ load_tasks(struct loader *l, struct ynode *root)
 	}
 	free(deps);
 	sort_tasks(l);
+	mark_dynamic(l);
 }
 
 int

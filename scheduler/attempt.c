@@ -174,7 +174,8 @@ attempt_resolve(struct attempt *a, struct err *e)
 {
 	const struct task_def *def = a->task->def;
 	const struct run *run = a->task->run;
-	json_t *scope = sched_scope(run), *secrets = NULL, *env = NULL, *spec = NULL, *options = NULL, *dir = NULL, *argv, *full;
+	/* Its cost grows with the flow: 200 tasks that refer to nothing would each look at all others. */
+	json_t *scope = def->dynamic ? sched_scope(run) : json_pack("{s:{}}", "env"), *secrets = NULL, *env = NULL, *spec = NULL, *options = NULL, *dir = NULL, *argv, *full;
 	json_t *wd = def->working_dir ? json_string(def->working_dir) : NULL, *command;
 	int rc;
 
