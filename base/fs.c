@@ -12,25 +12,22 @@
 int
 fs_make_parents(const char *path)
 {
-	char *copy = xstrdup(path);
-	int rc = 0;
+	const char *slash = strrchr(path, '/');
+	char *parent;
+	int rc;
 
-	for (char *p = *copy ? copy + 1 : copy; *p && rc == 0; p++) {
-		if (*p != '/')
-			continue;
-		*p = '\0';
-		if (mkdir(copy, 0755) < 0 && errno != EEXIST)
-			rc = -1;
-		*p = '/';
-	}
-	free(copy);
+	if (slash == NULL || slash == path)
+		return 0;
+	parent = xstrndup(path, (size_t)(slash - path));
+	rc = fs_make_folders(parent, 0755);
+	free(parent);
 	return rc;
 }
 
 int
 fs_make_folders(const char *path, mode_t mode)
 {
-	/* The parents are mostly there. */
+	/* From the end: the parents are mostly there. */
 	if (mkdir(path, mode) == 0 || errno == EEXIST)
 		return 0;
 	if (errno != ENOENT || fs_make_parents(path) < 0)
