@@ -9,12 +9,12 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
-#include "base/clock.h"
 #include "base/fault.h"
 #include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/report.h"
+#include "tasks/spent.h"
 
 static const struct {
 	const char *type;
@@ -210,18 +210,21 @@ task_main(const json_t *doc)
 {
 	struct context cx = { .doc = doc, .spec = json_object_get(doc, "spec") };
 	const char *type = json_string_value(json_object_get(doc, "type"));
-	mono_us began = clock_mono();
+	enum spent part;
 	int rc = -1;
 
+	spent_start();
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; type && i < sizeof(task_types) / sizeof(task_types[0]); i++) {
 		if (strcmp(task_types[i].type, type) != 0)
 			continue;
+		part = spent_enter(SPENT_OPEN);
 		rc = duck_open(json_object_get(doc, "engine_options"), doc_text(&cx, "scratch"), &cx.db, &cx.err);
+		spent_leave(part);
 		FAULT("task.begin");
 		if (rc == 0)
 			rc = task_types[i].run(&cx);
-		report_metric("engine_us", (json_int_t)(clock_mono() - began));
+		spent_report();
 		if (rc < 0)
 			task_report_error(&cx);
 		FAULT("task.end");

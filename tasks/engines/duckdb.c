@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "tasks/spent.h"
 
 /* What is used of the C API; called through this table, since the library is mapped at run time. */
 /* clang-format off */
@@ -156,11 +157,14 @@ duck_close(struct duck *db)
 int
 duck_load_iceberg(struct duck *db, struct err *e)
 {
-	for (size_t i = 0; !db->iceberg && i < sizeof(duck_extensions) / sizeof(duck_extensions[0]); i++)
-		if (duck_execf(db, e, "LOAD '%s/%s.duckdb_extension'", duck_libdir, duck_extensions[i]) < 0)
-			return e->code;
-	db->iceberg = true;
-	return 0;
+	enum spent part = spent_enter(SPENT_LOAD);
+	int rc = 0;
+
+	for (size_t i = 0; rc == 0 && !db->iceberg && i < sizeof(duck_extensions) / sizeof(duck_extensions[0]); i++)
+		rc = duck_execf(db, e, "LOAD '%s/%s.duckdb_extension'", duck_libdir, duck_extensions[i]);
+	db->iceberg = rc == 0;
+	spent_leave(part);
+	return rc;
 }
 
 /* ---- statements ---- */
@@ -219,10 +223,14 @@ struct duck_result *
 duck_query(struct duck *db, const char *sql, struct err *e)
 {
 	struct duck_result *r = xcalloc(1, sizeof(*r));
+	enum spent part = spent_enter(SPENT_SQL);
+	bool failed;
 
 	if (getenv("SLUICE_TRACE_SQL"))
 		fprintf(stderr, "sql: %s\n", sql);
-	if (api.query(db->con, sql, &r->res) == DuckDBError) {
+	failed = api.query(db->con, sql, &r->res) == DuckDBError;
+	spent_leave(part);
+	if (failed) {
 		const char *msg = api.result_error(&r->res);
 
 		duck_error(e, msg ? msg : "DuckDB failed without a reason", NULL, NULL);
@@ -378,12 +386,14 @@ int
 duck_check(struct duck *db, const char *sql, int *line, int *col, struct err *e)
 {
 	duckdb_prepared_statement stmt = NULL;
+	enum spent part = spent_enter(SPENT_SQL);
 	int rc = 0;
 
 	*line = *col = 0;
 	if (api.prepare(db->con, sql, &stmt) == DuckDBError)
 		rc = duck_error(e, api.prepare_error(stmt), line, col);
 	api.destroy_prepare(&stmt);
+	spent_leave(part);
 	return rc;
 }
 

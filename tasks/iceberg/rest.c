@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "tasks/spent.h"
 
 #define ANSWER_MAX (256u << 20)
 
@@ -23,6 +24,7 @@ rest_call(struct context *cx, const char *method, const char *path, const json_t
 	struct buf answer = BUF_INIT_MAX(ANSWER_MAX);
 	struct curl_slist *headers = NULL;
 	char why[CURL_ERROR_SIZE] = "";
+	enum spent part = spent_enter(SPENT_CATALOG);
 	CURL *curl = curl_easy_init();
 	CURLcode code;
 	long status = -1;
@@ -61,6 +63,7 @@ rest_call(struct context *cx, const char *method, const char *path, const json_t
 	free(text);
 	free(url);
 	buf_release(&answer);
+	spent_leave(part);
 	return (int)status;
 }
 

@@ -21,6 +21,7 @@
 #include "tasks/iceberg/rest.h"
 #include "tasks/iceberg/types.h"
 #include "tasks/iceberg/write_int.h"
+#include "tasks/spent.h"
 
 #define COMMIT_TRIES 6
 
@@ -725,10 +726,12 @@ iceberg_attach(struct context *cx)
 	const json_t *catalog = json_object_get(cx->doc, "catalog");
 	struct buf b = BUF_INIT;
 	json_t *answer, *levels;
+	enum spent part;
 	int rc = -1;
 
 	if (duck_load_iceberg(cx->db, &cx->err) < 0)
 		return -1;
+	part = spent_enter(SPENT_ATTACH);
 	buf_adds(&b, "CREATE OR REPLACE TEMPORARY SECRET sluice_catalog (TYPE iceberg, TOKEN ");
 	buf_add_sql_string(&b, json_string_value(json_object_get(catalog, "token")));
 	buf_adds(&b, ")");
@@ -759,5 +762,6 @@ iceberg_attach(struct context *cx)
 	json_decref(answer);
 out:
 	buf_release(&b);
+	spent_leave(part);
 	return rc < 0 ? -1 : 0;
 }
