@@ -114,7 +114,9 @@ struct spawn {
 static int
 child_setup(struct spawn *sp)
 {
-	setsid();
+	/* A group of its own, but in the nursery's session: the kernel shares processors among sessions first, so that the
+	 * attempts together weigh as much as the daemon, not each of them. */
+	setpgid(0, 0);
 	/* The nursery's children die with it; if it died before this call, we see another parent. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (getppid() != sp->parent)

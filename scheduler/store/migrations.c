@@ -55,6 +55,8 @@ const char *const migrations[] = {
 	"ALTER TABLE sluice.runs DROP CONSTRAINT IF EXISTS runs_state_check;"
 	"ALTER TABLE sluice.tasks DROP CONSTRAINT IF EXISTS tasks_state_check;"
 	"ALTER TABLE sluice.attempts DROP CONSTRAINT IF EXISTS attempts_state_check,"
-	"  DROP CONSTRAINT IF EXISTS attempts_cause_check, DROP CONSTRAINT IF EXISTS attempts_run_id_task_id_fkey;",
+	"  DROP CONSTRAINT IF EXISTS attempts_cause_check, DROP CONSTRAINT IF EXISTS attempts_run_id_task_id_fkey;"
+	/* Looking for the few that ended badly must not read the many that ended well. */
+	"CREATE INDEX runs_bad ON sluice.runs (state, created_at DESC, id DESC) WHERE state IN ('failed','cancelled');",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);
