@@ -8,6 +8,7 @@
 #include "api/auth.h"
 #include "api/openapi.h"
 #include "base/alloc.h"
+#include "base/trouble.h"
 
 #ifndef SLUICE_VERSION
 #define SLUICE_VERSION "0.0.0"
@@ -171,6 +172,24 @@ metrics(struct request *rq)
 	json_decref(status);
 }
 
+/* [{what, since, message}]: what keeps the daemon from its work now. */
+static json_t *
+troubles_json(void)
+{
+	const char *name, *message;
+	json_t *list = json_array(), *text;
+	char at[TIME_TEXT];
+	wall_us since;
+
+	for (int t = 0; t < TROUBLE_COUNT; t++)
+		if (trouble_now((enum trouble)t, &name, &since, &message)) {
+			text = json_string(message); /* NULL when the server's words are not UTF-8 */
+			json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "what", name, "since", time_format(since, at),
+							      "message", text ? text : json_string("see the daemon's log")));
+		}
+	return list;
+}
+
 static void
 status_get(struct request *rq)
 {
@@ -189,6 +208,7 @@ status_get(struct request *rq)
 	json_object_set_new(body, "database",
 			    json_pack("{s:b,s:b}", "private", app->private_cluster, "connected", store_connected(app->store)));
 	json_object_set_new(body, "flows", json_pack("{s:i,s:i}", "good", good, "broken", broken));
+	json_object_set_new(body, "troubles", troubles_json());
 	reply_json(rq, 200, body);
 }
 

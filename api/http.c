@@ -20,6 +20,7 @@
 
 #include "api/app.h"
 #include "api/auth.h"
+#include "api/listener.h"
 #include "api/route.h"
 #include "base/alloc.h"
 #include "base/list.h"
@@ -73,6 +74,8 @@ struct exchange {
 struct http {
 	struct app *app;
 	struct MHD_Daemon *daemon;
+	struct listener *listener;
+	unsigned connections;
 	uv_poll_t poll;
 	uv_timer_t timer, ping, late;
 	bool local, closing;
@@ -763,6 +766,32 @@ on_poll(uv_poll_t *p, int status, int events)
 	http_run(p->data);
 }
 
+static void
+on_accepted(void *arg, int fd, const struct sockaddr *addr, socklen_t len)
+{
+	struct http *h = arg;
+
+	if (MHD_add_connection(h->daemon, fd, addr, len) != MHD_YES)
+		log_debug("http: a connection was not taken");
+	http_run(h);
+}
+
+/* No more than the library takes: the others wait in the kernel's queue. */
+static void
+on_connection_change(void *cls, struct MHD_Connection *conn, void **ctx, enum MHD_ConnectionNotificationCode how)
+{
+	struct http *h = cls;
+
+	(void)conn;
+	(void)ctx;
+	if (how == MHD_CONNECTION_NOTIFY_STARTED)
+		h->connections++;
+	else
+		h->connections--;
+	if (h->listener)
+		listener_pause(h->listener, h->connections >= CONNECTIONS_MAX);
+}
+
 struct http *
 http_open(struct app *app, int fd, bool local, struct err *e)
 {
@@ -773,9 +802,10 @@ http_open(struct app *app, int fd, bool local, struct err *e)
 	h->local = local;
 	list_init(&h->open);
 	/* clang-format off */
-	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, on_request, h,
+	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0,
+	                             NULL, NULL, on_request, h,
 	                             MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, NULL,
-	                             MHD_OPTION_LISTEN_SOCKET, fd,
+	                             MHD_OPTION_NOTIFY_CONNECTION, on_connection_change, h,
 	                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
 	                             MHD_OPTION_UNESCAPE_CALLBACK, keep_encoded, NULL,
 	                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
@@ -797,6 +827,7 @@ http_open(struct app *app, int fd, bool local, struct err *e)
 	h->timer.data = h->ping.data = h->late.data = h->poll.data = h;
 	h->handles = 4;
 	uv_poll_start(&h->poll, UV_READABLE, on_poll);
+	h->listener = listener_open(app->loop, fd, on_accepted, h);
 	uv_timer_start(&h->ping, on_ping, STREAM_PING_MS, STREAM_PING_MS);
 	http_run(h);
 	return h;
@@ -884,6 +915,8 @@ http_close(struct http *h)
 	if (h == NULL)
 		return;
 	h->closing = true;
+	listener_close(h->listener);
+	h->listener = NULL;
 	LIST_FOR_EACH (it, &h->open)
 		exchange_abandon(LIST_ENTRY(it, struct exchange, node));
 	uv_poll_stop(&h->poll);

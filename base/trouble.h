@@ -15,6 +15,7 @@
 	X(DATABASE, "database")     /* it cannot be reached, or refuses to write */                                              \
 	X(POSTGRESQL, "postgresql") /* the private cluster ends again and again */                                               \
 	X(START, "start")           /* no attempt can be started */                                                              \
+	X(NURSERY, "nursery")       /* it cannot be started */                                                                   \
 	X(REPORT, "report")         /* what attempts reported cannot be read */                                                  \
 	X(ACCEPT, "accept")         /* no connection can be taken */
 

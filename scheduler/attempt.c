@@ -18,12 +18,14 @@
 #include "base/fault.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "base/trouble.h"
 #include "flows/expr.h"
 #include "flows/secrets.h"
 #include "scheduler/sched_int.h"
 
 #define PROGRESS_EVERY US_PER_S
 #define ADHOC_GRACE    US_PER_S
+#define HEAR_AGAIN     US_PER_S
 
 static void progress_arm(struct sched *s);
 static void on_attempt_exited(void *arg, const struct nursery_exit *x);
@@ -58,11 +60,17 @@ mask_message(char **text, struct mask *m)
 	*text = shown;
 }
 
-static void
+/* 0, or -1 when it cannot be read for the time being. */
+static int
 attempt_read_report(struct attempt *a)
 {
+	json_t *report = attempt_report(a);
+
+	if (report == NULL)
+		return -1;
 	json_decref(a->report);
-	a->report = attempt_report(a);
+	a->report = report;
+	return 0;
 }
 
 /* ---- making ---- */
@@ -175,7 +183,8 @@ attempt_resolve(struct attempt *a, struct err *e)
 	const struct task_def *def = a->task->def;
 	const struct run *run = a->task->run;
 	/* Its cost grows with the flow: 200 tasks that refer to nothing would each look at all others. */
-	json_t *scope = def->dynamic ? sched_scope(run) : json_pack("{s:{}}", "env"), *secrets = NULL, *env = NULL, *spec = NULL, *options = NULL, *dir = NULL, *argv, *full;
+	json_t *scope = def->dynamic ? sched_scope(run) : json_pack("{s:{}}", "env"), *secrets = NULL, *env = NULL, *spec = NULL,
+	       *options = NULL, *dir = NULL, *argv, *full;
 	json_t *wd = def->working_dir ? json_string(def->working_dir) : NULL, *command;
 	int rc;
 
@@ -318,14 +327,16 @@ attempt_prepare(struct attempt *a)
 {
 	const char *failed = NULL;
 
+	errno = 0;
 	list_remove(&a->preparing);
 	if (fs_make_folders(a->dir, 0755) < 0)
 		failed = a->dir;
 	else if (fs_make_folders(a->scratch, 0700) < 0)
 		failed = a->scratch;
-	if (failed)
-		a->unready = xasprintf("cannot make the folder %s: %s", failed, strerror(errno));
-	else
+	if (failed) {
+		a->unready_errno = errno;
+		a->unready = xasprintf("cannot make the folder %s: %s", failed, strerror(a->unready_errno));
+	} else
 		nursery_prepare(a->sched->nursery, a->message);
 }
 
@@ -355,6 +366,7 @@ attempt_spawn_now(void *arg)
 			on_attempt_exited(s, &x);
 		} else if (a->unready) {
 			x.error = a->unready;
+			x.error_no = a->unready_errno;
 			on_attempt_exited(s, &x);
 		} else if (s->nursery_id == NULL || strcmp(a->nursery, s->nursery_id) != 0) {
 			attempt_lose(a, "it was lost before it began: the nursery ended");
@@ -362,6 +374,7 @@ attempt_spawn_now(void *arg)
 			FAULT("attempt.spawn.before");
 			nursery_go(s->nursery, a->key);
 			FAULT("attempt.spawn.after");
+			a->started_at = clock_wall(); /* the commit may have had to wait for the database */
 			attempt_arm_timeout(a);
 			progress_arm(s);
 		}
@@ -449,6 +462,11 @@ attempt_reason(const struct attempt *a, const struct nursery_exit *x)
 		return xasprintf("%s:%lld:%lld: %s", file, (long long)line, (long long)col, msg);
 	if (msg)
 		return xstrdup(msg);
+	if (x->oom)
+		return xasprintf(
+			"killed by the kernel for lack of memory; at its peak it held %lld MB: have it hold less at once "
+			"(a native task by engine_options.memory_limit), or give the machine or its control group more",
+			(long long)(x->max_rss >> 20));
 	if (WIFSIGNALED(x->status))
 		return xasprintf("killed by signal %d (%s)", WTERMSIG(x->status), strsignal(WTERMSIG(x->status)));
 	return xasprintf("exit status %d", WEXITSTATUS(x->status));
@@ -496,7 +514,10 @@ attempt_judge(struct attempt *a, const struct nursery_exit *x, char **reason)
 		a->cause = "cancelled";
 		return TASK_EV_CANCEL;
 	}
-	a->cause = cause && strcmp(cause, "conflict") == 0 ? "conflict" : a->signal >= 0 ? "signal" : "exit";
+	a->cause = x->oom || (cause && strcmp(cause, "oom") == 0) ? "oom"
+		   : cause && strcmp(cause, "conflict") == 0      ? "conflict"
+		   : a->signal >= 0                               ? "signal"
+								  : "exit";
 	return TASK_EV_FAIL;
 }
 
@@ -540,11 +561,14 @@ adhoc_ended(struct attempt *a, const struct nursery_exit *x)
 	struct err e = ERR_INIT;
 	char *reason;
 
-	attempt_read_report(a);
 	if (attempt_judge(a, x, &reason) == TASK_EV_SUCCEED)
 		a->adhoc_cb(a->adhoc_arg, a->report, NULL);
 	else {
-		err_set(&e, a->stop == STOP_TIMEOUT ? ERR_TIMEOUT : ERR_UNPROCESSABLE, "%s", reason);
+		err_set(&e,
+			a->stop == STOP_TIMEOUT                         ? ERR_TIMEOUT
+			: x->spawn_failed && errno_passing(x->error_no) ? ERR_UNAVAILABLE
+									: ERR_UNPROCESSABLE,
+			"%s", reason);
 		a->adhoc_cb(a->adhoc_arg, NULL, &e);
 		err_release(&e);
 	}
@@ -591,6 +615,15 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 }
 
 static void
+attempts_hear_again(void *arg)
+{
+	struct sched *s = arg;
+
+	nursery_list(s->nursery);
+	sched_wake(s); /* which sends it */
+}
+
+static void
 on_attempt_exited(void *arg, const struct nursery_exit *x)
 {
 	struct sched *s = arg;
@@ -607,6 +640,19 @@ on_attempt_exited(void *arg, const struct nursery_exit *x)
 		return;
 	}
 	FAULT("attempt.exit.heard");
+	if (!x->spawn_failed && attempt_read_report(a) < 0) {
+		/* The nursery keeps the exit, and tells it again when it is asked for its list. */
+		if (s->relist_alarm == NULL)
+			alarm_set(&s->relist_alarm, s->loop, HEAR_AGAIN, attempts_hear_again, s);
+		return;
+	}
+	if (x->spawn_failed && errno_passing(x->error_no) && a->task && a->stop == STOP_NONE && a->task->run->stop == STOP_NONE) {
+		reason = xstrdup(x->error);
+		mask_message(&reason, a->mask);
+		hold_unbegun(a, reason);
+		free(reason);
+		return;
+	}
 	a->ended_at = x->at ? x->at : clock_wall();
 	a->wall = x->wall;
 	a->user = x->user;
@@ -616,7 +662,6 @@ on_attempt_exited(void *arg, const struct nursery_exit *x)
 		adhoc_ended(a, x);
 		return;
 	}
-	attempt_read_report(a);
 	ev = attempt_judge(a, x, &reason);
 	mask_message(&reason, a->mask); /* it may quote the command */
 	attempt_end(a, ev, reason);
@@ -640,7 +685,8 @@ attempt_lose(struct attempt *a, const char *reason)
 		attempt_free(a);
 		return;
 	}
-	attempt_read_report(a);
+	if (attempt_read_report(a) < 0)
+		log_warn("%s: what it reported before it was lost cannot be read", a->key);
 	attempt_end(a, a->stop == STOP_CANCEL ? TASK_EV_CANCEL : TASK_EV_LOSE, reason);
 }
 
@@ -661,6 +707,7 @@ on_nursery_child(void *arg, const char *key, pid_t pid, bool alive)
 {
 	struct sched *s = arg;
 	struct attempt *a;
+	bool news;
 
 	if (!s->recovered)
 		return; /* what is waited for is not known yet: see on_recovered */
@@ -670,9 +717,10 @@ on_nursery_child(void *arg, const char *key, pid_t pid, bool alive)
 		nursery_signal(s->nursery, key, SIGKILL);
 		return;
 	}
+	news = !a->adopted; /* else it was only asked for its list once more */
 	a->adopted = true;
 	a->pid = pid;
-	if (alive) {
+	if (alive && news) {
 		log_info("%s (process %d) is still running: adopted", key, (int)pid);
 		attempt_arm_timeout(a);
 		progress_arm(s);
@@ -760,12 +808,19 @@ on_nursery_down(void *arg)
 	sched_wake(s);
 }
 
+static void
+on_nursery_probed(void *arg, const char *error)
+{
+	hold_probed(arg, error);
+}
+
 const struct nursery_events attempt_nursery_events = {
 	.up = on_nursery_up,
 	.child = on_nursery_child,
 	.listed = on_nursery_listed,
 	.started = on_nursery_started,
 	.exited = on_attempt_exited,
+	.probed = on_nursery_probed,
 	.down = on_nursery_down,
 };
 
@@ -793,8 +848,8 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	a->started_at = clock_wall();
 	a->message = message =
 		json_pack("{s:s,s:s,s:s,s:{},s:{s:s,s:s,s:s,s:i,s:s,s:s,s:{},s:s,s:o,s:s,s:{},s:O}}", "key", a->key, "dir",
-			  a->dir, "cwd", a->scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type, "attempt", 1,
-			  "type", type, "engine", "duckdb", "engine_options", "scratch", a->scratch, "catalog", catalog_doc(a),
+			  a->dir, "cwd", a->scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type, "attempt",
+			  1, "type", type, "engine", "duckdb", "engine_options", "scratch", a->scratch, "catalog", catalog_doc(a),
 			  "file", "", "pos", "spec", spec);
 	attempt_prepare(a);
 	a->message = NULL;

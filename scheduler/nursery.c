@@ -17,6 +17,7 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -26,6 +27,8 @@
 #include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
+#include "base/trouble.h"
+#include "scheduler/oom.h"
 #include "scheduler/orphans.h"
 #include "tasks/task.h"
 
@@ -33,13 +36,16 @@
 #define LOCK_WAIT_US      10000
 #define MESSAGE_MAX       (64u << 20)
 #define FORSAKEN_CHECK_MS 10000
+#define DEAF_MS           1000
 
 struct child {
 	struct list node;
 	char *key;
 	pid_t pid;
 	bool alive;
+	bool killed; /* by us */
 	mono_us started;
+	struct oom_mark born;
 	json_t *exit; /* the "exited" message, kept until acknowledged */
 };
 
@@ -52,6 +58,8 @@ struct nest {
 	struct list children;
 	json_t *prepared; /* messages by key that wait for their "go" */
 	bool stopping;
+	bool deaf; /* no descriptor for a new daemon's connection: not listening for a second */
+	struct oom oom;
 	sigset_t old_mask;
 };
 
@@ -98,6 +106,14 @@ open_append(const char *dir, const char *name)
 
 	free(path);
 	return fd;
+}
+
+static bool
+disk_full(int fd)
+{
+	struct statvfs v;
+
+	return fstatvfs(fd, &v) == 0 && v.f_blocks > 0 && (geteuid() == 0 ? v.f_bfree : v.f_bavail) == 0;
 }
 
 /* What a child needs, all made before the fork: after it only async-signal-safe calls are allowed in the exec'd case. */
@@ -206,6 +222,7 @@ nest_spawn(struct nest *n, json_t *msg)
 	struct child *c = nest_find(n, key);
 	char *why = NULL;
 	pid_t pid = -1;
+	int no = 0;
 
 	if (c) { /* asked twice: tell again what is */
 		nest_send(n, c->exit ? json_incref(c->exit)
@@ -216,7 +233,13 @@ nest_spawn(struct nest *n, json_t *msg)
 	sp.log_fd = open_append(dir, "log");
 	sp.report_fd = open_append(dir, "report");
 	if (sp.log_fd < 0 || sp.report_fd < 0) {
-		why = xasprintf("cannot open the log in %s: %s", dir, strerror(errno));
+		no = errno;
+		why = xasprintf("cannot open the log in %s: %s", dir, strerror(no));
+		goto out;
+	}
+	if (disk_full(sp.log_fd)) { /* it could neither say nor report anything */
+		no = ENOSPC;
+		why = xasprintf("cannot write the log in %s: %s", dir, strerror(no));
 		goto out;
 	}
 	FAULT("nursery.fork.before");
@@ -224,6 +247,7 @@ nest_spawn(struct nest *n, json_t *msg)
 		sp.argv = string_list(argv);
 		sp.envp = env_list(env);
 		pid = spawn_exec(&sp);
+		no = pid < 0 ? errno : sp.failed_step ? sp.failed_errno : 0;
 		if (pid > 0 && sp.failed_step) {
 			waitpid(pid, NULL, 0);
 			pid = -1;
@@ -239,10 +263,11 @@ nest_spawn(struct nest *n, json_t *msg)
 		free(sp.argv);
 	} else {
 		pid = spawn_native(&sp, json_object_get(msg, "doc"), env);
+		no = pid < 0 ? errno : 0;
 	}
 	FAULT("nursery.fork.after");
 	if (pid < 0 && why == NULL)
-		why = xasprintf("cannot start a process: %s", strerror(errno));
+		why = xasprintf("cannot start a process: %s", strerror(no));
 out:
 	if (sp.log_fd >= 0)
 		close(sp.log_fd);
@@ -253,9 +278,10 @@ out:
 	c->pid = pid;
 	c->alive = pid > 0;
 	c->started = clock_mono();
+	c->born = oom_mark(&n->oom);
 	list_append(&n->children, &c->node);
 	if (pid < 0) {
-		c->exit = json_pack("{s:s,s:s,s:s}", "ev", "spawn_failed", "key", key, "error", why);
+		c->exit = json_pack("{s:s,s:s,s:s,s:i}", "ev", "spawn_failed", "key", key, "error", why, "errno", no);
 		nest_send(n, json_incref(c->exit));
 	} else {
 		nest_send(n, json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)pid));
@@ -276,6 +302,31 @@ nest_go(struct nest *n, const char *key)
 		nest_send(n, json_pack("{s:s,s:s,s:s}", "ev", "spawn_failed", "key", key, "error",
 				       "the nursery was told to fork what it was not given"));
 	}
+}
+
+/* All that a start takes, for nobody: a file with something in it, and a process. */
+static void
+nest_probe(struct nest *n, const char *dir)
+{
+	char *path = xasprintf("%s/.probe", dir), *why = NULL;
+	int fds[2] = { open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600), dup(n->null_fd) };
+	pid_t pid = -1;
+
+	if (fds[0] < 0 || fds[1] < 0 || write(fds[0], "?\n", 2) != 2)
+		why = xasprintf("cannot write in %s: %s", dir, strerror(errno));
+	else if ((pid = vfork()) == 0)
+		_exit(0);
+	else if (pid < 0)
+		why = xasprintf("cannot start a process: %s", strerror(errno));
+	else
+		waitpid(pid, NULL, 0);
+	for (int i = 0; i < 2; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	unlink(path);
+	nest_send(n, json_pack("{s:s,s:s?}", "ev", "probed", "error", why));
+	free(why);
+	free(path);
 }
 
 static json_int_t
@@ -317,6 +368,8 @@ nest_reap(struct nest *n)
 					    (int)pid, "status", status, "at", (json_int_t)clock_wall(), "wall_us",
 					    (json_int_t)(clock_mono() - c->started), "user_us", tv_us(ru.ru_utime), "system_us",
 					    tv_us(ru.ru_stime), "max_rss", (json_int_t)ru.ru_maxrss * 1024);
+			if (WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL && !c->killed && oom_claims(&n->oom, &c->born))
+				json_object_set_new(c->exit, "oom", json_true());
 			nest_send(n, json_incref(c->exit));
 		}
 	}
@@ -349,12 +402,18 @@ nest_message(struct nest *n, const char *line, size_t len)
 	} else if (strcmp(op, "go") == 0) {
 		nest_go(n, key);
 	} else if (strcmp(op, "signal") == 0) {
-		if (c && c->alive)
-			kill(-c->pid, (int)json_integer_value(json_object_get(msg, "sig")));
+		if (c && c->alive) {
+			int sig = (int)json_integer_value(json_object_get(msg, "sig"));
+
+			c->killed = c->killed || sig == SIGKILL;
+			kill(-c->pid, sig);
+		}
 	} else if (strcmp(op, "ack") == 0) {
 		json_object_del(n->prepared, key);
 		if (c && !c->alive)
 			child_free(c);
+	} else if (strcmp(op, "probe") == 0) {
+		nest_probe(n, json_string_value(json_object_get(msg, "dir")));
 	} else if (strcmp(op, "list") == 0) {
 		nest_list(n);
 	} else if (strcmp(op, "stop") == 0) {
@@ -408,6 +467,7 @@ nest_accept(struct nest *n)
 	struct ucred who;
 	socklen_t len = sizeof(who);
 
+	n->deaf = fd < 0 && errno_passing(errno);
 	if (fd < 0)
 		return;
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) < 0 || who.uid != geteuid()) {
@@ -454,13 +514,14 @@ nest_loop(struct nest *n)
 
 	for (;;) {
 		struct pollfd fds[3] = { { .fd = n->signal_fd, .events = POLLIN },
-					 { .fd = n->listen_fd, .events = POLLIN },
+					 { .fd = n->deaf ? -1 : n->listen_fd, .events = POLLIN },
 					 { .fd = n->conn, .events = (short)(POLLIN | (n->out.len ? POLLOUT : 0)) } };
 
 		if (n->stopping && list_empty(&n->children) && n->out.len == 0)
 			return;
 		/* Without a daemon: look now and then whether the state folder is still there for one to come back to. */
-		ready = poll(fds, 3, n->conn < 0 ? FORSAKEN_CHECK_MS : -1);
+		ready = poll(fds, 3, n->deaf ? DEAF_MS : n->conn < 0 ? FORSAKEN_CHECK_MS : -1);
+		n->deaf = false;
 		if (ready < 0 && errno != EINTR)
 			die("nursery: poll: %s", strerror(errno));
 		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && !nest_busy(n))
@@ -520,6 +581,7 @@ nursery_main(const char *home, const char *libdir)
 		free(why);
 	}
 	orphans_end(home);
+	oom_open(&n.oom);
 	n.socket = xasprintf("%s/nursery.sock", home);
 	n.listen_fd = nest_listen(n.socket);
 	snprintf(text, sizeof(text), "%d\n", (int)getpid());

@@ -30,6 +30,8 @@ struct nursery_exit {
 	pid_t pid;
 	bool spawn_failed;
 	const char *error; /* when spawn_failed */
+	int error_no;      /* its errno, 0: none */
+	bool oom;          /* the kernel killed it for lack of memory */
 	int status;        /* as of waitpid */
 	wall_us at;
 	dur_us wall, user, system;
@@ -44,6 +46,8 @@ struct nursery_events {
 	void (*listed)(void *arg);
 	void (*started)(void *arg, const char *key, pid_t pid);
 	void (*exited)(void *arg, const struct nursery_exit *x);
+	/* The answer to nursery_probe: why no process can be started, or NULL when one can. */
+	void (*probed)(void *arg, const char *error);
 	/* It is gone, and every child with it; a new one is being started. */
 	void (*down)(void *arg);
 };
@@ -55,12 +59,15 @@ struct nursery *nursery_open(uv_loop_t *loop, const char *home, const char *libd
 void nursery_close(struct nursery *n, bool stop);
 /* Has it tell its children and their exits once more. */
 void nursery_list(struct nursery *n);
-/* Hands over what is to be forked, {"key","dir","doc" or "argv","env","cwd"}. Forgotten when this connection ends, or by nursery_ack. */
+/* Hands over what is to be forked, {"key","dir","doc" or "argv","env","cwd"}. Forgotten when this connection ends, or by
+ * nursery_ack. */
 void nursery_prepare(struct nursery *n, const json_t *msg);
 /* Forks what was prepared. */
 void nursery_go(struct nursery *n, const char *key);
 /* Messages wait for this: the daemon sends them once a turn. */
 void nursery_flush(struct nursery *n);
+/* Has it try whether an attempt could be forked now. */
+void nursery_probe(struct nursery *n);
 /* Signals the attempt's whole process group. */
 void nursery_signal(struct nursery *n, const char *key, int sig);
 /* The exit is recorded: forget it. */

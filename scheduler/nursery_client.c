@@ -14,8 +14,10 @@
 #include "base/buf.h"
 #include "base/fault.h"
 #include "base/log.h"
+#include "base/trouble.h"
 
 #define START_TIMEOUT (20 * US_PER_S)
+#define START_AGAIN   (2 * US_PER_S)
 
 struct nursery {
 	uv_loop_t *loop;
@@ -25,6 +27,7 @@ struct nursery {
 	uv_pipe_t pipe;
 	uv_timer_t retry;
 	bool open, closing;
+	mono_us started; /* the last time that we tried */
 	int handles;
 	struct buf in, out;
 };
@@ -160,12 +163,16 @@ nursery_event(struct nursery *n, json_t *m)
 		n->ev->listed(n->arg);
 	} else if (strcmp(ev, "started") == 0) {
 		n->ev->started(n->arg, key, pid);
+	} else if (strcmp(ev, "probed") == 0) {
+		n->ev->probed(n->arg, json_string_value(json_object_get(m, "error")));
 	} else if (strcmp(ev, "exited") == 0 || strcmp(ev, "spawn_failed") == 0) {
 		struct nursery_exit x = {
 			.key = key,
 			.pid = pid,
 			.spawn_failed = strcmp(ev, "spawn_failed") == 0,
 			.error = json_string_value(json_object_get(m, "error")),
+			.error_no = (int)json_integer_value(json_object_get(m, "errno")),
+			.oom = json_is_true(json_object_get(m, "oom")),
 			.status = (int)json_integer_value(json_object_get(m, "status")),
 			.at = json_integer_value(json_object_get(m, "at")),
 			.wall = json_integer_value(json_object_get(m, "wall_us")),
@@ -189,27 +196,41 @@ on_nursery_alloc(uv_handle_t *h, size_t hint, uv_buf_t *out)
 }
 
 static void
+nursery_start(struct nursery *n)
+{
+	struct err e = ERR_INIT;
+
+	n->started = clock_mono();
+	if (nursery_exec(n, &e) < 0) {
+		trouble_begin(TROUBLE_NURSERY, "nursery: %s; trying again every %d s", e.msg, (int)(START_AGAIN / US_PER_S));
+		err_release(&e);
+	}
+}
+
+static void
 on_nursery_retry(uv_timer_t *t)
 {
 	struct nursery *n = t->data;
 	int fd = nursery_dial(n->home);
 
-	if (fd < 0 || nursery_attach(n, fd) < 0)
-		uv_timer_start(&n->retry, on_nursery_retry, 20, 0);
+	if (fd >= 0 && nursery_attach(n, fd) == 0) {
+		trouble_end(TROUBLE_NURSERY, "nursery: started");
+		return;
+	}
+	/* It could not be started, or ended while it began; one that is merely slow holds the lock, and another would end. */
+	if (clock_mono() - n->started > START_AGAIN)
+		nursery_start(n);
+	uv_timer_start(&n->retry, on_nursery_retry, 20, 0);
 }
 
 static void
 on_pipe_closed(uv_handle_t *h)
 {
 	struct nursery *n = h->data;
-	struct err e = ERR_INIT;
 
 	if (n->closing)
 		return;
-	if (nursery_exec(n, &e) < 0) {
-		log_error("%s", e.msg);
-		err_release(&e);
-	}
+	nursery_start(n);
 	uv_timer_start(&n->retry, on_nursery_retry, 20, 0);
 }
 
@@ -306,6 +327,15 @@ void
 nursery_go(struct nursery *n, const char *key)
 {
 	nursery_send(n, json_pack("{s:s,s:s}", "op", "go", "key", key));
+}
+
+void
+nursery_probe(struct nursery *n)
+{
+	char *dir = xasprintf("%s/runs", n->home);
+
+	nursery_send(n, json_pack("{s:s,s:s}", "op", "probe", "dir", dir));
+	free(dir);
 }
 
 void

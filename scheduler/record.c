@@ -51,6 +51,18 @@ record_event(struct sched *s, const char *kind, const struct run *run, const str
 	json_array_append_new(s->events, ev);
 }
 
+void
+record_end(const struct attempt *a, json_t *data)
+{
+	json_object_set_new(data, "cause", text_json(a->cause));
+	json_object_set_new(data, "exit_code", a->exit_code >= 0 ? json_integer(a->exit_code) : json_null());
+	json_object_set_new(data, "signal", a->signal >= 0 ? json_integer(a->signal) : json_null());
+	json_object_set_new(data, "wall_us", json_integer(a->wall));
+	json_object_set_new(data, "user_us", json_integer(a->user));
+	json_object_set_new(data, "system_us", json_integer(a->system));
+	json_object_set_new(data, "max_rss_bytes", json_integer(a->max_rss));
+}
+
 static void
 events_tell(struct sched *s, const json_t *ev)
 {
@@ -254,12 +266,20 @@ record_turn(struct sched *s)
 		   "ended_at = r.ended_at, next_attempt_at = r.next_attempt_at "
 		   "FROM jsonb_populate_recordset(NULL::tasks, $1::jsonb) r WHERE t.run_id = r.run_id AND t.id = r.id",
 		   tasks);
+	if (json_array_size(s->unbegun) > 0) {
+		write_rows(s,
+			   "DELETE FROM attempts a USING jsonb_populate_recordset(NULL::attempts, $1::jsonb) r "
+			   "WHERE a.run_id = r.run_id AND a.task_id = r.task_id AND a.n = r.n",
+			   s->unbegun);
+		s->unbegun = json_array();
+	}
 	write_rows(
 		s,
 		"INSERT INTO attempts SELECT * FROM jsonb_populate_recordset(NULL::attempts, $1::jsonb) "
 		"ON CONFLICT (run_id, task_id, n) DO UPDATE SET state = excluded.state, cause = excluded.cause, "
 		"exit_code = excluded.exit_code, signal = excluded.signal, pid = excluded.pid, token_hash = excluded.token_hash, "
-		"ended_at = excluded.ended_at, wall_us = excluded.wall_us, user_us = excluded.user_us, "
+		"started_at = excluded.started_at, ended_at = excluded.ended_at, wall_us = excluded.wall_us, user_us = "
+		"excluded.user_us, "
 		"system_us = excluded.system_us, max_rss_bytes = excluded.max_rss_bytes, report = excluded.report",
 		attempts);
 	if (json_array_size(s->events) > 0) {

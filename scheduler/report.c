@@ -6,6 +6,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/log.h"
+#include "base/trouble.h"
 #include "scheduler/sched_int.h"
 
 #define REPORT_MAX (64u << 20)
@@ -95,9 +96,17 @@ attempt_report(const struct attempt *a)
 {
 	struct buf b = BUF_INIT_MAX(REPORT_MAX);
 	char *path = xasprintf("%s/report", a->dir);
-	json_t *fold = json_object(), *hidden;
+	json_t *fold = NULL, *hidden;
+	int rc = buf_add_file(&b, path);
 
-	if (buf_add_file(&b, path) == -EFBIG)
+	if (rc < 0 && errno_passing(-rc)) { /* it would look as if it had reported nothing */
+		trouble_begin(TROUBLE_REPORT, "cannot read what attempts reported: %s: %s; trying again every second", path,
+			      strerror(-rc));
+		goto out;
+	}
+	trouble_end(TROUBLE_REPORT, "what attempts reported can be read again");
+	fold = json_object();
+	if (rc == -EFBIG)
 		log_warn("%s: its report is longer than 64 MB; the rest is ignored", a->key);
 	report_fold(fold, b.s, b.len);
 	report_tidy(fold);
@@ -106,6 +115,7 @@ attempt_report(const struct attempt *a)
 		json_decref(fold);
 		fold = hidden;
 	}
+out:
 	buf_release(&b);
 	free(path);
 	return fold;

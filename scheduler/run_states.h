@@ -64,6 +64,7 @@ enum task_state {
 	X(READY, FAIL, FAILED)                                                                                                   \
 	X(READY, CANCEL, CANCELLED)                                                                                              \
 	X(RUNNING, SUCCEED, SUCCESS)                                                                                             \
+	X(RUNNING, UNBEGIN, READY)                                                                                               \
 	X(RUNNING, RETRY, RETRY_WAIT)                                                                                            \
 	X(RUNNING, FAIL, FAILED)                                                                                                 \
 	X(RUNNING, TIME_OUT, TIMED_OUT)                                                                                          \
@@ -79,6 +80,7 @@ enum task_event {
 	TASK_EV_SKIP,          /* `when`, `enabled` or the trigger rule says not */
 	TASK_EV_UPSTREAM_FAIL, /* the trigger rule can no longer say go because something failed */
 	TASK_EV_START,         /* an attempt is recorded and will be forked */
+	TASK_EV_UNBEGIN,       /* it could not be forked, for a cause that will pass: as if it had never been */
 	TASK_EV_SUCCEED,
 	TASK_EV_RETRY, /* the attempt failed and another is allowed */
 	TASK_EV_RETRY_DUE,

@@ -194,8 +194,10 @@ task_transition(struct task *t, enum task_event ev, const char *reason)
 
 	if (next < 0)
 		BUG("task %s/%s: no transition from %s by event %d", run->id, t->def->id, task_state_name(t->state), (int)ev);
-	log_info("%s/%s/%s %s -> %s%s%s", run->flow->id, run->id, t->def->id, task_state_name(t->state),
-		 task_state_name((enum task_state)next), reason ? ": " : "", reason ? reason : "");
+	/* That nothing can be started is said once, by hold.c. */
+	(ev == TASK_EV_UNBEGIN || (s->hold.active && ev == TASK_EV_START) ? log_debug : log_info)(
+		"%s/%s/%s %s -> %s%s%s", run->flow->id, run->id, t->def->id, task_state_name(t->state),
+		task_state_name((enum task_state)next), reason ? ": " : "", reason ? reason : "");
 	if (t->state == TASK_STATE_RUNNING) {
 		s->slots_used--;
 		run->fs->running_tasks--;
@@ -221,12 +223,15 @@ task_transition(struct task *t, enum task_event ev, const char *reason)
 	if (reason && t->state != TASK_STATE_SUCCESS && t->state != TASK_STATE_RUNNING)
 		t->error = xstrdup(reason);
 	t->dirty = true;
-	if (t->state != TASK_STATE_READY) { /* ready is over within the turn unless slots are short: not worth an event */
+	/* Ready is over within the turn unless slots are short: not worth an event. */
+	if (t->state != TASK_STATE_READY || ev == TASK_EV_UNBEGIN) {
 		data = json_object();
 		if (reason)
 			json_object_set_new(data, "error", json_string(reason));
 		if (t->state == TASK_STATE_SUCCESS && t->outputs)
 			json_object_set(data, "outputs", t->outputs);
+		if (t->attempt && t->attempt->phase == ATTEMPT_ENDED)
+			record_end(t->attempt, data);
 		if (t->state == TASK_STATE_RETRY_WAIT && t->next_attempt_at) {
 			char when[TIME_TEXT];
 
@@ -278,15 +283,16 @@ task_attempt_ended(struct task *t, enum task_event ev, const char *reason)
 	const struct retry *r = &t->def->retry;
 	struct run *run = t->run;
 
-	t->attempt = NULL; /* record.c keeps it until it is written */
 	if (ev == TASK_EV_SUCCEED || ev == TASK_EV_CANCEL || run->stop != STOP_NONE || t->attempts >= r->max_attempts) {
 		if (run->stop != STOP_NONE && ev != TASK_EV_SUCCEED)
 			ev = TASK_EV_CANCEL;
 		task_transition(t, ev, reason);
+		t->attempt = NULL; /* record.c keeps it until it is written */
 		return;
 	}
 	t->next_attempt_at = clock_wall() + retry_pause(r, t->attempts + 1);
 	task_transition(t, TASK_EV_RETRY, reason);
+	t->attempt = NULL;
 	task_retry_later(t, t->next_attempt_at);
 }
 
@@ -498,7 +504,7 @@ sched_dispatch(struct sched *s)
 		struct task *t = LIST_ENTRY(it, struct task, ready);
 		struct flow_state *fs = t->run->fs;
 
-		if (s->slots_used >= s->slots_total)
+		if (s->slots_used >= hold_slots(s))
 			break;
 		if (t->run->flow->max_active_tasks && fs->running_tasks >= t->run->flow->max_active_tasks)
 			continue;
@@ -975,6 +981,7 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 	list_init(&s->subs);
 	s->events = json_array();
 	s->versions = json_object();
+	s->unbegun = json_array();
 	s->handled = json_object();
 	s->nursery = nursery_open(loop, home, libdir, &attempt_nursery_events, s, e);
 	if (s->nursery == NULL) {
@@ -1052,6 +1059,9 @@ sched_close(struct sched *s, bool stop_nursery)
 	alarm_cancel(&s->plan_alarm);
 	alarm_cancel(&s->progress_alarm);
 	alarm_cancel(&s->recover_alarm);
+	alarm_cancel(&s->relist_alarm);
+	hold_release(s);
+	json_decref(s->unbegun);
 	json_decref(s->events);
 	json_decref(s->versions);
 	json_decref(s->handled);

@@ -41,11 +41,12 @@ struct attempt {
 	enum stop_reason stop;
 	char *token; /* only until it is forked */
 	char token_hash[65];
-	char *dir;         /* HOME/runs/RUN/TASK/N: log, report */
-	char *scratch;     /* HOME/scratch/RUN.TASK.N: while it lives */
-	json_t *message;   /* what the nursery is asked for; only until it is told to fork */
+	char *dir;             /* HOME/runs/RUN/TASK/N: log, report */
+	char *scratch;         /* HOME/scratch/RUN.TASK.N: while it lives */
+	json_t *message;       /* what the nursery is asked for; only until it is told to fork */
 	struct list preparing; /* in sched->preparing until its folders are made and the nursery has the message */
 	char *unready;         /* why that failed */
+	int unready_errno;
 	struct mask *mask; /* values never to be stored; NULL: none */
 	char *nursery;     /* the instance it was given to */
 	pid_t pid;
@@ -109,6 +110,17 @@ struct flow_state {
 	UT_hash_handle hh;
 };
 
+/* Nothing can be started for the time being: see hold.c. */
+struct hold {
+	bool active;
+	bool failed; /* since the last raise */
+	int cap;     /* so many attempts may be alive */
+	int unacked; /* unbegun attempts that the nursery still remembers */
+	dur_us pause;
+	mono_us last; /* failure */
+	struct alarm *alarm;
+};
+
 struct sched_sub {
 	struct list node;
 	sched_event_cb cb;
@@ -139,7 +151,9 @@ struct sched {
 	bool recovered, draining, planning;
 	void (*drained_cb)(void *arg);
 	void *drained_arg;
-	struct alarm *plan_alarm, *progress_alarm, *recover_alarm;
+	struct alarm *plan_alarm, *progress_alarm, *recover_alarm, *relist_alarm;
+	struct hold hold;
+	json_t *unbegun; /* attempts whose rows go, of this turn */
 	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
 	int handles;
 };
@@ -179,17 +193,28 @@ void attempt_free(struct attempt *a);
 /* Every attempt that this nursery does not know is lost, or never began. */
 void attempts_reconcile(struct sched *s);
 
+/* hold.c */
+/* The attempt could not be forked for a cause that will pass: its task is ready again. Frees the attempt. */
+void hold_unbegun(struct attempt *a, const char *why);
+/* The nursery has tried to fork: why it could not, or NULL. */
+void hold_probed(struct sched *s, const char *error);
+/* How many attempts may be alive now. */
+int hold_slots(const struct sched *s);
+void hold_release(struct sched *s);
+
 /* report.c */
 /* Folds JSON lines into an object: objects merge, lists append, anything else replaces. */
 void report_fold(json_t *into, const char *text, size_t len);
 /* Drops what is not of its kind; an error that is a bare text becomes {"message": text}. */
 void report_tidy(json_t *report);
-/* What the attempt has reported so far, tidied, with secrets hidden; the caller owns it. */
+/* What the attempt has reported so far, tidied, with secrets hidden; the caller owns it. NULL when it cannot be read now. */
 json_t *attempt_report(const struct attempt *a);
 
 /* record.c */
 void record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state,
 		  json_t *data);
+/* Adds to an event's data how the attempt ended: cause, exit code or signal, and what it used. */
+void record_end(const struct attempt *a, json_t *data);
 /* Tells subscribers at once; not stored. */
 void record_transient(struct sched *s, const struct task *t, json_t *data);
 /* Tells subscribers, and nobody later, that the flow files are not what they were. */

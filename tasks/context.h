@@ -15,7 +15,7 @@ struct context {
 	struct duck *db;
 	struct err err;
 	int line, col;     /* where in the flow file, 0: unknown */
-	const char *cause; /* "conflict", or NULL */
+	const char *cause; /* "conflict", "oom", or NULL */
 };
 
 typedef int (*task_fn)(struct context *cx);

@@ -1,10 +1,19 @@
 #include "tasks/report.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define REPORT_FD 3
+
+static int failure;
+
+int
+report_failure(void)
+{
+	return failure;
+}
 
 void
 report(const char *key, json_t *value)
@@ -18,8 +27,12 @@ report(const char *key, json_t *value)
 		for (size_t done = 0; done < len;) {
 			ssize_t n = write(REPORT_FD, text + done, len - done);
 
-			if (n <= 0)
+			if (n < 0 && errno == EINTR)
+				continue;
+			if (n <= 0) {
+				failure = failure ? failure : errno;
 				break;
+			}
 			done += (size_t)n;
 		}
 	}

@@ -225,6 +225,10 @@ task_main(const json_t *doc)
 		if (rc == 0)
 			rc = task_types[i].run(&cx);
 		spent_report();
+		if (rc == 0 && report_failure()) /* what others rely on would be missing */
+			rc = task_fail(&cx, ERR_IO, "what was done cannot be reported: %s", strerror(report_failure()));
+		if (cx.cause == NULL && cx.err.msg && strstr(cx.err.msg, "Out of Memory Error"))
+			cx.cause = "oom"; /* the engine kept to its memory_limit */
 		if (rc < 0)
 			task_report_error(&cx);
 		FAULT("task.end");

@@ -2,12 +2,17 @@
 
 import concurrent.futures
 import contextlib
+import http.client as http_client
 import json
 import os
 import pathlib
+import resource
 import signal
-import threading
+import socket
+import subprocess
+import sys
 import time
+import urllib.request
 
 import psycopg2
 import pytest
@@ -282,3 +287,324 @@ def test_database_refuses_to_write(daemon, folder):
     assert run["state"] == "success", why(run)
     assert daemon.log.count("store: the database refuses to write") == 1
     assert ready(daemon) and troubles(daemon) == {}
+
+
+# ---- used up: processes, descriptors, disk, memory ----
+
+
+def nursery(daemon):
+    return int((daemon.home / "nursery.pid").read_text())
+
+
+def limit(pid, what, soft, hard=None):
+    """Sets a limit of a process that runs; returns the one before."""
+    return resource.prlimit(pid, what, (soft, hard if hard is not None else resource.prlimit(pid, what)[1]))
+
+
+def fan(daemon, folder, n=12, retry=""):
+    tasks = "".join(f'  - {{id: t{i}, type: command, command: "echo {i} $SLUICE_ATTEMPT >> {folder}/ran"{retry}}}\n' for i in range(n))
+    daemon.flow("fan", f"id: fan\ntasks:\n{tasks}")
+
+
+def held(daemon):
+    """What keeps attempts from being started, as the status says."""
+    return troubles(daemon).get("start", {"message": ""})["message"]
+
+
+def quiet(daemon, seconds, at_most):
+    """The trouble lasts for so long, and the log does not fill."""
+    before = len(daemon.log.splitlines())
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert held(daemon)
+        time.sleep(0.1)
+    news = daemon.log.splitlines()[before:]
+    assert len(news) <= at_most, "\n".join(news)
+
+
+def all_ran_once(daemon, folder, run, n=12):
+    """Each task ran, with its first attempt: what could not be started cost it nothing."""
+    assert run["state"] == "success", why(run)
+    assert sorted(lines(folder / "ran")) == sorted(f"{i} 1" for i in range(n))
+    assert all([a["n"] for a in t["attempts"]] == [1] for t in run["tasks"])
+    assert daemon.log.count("no attempt can be started") == 1
+    wait_until(lambda: "attempts can be started again (after " in daemon.log, "the end of the trouble")
+    assert troubles(daemon) == {}
+    with contextlib.closing(database(daemon)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sluice.attempts WHERE run_id = %s", (run["id"],))
+        assert cursor.fetchone() == (n,)
+
+
+def test_no_process_can_be_started(make_daemon, folder):
+    """The control group of the nursery has no room for one more process."""
+    group = pathlib.Path("/sys/fs/cgroup/pids") / folder.name
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group for processes can be made here: {error}")
+    daemon = make_daemon()
+    try:
+        (group / "cgroup.procs").write_text(str(nursery(daemon)))
+        (group / "pids.max").write_text("1")
+        fan(daemon, folder)
+        run = daemon.post("/api/v1/flows/fan/runs")
+        wait_until(lambda: "Resource temporarily unavailable" in held(daemon), "the trouble")
+        assert all(t["state"] == "ready" and t["attempts"] == [] for t in daemon.run(run["id"])["tasks"])
+        quiet(daemon, 5, 1)
+        assert "start" in daemon.cli("doctor", check=False).stderr + daemon.cli("doctor", check=False).stdout
+        (group / "pids.max").write_text("max")
+        all_ran_once(daemon, folder, daemon.ended(run["id"]))
+    finally:
+        (pathlib.Path("/sys/fs/cgroup/pids") / "cgroup.procs").write_text(str(nursery(daemon)))
+        daemon.clean_up()
+        wait_until(lambda: not (group / "cgroup.procs").read_text().split(), "the group's emptiness")
+        group.rmdir()
+
+
+def test_some_processes_can_be_started(make_daemon, folder):
+    """Room for three at a time: they run three at a time, without a flood of tries."""
+    group = pathlib.Path("/sys/fs/cgroup/pids") / folder.name
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group for processes can be made here: {error}")
+    daemon = make_daemon()
+    try:
+        (group / "cgroup.procs").write_text(str(nursery(daemon)))
+        (group / "pids.max").write_text("4")
+        tasks = "".join(f'  - {{id: t{i}, type: command, command: [sleep, "0.3"]}}\n' for i in range(12))
+        daemon.flow("fan", f"id: fan\ntasks:\n{tasks}")
+        run = daemon.trigger("fan")
+        assert run["state"] == "success", why(run)
+        assert all([a["n"] for a in t["attempts"]] == [1] for t in run["tasks"])
+        assert daemon.log.count("no attempt can be started") == 1
+    finally:
+        (pathlib.Path("/sys/fs/cgroup/pids") / "cgroup.procs").write_text(str(nursery(daemon)))
+        daemon.clean_up()
+        wait_until(lambda: not (group / "cgroup.procs").read_text().split(), "the group's emptiness")
+        group.rmdir()
+
+
+def test_nursery_has_no_descriptors(daemon, folder):
+    fan(daemon, folder)
+    used = max(int(fd) for fd in os.listdir(f"/proc/{nursery(daemon)}/fd")) + 1
+    before = limit(nursery(daemon), resource.RLIMIT_NOFILE, used)
+    run = daemon.post("/api/v1/flows/fan/runs")
+    wait_until(lambda: "Too many open files" in held(daemon), "the trouble")
+    quiet(daemon, 4, 1)
+    limit(nursery(daemon), resource.RLIMIT_NOFILE, before[0])
+    all_ran_once(daemon, folder, daemon.ended(run["id"]))
+
+
+def test_daemon_has_no_descriptors(daemon, folder):
+    """No new client is taken, but those that are there are served; reports wait to be read, and none is lost."""
+    daemon.flow("gated", GATED.format(f=folder, gate=until(folder / "go")))
+    run = daemon.post("/api/v1/flows/gated/runs")
+    wait_until((folder / "began").exists, "the first task's start")
+    host, port = daemon.url.removeprefix("http://").rsplit(":", 1)
+    client = http_client.HTTPConnection(host, int(port), timeout=BOUND)
+
+    def ask(path):
+        client.request("GET", path, headers={"Authorization": f"Bearer {daemon.token}"})
+        reply = client.getresponse()
+        return reply.status, json.loads(reply.read())
+
+    assert ask("/healthz")[0] == 200
+    pid = daemon.process.pid
+    before = limit(pid, resource.RLIMIT_NOFILE, 3)
+    try:
+        waiting = socket.create_connection((host, int(port)))
+        said = len(daemon.log.splitlines())
+        cpu = cpu_seconds(pid)
+        (folder / "go").touch()
+        wait_until(lambda: {"accept", "report"} <= {t["what"] for t in ask("/api/v1/status")[1]["troubles"]}, "the troubles")
+        deadline = time.monotonic() + 3
+        while time.monotonic() < deadline:
+            assert ask("/healthz")[0] == 200
+            time.sleep(0.05)
+        assert cpu_seconds(pid) - cpu < 1, "it waits busily"
+        news = daemon.log.splitlines()[said:]
+        assert len(news) <= 3, "\n".join(news)
+        assert task_of(ask(f"/api/v1/runs/{run['id']}")[1], "first")["state"] == "running"
+    finally:
+        limit(pid, resource.RLIMIT_NOFILE, before[0])
+    run = daemon.ended(run["id"])
+    assert run["state"] == "success", why(run)
+    assert lines(folder / "second") == ["7"]
+    wait_until(lambda: status(daemon)["troubles"] == [], "the end of all troubles")
+    waiting.close()
+    client.close()
+
+
+def cpu_seconds(pid):
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class SmallDisk:
+    """The folder of the runs is a disk of its own, which can be filled: mounted where only this daemon sees it."""
+
+    def __init__(self, daemon):
+        self.daemon = daemon
+        runs = daemon.home / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        command = daemon.command()
+        daemon.command = lambda: ["unshare", "-m", "sh", "-c", f"mount -t tmpfs -o size=256k,nr_inodes=200 tmpfs {runs} && exec \"$@\"", "sh", *command]
+
+    def path(self, name):
+        return pathlib.Path(f"/proc/{self.daemon.process.pid}/root{self.daemon.home}/runs/{name}")
+
+    def fill(self):
+        with open(self.path(".fill"), "wb", buffering=0) as file:
+            with pytest.raises(OSError):
+                while True:
+                    file.write(b"x" * 4096)
+
+    def fill_inodes(self):
+        with pytest.raises(OSError):
+            for i in range(1000):
+                self.path(f".fill{i}").touch()
+
+    def free(self):
+        for file in self.path("").glob(".fill*"):
+            file.unlink()
+
+
+@pytest.mark.parametrize("what", ["bytes", "inodes"])
+def test_disk_of_the_logs_is_full(make_daemon, folder, what):
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be made here")
+    daemon = make_daemon(start=False)
+    disk = SmallDisk(daemon)
+    daemon.start()
+    # A command that cannot write its log fails by itself, if it minds: these do not write one.
+    fan(daemon, folder)
+    disk.fill() if what == "bytes" else disk.fill_inodes()
+    run = daemon.post("/api/v1/flows/fan/runs")
+    wait_until(lambda: "No space left on device" in held(daemon), "the trouble")
+    quiet(daemon, 4, 1)
+    disk.free()
+    all_ran_once(daemon, folder, daemon.ended(run["id"]))
+
+
+# ---- causes of death ----
+
+
+def watch(daemon, run_id, after=0):
+    """The task events of a run, from a stream of events that ends with the run."""
+    found = []
+    request = urllib.request.Request(
+        f"{daemon.url}/api/v1/events?run={run_id}&after={after}", headers={"Authorization": f"Bearer {daemon.token}", "Accept": "text/event-stream"}
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE) as stream:
+        for line in stream:
+            if not line.startswith(b"data: "):
+                continue
+            event = json.loads(line[6:])
+            if event["kind"] == "task":
+                found.append(event)
+            if event["kind"] == "run" and event["state"] in ("success", "failed", "cancelled"):
+                return found
+
+
+def end_event(daemon, run, task):
+    return [e for e in watch(daemon, run["id"]) if e["task"] == task and e["state"] not in ("running", "ready", "waiting")][-1]
+
+
+def same_end(event, attempt, **want):
+    """The event says how the attempt ended, and the API says the same."""
+    for key, value in want.items():
+        assert event["data"][key] == value and attempt[key] == value, (key, event, attempt)
+    for key in ("wall_us", "user_us", "system_us", "max_rss_bytes"):
+        assert event["data"][key] == attempt[key] and event["data"][key] >= 0
+    assert event["data"]["max_rss_bytes"] > 0 and event["data"]["wall_us"] > 0
+
+
+def test_events_tell_how_an_attempt_ended(daemon, folder):
+    daemon.flow(
+        "ends",
+        f"""\
+        id: ends
+        tasks:
+          - {{id: good, type: command, command: "exit 0"}}
+          - {{id: bad, type: command, command: "exit 7"}}
+          - {{id: shot, type: command, command: "kill -9 $$"}}
+          - {{id: slow, type: command, command: [sleep, "600"], timeout: 300ms}}
+        """,
+    )
+    run = daemon.trigger("ends")
+    want = {
+        "good": {"cause": "exit", "exit_code": 0, "signal": None},
+        "bad": {"cause": "exit", "exit_code": 7, "signal": None},
+        "shot": {"cause": "signal", "exit_code": None, "signal": 9},
+        "slow": {"cause": "timeout", "exit_code": None, "signal": 15},
+    }
+    for task, ended in want.items():
+        same_end(end_event(daemon, run, task), task_of(run, task)["attempts"][0], **ended)
+
+
+def test_event_of_a_death_is_told_live(daemon, folder):
+    daemon.flow("gated", GATED.format(f=folder, gate="exec sleep 600"))
+    run = daemon.post("/api/v1/flows/gated/runs")
+    wait_until((folder / "began").exists, "the first task's start")
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(watch, daemon, run["id"])
+        (pid,) = [p for p, (parent, _) in processes().items() if parent == nursery(daemon) and b"sleep" in pathlib.Path(f"/proc/{p}/cmdline").read_bytes()]
+        os.kill(pid, signal.SIGKILL)
+        event = [e for e in stream.result(PATIENCE) if e["task"] == "first"][-1]
+    same_end(event, task_of(daemon.run(run["id"]), "first")["attempts"][0], cause="signal", signal=9)
+
+
+HOG = """\
+import os, pathlib, sys
+pathlib.Path("{group}/cgroup.procs").write_text(str(os.getpid()))
+held = []
+while True:
+    held.append(bytearray(os.urandom(1 << 20)))
+"""
+
+
+def test_killed_for_lack_of_memory(daemon, folder):
+    """The kernel kills it in a control group of 64 MB; a kill -9 of a person's, before and after, is none."""
+    group = pathlib.Path("/sys/fs/cgroup/memory") / folder.name
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(64 << 20))
+    except OSError as error:
+        pytest.skip(f"no control group for memory can be made here: {error}")
+    try:
+        (folder / "hog.py").write_text(HOG.format(group=group))
+        daemon.flow("hog", f'id: hog\ntasks:\n  - {{id: a, type: command, command: ["{sys.executable}", "{folder}/hog.py"]}}\n')
+        daemon.flow("shot", 'id: shot\ntasks:\n  - {id: a, type: command, command: "kill -9 $$"}\n')
+        for flow, cause in (("shot", "signal"), ("hog", "oom"), ("shot", "signal"), ("hog", "oom")):
+            run = daemon.trigger(flow)
+            attempt = task_of(run, "a")["attempts"][0]
+            assert (run["state"], attempt["cause"], attempt["signal"]) == ("failed", cause, 9), why(run)
+            same_end(end_event(daemon, run, "a"), attempt, cause=cause, signal=9)
+            if cause == "oom":
+                assert "killed by the kernel for lack of memory; at its peak it held" in run["error"]
+                assert 20 << 20 < attempt["max_rss_bytes"] < 128 << 20
+    finally:
+        wait_until(lambda: not (group / "cgroup.procs").read_text().split(), "the group's emptiness")
+        group.rmdir()
+
+
+def test_engine_runs_out_of_its_memory_limit(daemon, folder):
+    daemon.flow(
+        "tight",
+        """\
+        id: tight
+        tasks:
+          - id: sort
+            type: validate
+            sql: SELECT length(list(i)) AS l FROM range(100000000) t(i)
+            engine_options: {memory_limit: 50MB}
+            checks:
+              - not_null: [l]
+        """,
+    )
+    run = daemon.trigger("tight")
+    attempt = task_of(run, "sort")["attempts"][0]
+    assert run["state"] == "failed" and attempt["cause"] == "oom", why(run)
+    assert "Out of Memory" in run["error"]
+    assert end_event(daemon, run, "sort")["data"]["cause"] == "oom"
