@@ -25,6 +25,7 @@
 #include "base/alloc.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "scheduler/alarm.h"
 #include "scheduler/cluster.h"
 #include "scheduler/turns.h"
 
@@ -40,6 +41,8 @@ struct daemon {
 	struct turns turns;
 	struct api *api;
 	uv_signal_t signals[3];
+	struct alarm *url_again;
+	bool url_warned;
 	int stops; /* how often we were asked to stop */
 	bool leaving;
 };
@@ -198,6 +201,7 @@ daemon_unlink(struct daemon *d, const char *name)
 static void
 daemon_close(struct daemon *d)
 {
+	alarm_cancel(&d->url_again);
 	daemon_unlink(d, "url");
 	if (d->api)
 		api_stop(d->api);
@@ -266,17 +270,23 @@ daemon_signals(struct daemon *d)
 	}
 }
 
+/* Clients find us by this file: whole, or not there. Where there is no room for it now, it is tried again. */
 static void
-write_url(struct daemon *d)
+write_url(void *arg)
 {
+	struct daemon *d = arg;
 	char *path = xasprintf("%s/url", d->home), *tmp = xasprintf("%s.new", path);
 	FILE *f = fopen(tmp, "w");
+	bool good = f && fprintf(f, "%s\n", d->app.url) > 0;
 
-	if (f) {
-		fprintf(f, "%s\n", d->app.url);
-		fclose(f);
-		if (rename(tmp, path) < 0)
-			log_warn("cannot write %s: %s", path, strerror(errno));
+	if (f && fclose(f) != 0)
+		good = false;
+	if (!good || rename(tmp, path) < 0) {
+		if (!d->url_warned)
+			log_warn("cannot write %s: %s; trying again every second", path, strerror(errno));
+		d->url_warned = true;
+		unlink(tmp);
+		alarm_set(&d->url_again, &d->loop, US_PER_S, write_url, d);
 	}
 	free(path);
 	free(tmp);
