@@ -8,22 +8,27 @@ Faults at random moments and at named points, and after each of them everything 
 
 import argparse
 import collections
+import http.client
+import json
 import os
 import pathlib
 import platform
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 
-from world import Finding, World, below
+from world import RETRY, Finding, OwnDatabase, SmallDisks, World, below, can_mount
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = pathlib.Path(__file__).parent / "README.md"
 FLOWS = ["chain", "chain", "fan", "lake", "lake", "long"]
 ROUNDS_A_WORLD = 20  # tables grow by every publish
+WORTH_WRITING = 300  # rounds, for README.md
 
 POINTS = {
     "daemon": (
@@ -41,7 +46,7 @@ ROLES = ["attempt", "daemon", "nursery", "postgres", "backend"]
 # ---- what happens in a round: each takes the world and a source of chance ----
 
 
-def moment(rng, most=1.6):
+def moment(rng, most=1.2):
     time.sleep(rng.uniform(0, most))
 
 
@@ -72,7 +77,7 @@ def while_it_starts(w, rng):
         until = time.monotonic() + 5
         while w.daemon.process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
-        w.spawn_again()
+        w.spawn()
         time.sleep(rng.uniform(0, 0.7))
     w.kill("daemon")
 
@@ -90,36 +95,173 @@ def until_hit(w, seconds=3):
 
 def at_point(role, point, and_also=None):
     def run(w, rng):
-        if role == "daemon":
-            w.expect_death()
+        w.mortal = role == "daemon"
         arm(w, f"{point}:{rng.choice((1, 1, 2, 3, 5, 8, 13))}=kill")
-        hit = until_hit(w)
-        if and_also and hit:
+        w.reached = until_hit(w)
+        if and_also and w.reached:
             w.kill(and_also)
         w.tend()
         arm(w, "")
-        if role == "daemon" and not hit and not w.fault.read_text() and w.daemon.process.poll() is None:
-            w.expected_deaths -= 1
-        w.reached = hit
 
     return run
 
 
-def stopped(name, seconds):
+def stopped(name):
     """SIGSTOP for longer than any timeout in use, then SIGCONT."""
 
     def run(w, rng):
         moment(rng)
-        targets = [w.pid(name)]
+        targets = [pid for pid in [w.pid(name)] if pid]
         if name == "postgres":
             targets += below(targets[0])
-        for pid in filter(None, targets):
+        for pid in targets:
             send(pid, signal.SIGSTOP)
-        time.sleep(seconds)
-        for pid in filter(None, targets):
+        time.sleep(rng.choice((2.5, 12)) if w.long else 2.5)
+        for pid in targets:
             send(pid, signal.SIGCONT)
 
     return run
+
+
+def database_stopped(w, rng):
+    moment(rng)
+    w.database.stop(rng.choice((signal.SIGINT, signal.SIGQUIT)))
+    time.sleep(30 if w.long else 3)
+    w.database.start()
+
+
+def database_stopped_and_daemon_killed(w, rng):
+    moment(rng)
+    w.database.stop()
+    time.sleep(1)
+    w.kill("daemon")
+    w.lenient = True  # it finds no database and may end
+    w.spawn()
+    time.sleep(2)
+    w.database.start()
+
+
+def database_slow(w, rng):
+    moment(rng)
+    w.database.proxy.delay = rng.choice((0.02, 0.1, 0.5))
+    time.sleep(4)
+    w.database.proxy.delay = 0
+
+
+def database_refuses(w, rng):
+    """No new connection, and none of the old ones."""
+    moment(rng)
+    w.database.proxy.refuse = True
+    w.database.proxy.drop()
+    time.sleep(3)
+    w.database.proxy.refuse = False
+
+
+def database_silent(w, rng):
+    """What is sent arrives late, or never when the connection ends."""
+    moment(rng)
+    w.database.proxy.silent = True
+    time.sleep(rng.choice((1, 3)))
+    if rng.random() < 0.5:
+        w.database.proxy.drop()
+    w.database.proxy.silent = False
+
+
+def connections_dropped(w, rng):
+    """Again and again, in the midst of statements: was it committed?"""
+    moment(rng, 0.3)
+    for _ in range(rng.randrange(3, 12)):
+        w.database.proxy.drop()
+        time.sleep(rng.uniform(0.05, 0.4))
+
+
+def full(place, and_also=None):
+    """No byte is left on the disk of that folder for three seconds."""
+
+    def run(w, rng):
+        folder = w.folder / place
+        moment(rng)
+        until = time.monotonic() + 3
+        w.lenient = and_also == "daemon"
+        with open(folder / "ballast", "ab", buffering=0) as f:
+            for n, size in enumerate((1 << 20, 4096, 1)):
+                try:
+                    while True:
+                        f.write(b"\0" * size)
+                except OSError:
+                    pass
+            if and_also:
+                time.sleep(0.5)
+                w.kill(and_also)
+                if and_also == "daemon":
+                    w.spawn()
+            while time.monotonic() < until:
+                try:
+                    f.write(b"\0" * 4096)  # what was freed meanwhile
+                except OSError:
+                    time.sleep(0.05)
+        (folder / "ballast").unlink()
+        w.note = f"{len(re.findall('No space left', w.daemon.log + (w.database or w).database_log()))} complaints"
+
+    return run
+
+
+def queued_at_start(w, rng):
+    """Many runs wait in line when the daemon begins, and each of them is run once."""
+    many, gate = 10000 if w.long else 400, w.folder / "gate"
+    w.daemon.flow("many", f"id: many\ntasks:\n  - {{id: a, type: command, command: \"[ -e {gate} ] || until [ -e {gate} ]; do sleep 0.05; done\", retry: {RETRY}}}\n")
+    keys = iter([f"q{time.monotonic_ns()}-{i}" for i in range(many)])
+    host, headers = w.daemon.url.removeprefix("http://"), {"Authorization": f"Bearer {w.daemon.token}", "Content-Type": "application/json"}
+    ids, trouble = {}, []
+
+    def client():
+        connection = http.client.HTTPConnection(host, timeout=30)
+        try:
+            for key in keys:
+                connection.request("POST", "/api/v1/flows/many/runs", b"{}", {**headers, "Idempotency-Key": key})
+                answer = connection.getresponse()
+                ids[key] = json.loads(answer.read())["id"]
+        except Exception as e:  # noqa: BLE001
+            trouble.append(e)
+
+    keys = Shared(keys)
+    clients = [threading.Thread(target=client, daemon=True) for _ in range(8)]
+    for t in clients:
+        t.start()
+    for t in clients:
+        t.join()
+    if trouble:
+        raise trouble[0]
+    w.mortal = True
+    if rng.random() < 0.5:
+        w.kill("nursery")
+    w.kill("daemon")
+    w.daemon.process.wait()
+    began = time.monotonic()
+    w.start()
+    w.note = f"ready after {time.monotonic() - began:.1f} s"
+    have = w.daemon.get("/api/v1/status")["runs"]
+    if have["queued"] + have["running"] != many:
+        raise Finding(f"{many} runs were taken, and there are {have}")
+    gate.touch()
+    w.runs.update((i, ("many", ("success",))) for i in ids.values())
+    w.rest([], [], 60 + many / 20)
+    gate.unlink()
+    w.check(list(ids.values()))
+
+
+class Shared:
+    """An iterator for several threads."""
+
+    def __init__(self, items):
+        self.items, self.lock = items, threading.Lock()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        with self.lock:
+            return next(self.items)
 
 
 def send(pid, sig):
@@ -129,24 +271,40 @@ def send(pid, sig):
         pass
 
 
+# ---- the matrix: what, how often in one pass, and where ----
+
+Kind = collections.namedtuple("Kind", "fault weight world", defaults=(1, World))
 KINDS = {}
-for role in ROLES:
-    KINDS[f"kill -9 {role}"] = (kill(role), 3)
-KINDS["postgres: immediate shutdown"] = (immediate, 2)
+for name in ROLES:
+    KINDS[f"kill -9 {name}"] = Kind(kill(name), 3)
+KINDS["postgres: immediate shutdown"] = Kind(immediate, 2)
 for a, b in (
     ("daemon", "nursery"), ("nursery", "daemon"), ("daemon", "postgres"), ("postgres", "daemon"), ("nursery", "postgres"), ("attempt", "daemon"),
     ("attempt", "nursery"), ("attempt", "postgres"), ("nursery", "nursery"), ("attempt", "attempt"), ("postgres", "postgres"),
-):
-    KINDS[f"kill -9 {a}, then {b}"] = (kill(a, b), 1)
-KINDS["kill -9 daemon while it starts"] = (while_it_starts, 2)
-for role, points in POINTS.items():
+):  # fmt: skip
+    KINDS[f"kill -9 {a}, then {b}"] = Kind(kill(a, b))
+KINDS["kill -9 daemon while it starts"] = Kind(while_it_starts, 2)
+for name, points in POINTS.items():
     for point in points:
-        KINDS[f"{point}: kill -9"] = (at_point(role, point), 1)
+        KINDS[f"{point}: kill -9"] = Kind(at_point(name, point))
 for point, other in (("store.commit.sent", "postgres"), ("attempt.spawn.after", "nursery"), ("nursery.fork.after", "daemon"), ("write.commit.before", "daemon")):
-    role = next(r for r, points in POINTS.items() if point in points)
-    KINDS[f"{point}: kill -9, then {other}"] = (at_point(role, point, other), 1)
-for role in ROLES:
-    KINDS[f"stop {role} 2.5 s"] = (stopped(role, 2.5), 1)
+    KINDS[f"{point}: kill -9, then {other}"] = Kind(at_point(next(r for r, points in POINTS.items() if point in points), point, other))
+for name in ROLES:
+    KINDS[f"stop {name}, go on later"] = Kind(stopped(name))
+KINDS["database stopped"] = Kind(database_stopped, 1, OwnDatabase)
+KINDS["database stopped, then daemon killed and started"] = Kind(database_stopped_and_daemon_killed, 1, OwnDatabase)
+KINDS["database slow"] = Kind(database_slow, 2, OwnDatabase)
+KINDS["database refuses connections"] = Kind(database_refuses, 1, OwnDatabase)
+KINDS["database silent"] = Kind(database_silent, 2, OwnDatabase)
+KINDS["database connections dropped"] = Kind(connections_dropped, 3, OwnDatabase)
+KINDS["database out of disk"] = Kind(full("db"), 1, OwnDatabase)
+KINDS["state folder full"] = Kind(full("home"), 1, SmallDisks)
+KINDS["state folder full, then daemon killed and started"] = Kind(full("home", "daemon"), 1, SmallDisks)
+KINDS["log folder full"] = Kind(full("home/runs"), 1, SmallDisks)
+KINDS["log folder full, then nursery killed"] = Kind(full("home/runs", "nursery"), 1, SmallDisks)
+KINDS["table folder full"] = Kind(full("home/warehouse"), 1, SmallDisks)
+QUEUED = "10,000 queued runs at start (400 in the sample)"
+KINDS[QUEUED] = Kind(queued_at_start)
 
 
 # ---- rounds ----
@@ -154,7 +312,7 @@ for role in ROLES:
 
 def plan(seed, i):
     """Which fault round `i` is, and its source of chance: every kind once, in an order of the seed's, then again in another one."""
-    names = [n for n, (_, weight) in KINDS.items() for _ in range(weight)]
+    names = [n for n, kind in KINDS.items() for _ in range(kind.weight)]
     random.Random(f"{seed}/{i // len(names)}").shuffle(names)
     return names[i % len(names)], random.Random(f"{seed}:{i}")
 
@@ -164,50 +322,69 @@ def flows_for(kind):
 
 
 def play(world, kind, rng):
-    fault = KINDS[kind][0]
-    world.reached = True
-    world.round(flows_for(kind), lambda: fault(world, rng), cancel_after=rng.uniform(0, 1))
+    fault = KINDS[kind].fault
+    if kind == QUEUED:
+        fault(world, rng)
+    else:
+        world.round(flows_for(kind), lambda: fault(world, rng), cancel_after=rng.uniform(0, 1))
 
 
 class Matrix:
-    def __init__(self, seed):
-        self.seed, self.world, self.used = seed, None, 0
-        self.counts = collections.defaultdict(lambda: [0, 0, 0])  # rounds, passed, and how often the point was passed
+    def __init__(self, seed, long):
+        self.seed, self.long = seed, long
+        self.worlds, self.used = {}, collections.Counter()  # of each sort one, and the rounds that it has seen
+        self.counts = collections.defaultdict(lambda: [0, 0])  # rounds, passed
+        self.skipped = collections.Counter()
         self.failed = []
+
+    def world(self, sort):
+        if sort in self.worlds and self.used[sort] >= ROUNDS_A_WORLD:
+            self.worlds[sort].end()
+            self.forget(sort)
+        if sort not in self.worlds:
+            self.worlds[sort], self.used[sort] = sort(self.long), 0
+            self.worlds[sort].open()
+        self.used[sort] += 1
+        return self.worlds[sort]
+
+    def forget(self, sort):
+        if world := self.worlds.pop(sort, None):
+            world.close()
+
+    def end(self):
+        for sort in list(self.worlds):
+            self.forget(sort)
 
     def one(self, i):
         kind, rng = plan(self.seed, i)
-        began = time.monotonic()
+        sort, began, why, note = KINDS[kind].world, time.monotonic(), None, ""
+        if needs_mount(kind) and not can_mount():
+            self.skipped[kind] += 1
+            return
         try:
-            if self.world and self.used >= ROUNDS_A_WORLD:
-                self.world.end()
-                self.end()
-            if self.world is None:
-                self.world, self.used = World(), 0
-                self.world.open()
-            self.used += 1
-            play(self.world, kind, rng)
-            why = None
+            world = self.world(sort)
+            world.reached, world.note = True, ""
+            play(world, kind, rng)
+            note = world.note or ("" if world.reached else "(the point was not passed often enough)")
+            if kind == QUEUED:
+                self.used[sort] = ROUNDS_A_WORLD
         except Finding as e:
             why = str(e)
         except Exception:  # noqa: BLE001
             why = traceback.format_exc()
-        count = self.counts[kind]
-        count[0] += 1
-        count[1] += why is None
-        count[2] += bool(self.world and getattr(self.world, "reached", False))
-        print(f"{i:4} {'ok  ' if why is None else 'FAIL'} {time.monotonic() - began:5.1f} s  {kind}", flush=True)
+        self.counts[kind][0] += 1
+        self.counts[kind][1] += why is None
+        print(f"{i:4} {'ok  ' if why is None else 'FAIL'} {time.monotonic() - began:5.1f} s  {kind} {note}", flush=True)
         if why:
             self.failed.append((i, kind, why))
-            print(f"     {why}\n     again: SEED={self.seed} make faults ONLY={i}", flush=True)
-            if self.world and os.environ.get("KEEP"):
-                print(f"---- daemon ----\n{self.world.daemon.log[-6000:]}", flush=True)
-            self.end()
+            print(f"     {why}\n     again: SEED={self.seed} make faults ONLY={i}{' ARGS=--long' if self.long else ''}", flush=True)
+            if keep := os.environ.get("KEEP"):  # a folder for what the daemon said
+                (pathlib.Path(keep) / f"{self.seed}-{i}.log").write_text(self.worlds[sort].daemon.log if sort in self.worlds else "")
+            self.forget(sort)
 
-    def end(self):
-        world, self.world = self.world, None
-        if world:
-            world.close()
+
+def needs_mount(kind):
+    return KINDS[kind].world is SmallDisks or kind == "database out of disk"
 
 
 def machine():
@@ -233,14 +410,17 @@ def main():
     parser.add_argument("--only", type=int, help="this round alone")
     parser.add_argument("--kind", help="only faults whose name holds this text")
     parser.add_argument("--write", action="store_true", help="put the counts into README.md")
+    parser.add_argument("--long", action="store_true", help="30 s without a database, 10,000 queued runs")
     parser.add_argument("--sum", help='a file for "passed failed skipped"')
     args = parser.parse_args()
+    if os.geteuid() == 0 and not os.environ.get("SLUICE_FAULTS_NAMESPACE") and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0:
+        os.execvpe("unshare", ["unshare", "-m", "--propagation", "private", sys.executable, *sys.argv], {**os.environ, "SLUICE_FAULTS_NAMESPACE": "1"})
     if args.kind:
         for name in [n for n in KINDS if args.kind not in n]:
             del KINDS[name]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     print(f"faults: seed {args.seed}", flush=True)
-    matrix, began = Matrix(args.seed), time.monotonic()
+    matrix, began = Matrix(args.seed, args.long), time.monotonic()
     try:
         for i in [args.only] if args.only is not None else range(args.rounds):
             if args.seconds and time.monotonic() - began > args.seconds:
@@ -250,10 +430,12 @@ def main():
         matrix.end()
     total, passed = (sum(c[k] for c in matrix.counts.values()) for k in (0, 1))
     print(f"faults: {passed} of {total} rounds passed in {time.monotonic() - began:.0f} s, seed {args.seed}")
-    if args.write:
+    if matrix.skipped:
+        print(f"faults: {sum(matrix.skipped.values())} rounds skipped, which need to mount small disks (root, and a mount namespace): {', '.join(matrix.skipped)}")
+    if args.write and total >= WORTH_WRITING:
         write_readme(matrix, time.monotonic() - began)
     if args.sum:
-        pathlib.Path(args.sum).write_text(f"{passed} {total - passed} 0\n")
+        pathlib.Path(args.sum).write_text(f"{passed} {total - passed} {sum(matrix.skipped.values())}\n")
     return 1 if matrix.failed else 0
 
 

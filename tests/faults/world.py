@@ -1,5 +1,6 @@
 """What a fault happens to: a daemon with its database, flows that keep a ledger, and everything that must hold afterwards."""
 
+import functools
 import json
 import os
 import pathlib
@@ -16,7 +17,8 @@ import time
 import psycopg2
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
-from conftest import BINARY, Daemon, alive, die_with_parent  # noqa: E402
+from conftest import Daemon, alive, die_with_parent  # noqa: E402
+from database import Database  # noqa: E402
 
 ROWS = 40  # of one publish
 DEADLINE = 90  # for a round to come to rest
@@ -33,7 +35,8 @@ echo "begin $me" >>"{folder}/ledger"
 sleep "$2"
 echo "end $me" >>"{folder}/ledger"
 """
-RETRY = "{max_attempts: 30, interval: 100ms}"
+PAUSES = {"lake": 1.2}  # of a client between two runs
+RETRY = "{max_attempts: 1000, interval: 100ms}"
 
 
 def command(folder, task, seconds, after=(), mode="run", keys=""):
@@ -121,9 +124,12 @@ def words(pid):
 
 
 class World:
-    def __init__(self, env=None, home=None, folder=None, args=(), database=None):
-        self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
+    """A daemon with a private PostgreSQL, all on one disk."""
+
+    def __init__(self, long=False):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
         self.folder.chmod(0o755)
+        self.long = long
         for name in ("flows", "locks", "stage"):
             (self.folder / name).mkdir(exist_ok=True)
         self.fault = self.folder / "fault"
@@ -136,16 +142,28 @@ class World:
         (self.folder / "in.csv").write_text("id,name\n" + "".join(f"{i},name {i * 7}\n" for i in range(1, ROWS + 1)))
         for name, text in flows_of(self.folder).items():
             (self.folder / "flows" / f"{name}.yaml").write_text(text)
-        self.database = database
-        args = ["--listen", f"127.0.0.1:{free_port()}", *args]
-        self.daemon = Daemon(home or self.folder / "home", self.folder / "flows", env={"SLUICE_FAULT": self.fault, **(env or {})}, args=args)
-        self.expected_deaths = 0  # of the daemon, by our own hand
+        self.home = self.folder / "home"
+        self.mounts, self.database = [], None
+        # One address for life, so that attempts find the daemon that adopts them.
+        args = ["--listen", f"127.0.0.1:{free_port()}", *self.prepare()]
+        self.daemon = Daemon(self.home, self.folder / "flows", env={"SLUICE_FAULT": self.fault}, args=args)
+        self.mortal = False  # the daemon may be killed in this round
+        self.lenient = False  # it may even end by itself: it was started while something was withheld from it
+        self.reached = True  # the point that was armed was passed
         self.runs = {}  # id: (flow, wanted states)
-        self.lakes = 0
-        self.helpers = set()  # processes that belong to the test itself
         self.baseline = None
 
+    def prepare(self):
+        """What must be there before the daemon; returns further arguments of it."""
+        return []
+
     # ---- life ----
+
+    def mount(self, path, megabytes):
+        """A small disk, in the mount namespace of this test alone."""
+        path.mkdir(exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "none", path], check=True)
+        self.mounts.insert(0, path)
 
     def open(self):
         self.start()
@@ -179,6 +197,10 @@ class World:
                 except ProcessLookupError:
                     pass
             time.sleep(0.05)
+        if self.database:
+            self.database.close()
+        for path in self.mounts:
+            subprocess.run(["umount", "-l", path], check=False)
         link = self.daemon.home / "pg"
         if link.is_symlink():  # as root, where the cluster's user cannot reach the home
             shutil.rmtree(link.resolve().parent, ignore_errors=True)
@@ -195,39 +217,33 @@ class World:
                 died = self.daemon.process.poll()
                 if died is None:
                     raise Finding(f"the daemon does not become ready: {e}") from None
-                if died != -signal.SIGKILL and self.available():
+                if not (self.mortal and died == -signal.SIGKILL) and not self.lenient or time.monotonic() > until:
                     raise Finding(f"the daemon does not start: {e}") from None
-                if died == -signal.SIGKILL:
-                    self.expect_death()
-                if time.monotonic() > until:
-                    raise Finding(f"the daemon did not start in {DEADLINE} s: {e}") from None
                 time.sleep(0.1)
 
-    def spawn_again(self):
+    def spawn(self):
         """Starts the daemon without waiting for it."""
         d = self.daemon
         (d.home / "url").unlink(missing_ok=True)
         with open(d.log_path, "ab") as log:
             d.process = subprocess.Popen(d.command(), env=d.env, cwd=d.flows, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
 
-    def available(self):
-        """Whether nothing is withheld from the daemon at present, so that it must start."""
-        return True
-
     def tend(self):
-        """Starts the daemon again when it was killed; that it ended by itself is a finding."""
+        """Starts what was killed again; that the daemon ended by itself is a finding."""
+        if self.database:
+            self.database.tend()
         status = self.daemon.process.poll()
         if status is None:
             return
-        if status != -signal.SIGKILL:
-            raise Finding(f"the daemon ended by itself with status {status}:\n{self.daemon.log[-3000:]}")
-        if self.expected_deaths == 0:
+        if status == -signal.SIGKILL and not self.mortal:
             raise Finding("the daemon was killed by something else than this test")
-        self.expected_deaths -= 1
+        if status != -signal.SIGKILL and not self.lenient:
+            raise Finding(f"the daemon ended by itself with status {status}:\n{self.daemon.log[-3000:]}")
         self.start()
 
-    def expect_death(self):
-        self.expected_deaths += 1
+    def database_log(self):
+        path = self.home / "pg.log"
+        return path.read_text(errors="replace") if path.exists() else ""
 
     # ---- processes ----
 
@@ -260,8 +276,8 @@ class World:
             if time.monotonic() > until:
                 return False
             time.sleep(0.005)
-        if name == "daemon" and sig == signal.SIGKILL and self.daemon.process.poll() is None:
-            self.expect_death()
+        if name == "daemon":
+            self.mortal = True
         try:
             os.kill(pid, sig)
         except ProcessLookupError:
@@ -271,8 +287,7 @@ class World:
     def ours(self):
         """Every process that names our folder, but those of the test itself."""
         mark = str(self.folder).encode() + b"/"
-        mine = self.helpers | {os.getpid()}
-        return [p for p in pids() if p not in mine and (s := stat_of(p)) and s[0] != "Z" and mark in words(p)]
+        return [p for p in pids() if p != os.getpid() and (s := stat_of(p)) and s[0] != "Z" and mark in words(p)]
 
     def strays(self):
         known = {self.daemon.process.pid, self.nursery()}
@@ -321,37 +336,45 @@ class World:
         raise Finding(f"no cancel was taken in {DEADLINE} s")
 
     def round(self, flows, fault, cancel_after=None):
-        """Triggers flows from several clients, lets the fault happen meanwhile, waits for rest and checks everything."""
+        """Several clients trigger flows again and again while the fault happens; then waits for rest and checks everything."""
         stamp = f"{time.monotonic_ns()}"
-        ids, trouble = {}, []
+        self.mortal = self.lenient = False
+        ids, trouble, over = {}, [], threading.Event()
 
         def client(i, flow):
             try:
-                time.sleep(0.06 * i)
-                ids[i] = self.trigger(flow, f"{stamp}-{i}")
-                if flow == "long":
-                    time.sleep(cancel_after or 0.5)
-                    self.runs[ids[i]] = (flow, ("cancelled",) if self.cancel(ids[i]) else ("success",))
-                else:
-                    self.runs[ids[i]] = (flow, ("success",))
+                over.wait(0.06 * i)
+                for n in range(1000):
+                    key = f"{stamp}-{i}-{n}"
+                    ids[key] = run = self.trigger(flow, key)
+                    self.runs[run] = (flow, ("success",))
+                    if flow == "long":
+                        time.sleep(cancel_after or 0.5)
+                        if self.cancel(run):
+                            self.runs[run] = (flow, ("cancelled",))
+                    if flow in ("long", "timed") or over.wait(PAUSES.get(flow, 0.4)):
+                        return
             except Exception as e:  # noqa: BLE001
                 trouble.append(e)
 
         threads = [threading.Thread(target=client, args=(i, f), daemon=True) for i, f in enumerate(flows)]
         for t in threads:
             t.start()
-        fault()
+        try:
+            fault()
+        finally:
+            over.set()
         self.rest(threads, trouble)
         with self.connect() as db, db.cursor() as cursor:
             cursor.execute("SELECT idempotency_key, count(*), min(id) FROM sluice.runs WHERE idempotency_key LIKE %s GROUP BY 1", (stamp + "-%",))
             found = {k: (n, i) for k, n, i in cursor.fetchall()}
-        if found != {f"{stamp}-{i}": (1, ids[i]) for i in range(len(flows))}:
+        if found != {k: (1, i) for k, i in ids.items()}:
             raise Finding(f"triggered {ids}, but the database has {found}")
         self.check(list(ids.values()))
 
-    def rest(self, threads, trouble):
+    def rest(self, threads, trouble, seconds=DEADLINE):
         """Waits until every client has its answer and nothing is queued or running."""
-        until = time.monotonic() + DEADLINE
+        until = time.monotonic() + seconds
         while True:
             self.tend()
             if trouble:
@@ -363,7 +386,7 @@ class World:
                     return
             if time.monotonic() > until:
                 waiting = [t for t in threads if t.is_alive()]
-                raise Finding(f"no rest in {DEADLINE} s: {len(waiting)} clients wait, status {status}\n{self.open_rows()}")
+                raise Finding(f"no rest in {seconds:.0f} s: {len(waiting)} clients wait, status {status}\n{self.open_rows()}")
             time.sleep(0.03)
 
     # ---- what must hold ----
@@ -452,7 +475,7 @@ class World:
                 if (run, before) not in ended:
                     raise Finding(f"{run}/{task} began before {before} had ended")
         for (run, task), states in self.attempts.items():
-            if self.runs[run][0] == "lake":
+            if self.runs[run][0] in ("lake", "many"):
                 continue
             for n, state in states.items():
                 if state == "success" and ((run, task, n) not in begun or n not in ended.get((run, task), {})):
@@ -506,3 +529,38 @@ class World:
             if time.monotonic() > until:
                 raise Finding(what)
             time.sleep(0.05)
+
+
+class OwnDatabase(World):
+    """A daemon with a PostgreSQL that somebody else looks after, reached through a proxy; on a disk of its own where that can be had."""
+
+    def prepare(self):
+        if can_mount():
+            self.mount(self.folder / "db", 160)
+        self.database = Database(self.folder)
+        self.database.start()
+        with self.connect():
+            pass
+        return ["--database", self.database.proxied]
+
+
+class SmallDisks(World):
+    """The state folder on a small disk, attempts' folders and tables on others."""
+
+    def prepare(self):
+        self.mount(self.home, 320)
+        self.mount(self.home / "runs", 24)
+        self.mount(self.home / "warehouse", 24)
+        return []
+
+
+@functools.cache
+def can_mount():
+    """In a mount namespace of our own, as root."""
+    if not os.environ.get("SLUICE_FAULTS_NAMESPACE"):
+        return False
+    with tempfile.TemporaryDirectory() as path:
+        if subprocess.run(["mount", "-t", "tmpfs", "none", path], capture_output=True).returncode != 0:
+            return False
+        subprocess.run(["umount", path], check=True)
+    return True
