@@ -139,8 +139,8 @@ format: ## make the code look as .clang-format says
 	@tools/format
 
 .PHONY: bench
-bench: all ## measure: 40 times /bin/true, the employees pipeline, idle memory
-	@python3 tests/bench/bench.py $(ARGS)
+bench: all ## measure it all, four minutes, into tests/bench/README.md; ARGS="--only chain load"
+	@python3 tests/bench/bench.py --binary $(BUILD)/sluice $(ARGS)
 
 .PHONY: reference
 reference: all ## write docs/reference.md from the flow language's JSON Schema
