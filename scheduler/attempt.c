@@ -693,9 +693,13 @@ attempt_lose(struct attempt *a, const char *reason)
 /* ---- the nursery's events ---- */
 
 static void
-on_nursery_up(void *arg, const char *id)
+on_nursery_up(void *arg, const char *id, enum nursery_fit fit)
 {
 	struct sched *s = arg;
+
+	s->nursery_fit = fit;
+	if (fit == NURSERY_OTHER_PROTOCOL)
+		log_warn("the nursery is of another version: what it runs goes on, nothing new starts until that has ended");
 
 	free(s->nursery_id);
 	s->nursery_id = xstrdup(id);
@@ -745,7 +749,7 @@ attempts_reconcile(struct sched *s)
 			continue;
 		if (strcmp(a->nursery, s->nursery_id) != 0) {
 			attempt_lose(a, "it was lost: the process that held it ended (a crash or a restart of the machine)");
-		} else if (!a->adopted && a->phase == ATTEMPT_RUNNING) {
+		} else if (!a->adopted && a->phase == ATTEMPT_RUNNING && s->nursery_fit != NURSERY_OTHER_PROTOCOL) {
 			/* This very nursery never heard of it: its row was committed, but the daemon ended before the fork. */
 			log_info("%s was recorded but never forked: forking it now", a->key);
 			attempt_set_token(a);
@@ -833,9 +837,9 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	struct attempt *a;
 	json_t *message;
 
-	if (s->nursery_id == NULL || s->adhoc_used >= 8) {
+	if (s->nursery_id == NULL || s->nursery_fit == NURSERY_OTHER_PROTOCOL || s->adhoc_used >= 8) {
 		err_set(&e, ERR_UNAVAILABLE,
-			s->nursery_id ? "8 queries run already; try again when one has ended" : "the daemon is starting");
+			s->adhoc_used >= 8 ? "8 queries run already; try again when one has ended" : "the daemon is starting");
 		cb(arg, NULL, &e);
 		err_release(&e);
 		return;

@@ -90,6 +90,8 @@ hold_probed(struct sched *s, const char *error)
 int
 hold_slots(const struct sched *s)
 {
+	if (s->nursery_fit == NURSERY_OTHER_PROTOCOL)
+		return 0;
 	return s->hold.active && s->hold.cap < s->slots_total ? s->hold.cap : s->slots_total;
 }
 

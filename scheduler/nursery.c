@@ -50,7 +50,7 @@ struct child {
 };
 
 struct nest {
-	char id[40];
+	char id[40], *binary;
 	int listen_fd, signal_fd, conn;
 	char *socket; /* the path that we listen on */
 	int null_fd;
@@ -62,6 +62,17 @@ struct nest {
 	struct oom oom;
 	sigset_t old_mask;
 };
+
+char *
+nursery_binary(void)
+{
+	struct stat st = { 0 };
+
+	if (stat("/proc/self/exe", &st) < 0)
+		return xstrdup("unknown");
+	return xasprintf("%llx-%llx-%lld.%09ld", (unsigned long long)st.st_dev, (unsigned long long)st.st_ino,
+			 (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+}
 
 static void
 nest_send(struct nest *n, json_t *msg)
@@ -479,7 +490,8 @@ nest_accept(struct nest *n)
 		nest_disconnect(n);
 	n->conn = fd;
 	n->stopping = false;
-	nest_send(n, json_pack("{s:s,s:s,s:i}", "ev", "hello", "id", n->id, "pid", (int)getpid()));
+	nest_send(n, json_pack("{s:s,s:s,s:i,s:s,s:s}", "ev", "hello", "id", n->id, "pid", (int)getpid(), "protocol",
+			       NURSERY_PROTOCOL, "binary", n->binary));
 }
 
 static int
@@ -564,6 +576,7 @@ nursery_main(const char *home, const char *libdir)
 	free(path);
 	list_init(&n.children);
 	n.prepared = json_object();
+	n.binary = nursery_binary();
 	n.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	snprintf(n.id, sizeof(n.id), "%d-%lld", (int)getpid(), (long long)clock_wall());
 	setsid();
@@ -593,6 +606,7 @@ nursery_main(const char *home, const char *libdir)
 	buf_release(&n.in);
 	buf_release(&n.out);
 	json_decref(n.prepared);
+	free(n.binary);
 	close(n.null_fd);
 	return 0;
 }

@@ -4,10 +4,11 @@
  *
  * They speak JSON lines on HOME/nursery.sock:
  *   to it    {"op":"prepare","key","dir","doc"|"argv","env","cwd"}  {"op":"go","key"}  {"op":"signal","key","sig"}
- *            {"op":"ack","key"}  {"op":"list"}  {"op":"stop"}
- *   from it  {"ev":"hello","id","pid"}  {"ev":"started","key","pid"}
- * {"ev":"exited","key","pid","status","wall_us","user_us","system_us", "max_rss","at"}  {"ev":"spawn_failed","key","error"}
- * {"ev":"child","key","pid","alive"}  {"ev":"listed"}
+ *            {"op":"ack","key"}  {"op":"list"}  {"op":"probe","dir"}  {"op":"stop"}
+ *   from it  {"ev":"hello","id","pid","protocol","binary"}  {"ev":"started","key","pid"}
+ *            {"ev":"exited","key","pid","status","wall_us","user_us","system_us","max_rss","oom","at"}
+ *            {"ev":"spawn_failed","key","error","errno"}  {"ev":"child","key","pid","alive"}  {"ev":"listed"}
+ * {"ev":"probed","error"}
  */
 #ifndef SCHEDULER_NURSERY_H
 #define SCHEDULER_NURSERY_H
@@ -25,6 +26,17 @@ int nursery_main(const char *home, const char *libdir);
 
 struct nursery;
 
+/* The program that a nursery runs: it stays what it was when the daemon is replaced by a newer one. */
+enum nursery_fit {
+	NURSERY_OURS,
+	NURSERY_OTHER_BINARY,  /* understands us, but native tasks would run its code */
+	NURSERY_OTHER_PROTOCOL /* tells about its children; nothing new may be given to it */
+};
+/* What both ends speak; the number changes with the messages below. */
+#define NURSERY_PROTOCOL "sluice-nursery/2"
+/* Names the file that this process runs; the caller frees it. */
+char *nursery_binary(void);
+
 struct nursery_exit {
 	const char *key; /* "run/task/n" */
 	pid_t pid;
@@ -40,7 +52,7 @@ struct nursery_exit {
 
 struct nursery_events {
 	/* The nursery answers; `id` names this instance of it: attempts of another instance are gone. */
-	void (*up)(void *arg, const char *id);
+	void (*up)(void *arg, const char *id, enum nursery_fit fit);
 	/* One call for each child it knows, alive or not, after `up`; exits follow by `exited`; then `listed`. */
 	void (*child)(void *arg, const char *key, pid_t pid, bool alive);
 	void (*listed)(void *arg);
@@ -57,6 +69,8 @@ struct nursery *nursery_open(uv_loop_t *loop, const char *home, const char *libd
 			     struct err *e);
 /* Leaves it running (children go on) or, with `stop`, asks it to end once it has no children. */
 void nursery_close(struct nursery *n, bool stop);
+/* Has it end once its children are gone and acknowledged; a new one of our own program is then started. */
+void nursery_retire(struct nursery *n);
 /* Has it tell its children and their exits once more. */
 void nursery_list(struct nursery *n);
 /* Hands over what is to be forked, {"key","dir","doc" or "argv","env","cwd"}. Forgotten when this connection ends, or by

@@ -26,7 +26,7 @@ struct nursery {
 	void *arg;
 	uv_pipe_t pipe;
 	uv_timer_t retry;
-	bool open, closing;
+	bool open, closing, retired;
 	mono_us started; /* the last time that we tried */
 	int handles;
 	struct buf in, out;
@@ -147,6 +147,21 @@ nursery_list(struct nursery *n)
 }
 
 static void
+nursery_met(struct nursery *n, const json_t *hello)
+{
+	const char *protocol = json_string_value(json_object_get(hello, "protocol")),
+		   *binary = json_string_value(json_object_get(hello, "binary"));
+	char *ours = nursery_binary();
+
+	n->ev->up(n->arg, json_string_value(json_object_get(hello, "id")),
+		  protocol == NULL || strcmp(protocol, NURSERY_PROTOCOL) != 0 ? NURSERY_OTHER_PROTOCOL
+		  : binary == NULL || strcmp(binary, ours) != 0               ? NURSERY_OTHER_BINARY
+									      : NURSERY_OURS);
+	nursery_list(n);
+	free(ours);
+}
+
+static void
 nursery_event(struct nursery *n, json_t *m)
 {
 	const char *ev = json_string_value(json_object_get(m, "ev")), *key = json_string_value(json_object_get(m, "key"));
@@ -155,8 +170,7 @@ nursery_event(struct nursery *n, json_t *m)
 	if (ev == NULL)
 		return;
 	if (strcmp(ev, "hello") == 0) {
-		n->ev->up(n->arg, json_string_value(json_object_get(m, "id")));
-		nursery_list(n);
+		nursery_met(n, m);
 	} else if (strcmp(ev, "child") == 0) {
 		n->ev->child(n->arg, key, pid, json_is_true(json_object_get(m, "alive")));
 	} else if (strcmp(ev, "listed") == 0) {
@@ -245,7 +259,9 @@ on_nursery_read(uv_stream_t *st, ssize_t nread, const uv_buf_t *unused)
 		n->open = false;
 		buf_clear(&n->in);
 		buf_clear(&n->out);
-		log_error("nursery: gone, and every attempt with it (%s); starting a new one", uv_strerror((int)nread));
+		if (!n->retired)
+			log_error("nursery: gone, and every attempt with it (%s); starting a new one", uv_strerror((int)nread));
+		n->retired = false;
 		uv_close((uv_handle_t *)st, on_pipe_closed);
 		n->ev->down(n->arg);
 		return;
@@ -342,6 +358,13 @@ void
 nursery_signal(struct nursery *n, const char *key, int sig)
 {
 	nursery_send(n, json_pack("{s:s,s:s,s:i}", "op", "signal", "key", key, "sig", sig));
+}
+
+void
+nursery_retire(struct nursery *n)
+{
+	n->retired = true;
+	nursery_send(n, json_pack("{s:s}", "op", "stop"));
 }
 
 void

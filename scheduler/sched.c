@@ -551,6 +551,13 @@ sched_turn(void *arg)
 			again = again || LIST_ENTRY(it, struct run, dirty_node)->check;
 	}
 	record_turn(s);
+	if (s->nursery_fit != NURSERY_OURS && s->nursery_listed && s->slots_used == 0 && s->adhoc_used == 0) {
+		log_info("nothing runs: a nursery of this version takes over");
+		s->nursery_fit = NURSERY_OURS;
+		free(s->nursery_id);
+		s->nursery_id = NULL; /* until the new one is up */
+		nursery_retire(s->nursery);
+	}
 	if (s->draining && s->slots_used == 0 && s->drained_cb) {
 		void (*cb)(void *) = s->drained_cb;
 

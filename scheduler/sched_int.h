@@ -145,6 +145,7 @@ struct sched {
 	unsigned adhoc_seq;
 	char *nursery_id; /* NULL while it is down or not yet listed */
 	bool nursery_listed;
+	enum nursery_fit nursery_fit;
 	int64_t last_event;
 	json_t *events;   /* of this turn */
 	json_t *versions; /* object: hashes of flow versions known to be in the database */

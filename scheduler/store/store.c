@@ -21,10 +21,10 @@
 #include "scheduler/store/migrations.h"
 
 /* "sluice" as an advisory lock: one daemon a database. */
-#define STORE_LOCK         "782345190283"
+#define STORE_LOCK "782345190283"
 /* What each connection is told first. The writer's statements all find their rows by key: plans made once, and never one that
  * reads a table through, which statistics of a young table suggest. */
-#define SETTINGS_BOTH   "set_config('search_path', 'sluice, public', false), set_config('lock_timeout', '2s', false)"
+#define SETTINGS_BOTH "set_config('search_path', 'sluice, public', false), set_config('lock_timeout', '2s', false)"
 /* One statement that never ends would hold up all the others behind it. */
 /* The reader's have filters that may be absent: a plan for all cases would read a history of 300,000 runs through for some. */
 #define SETTINGS_READER                                                                                                          \
@@ -39,9 +39,9 @@
  * A server that stands still gives no error at all: a connection that has shown no sign of life for so long is given up. The
  * writer's bound doubles with each try of the same batch, since a batch may just be large.
  */
-#define CONNECT_MAX_MS     5000
-#define ANSWER_MAX_MS      10000
-#define ANSWER_MOST_MS     160000
+#define CONNECT_MAX_MS 5000
+#define ANSWER_MAX_MS  10000
+#define ANSWER_MOST_MS 160000
 
 struct rows {
 	const PGresult *res;
@@ -367,8 +367,7 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	if (c->writer) {
 		if (!ok) {
 			if (status != PGRES_PIPELINE_ABORTED && !sqlstate_temporary(sqlstate))
-				BUG("the database refused a write of ours: %s (%s)", PQresultErrorMessage(res),
-				    sent->op->sql);
+				BUG("the database refused a write of ours: %s (%s)", PQresultErrorMessage(res), sent->op->sql);
 			if (status != PGRES_PIPELINE_ABORTED)
 				conn_refused(c, res);
 			c->batch_failed = true;
@@ -555,11 +554,12 @@ conn_send_lock(struct conn *c)
 
 	if (c->old_pid) {
 		snprintf(pid, sizeof(pid), "%d", c->old_pid);
-		PQsendQueryParams(c->pg,
-				  "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND "
-				  "(classid::bigint << 32) + objid::bigint = " STORE_LOCK " AND pid = $1::int AND database = "
-				  "(SELECT oid FROM pg_database WHERE datname = current_database())",
-				  1, NULL, (const char *[]){ pid }, NULL, NULL, 0);
+		PQsendQueryParams(
+			c->pg,
+			"SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND "
+			"(classid::bigint << 32) + objid::bigint = " STORE_LOCK " AND pid = $1::int AND database = "
+			"(SELECT oid FROM pg_database WHERE datname = current_database())",
+			1, NULL, (const char *[]){ pid }, NULL, NULL, 0);
 		sent_add(c, SENT_PREPARE, NULL);
 	}
 	PQsendQueryParams(c->pg, "SELECT 1 / pg_try_advisory_lock(" STORE_LOCK ")::int", 0, NULL, NULL, NULL, NULL, 0);
@@ -591,7 +591,8 @@ conn_start(struct conn *c)
 	PQenterPipelineMode(c->pg);
 	c->state = CONN_UP;
 	c->setup = true;
-	if (!PQsendQueryParams(c->pg, c->writer ? "SELECT " SETTINGS_BOTH SETTINGS_WRITER : "SELECT " SETTINGS_BOTH SETTINGS_READER, 0,
+	if (!PQsendQueryParams(c->pg,
+			       c->writer ? "SELECT " SETTINGS_BOTH SETTINGS_WRITER : "SELECT " SETTINGS_BOTH SETTINGS_READER, 0,
 			       NULL, NULL, NULL, NULL, 0)) {
 		conn_down(c, PQerrorMessage(c->pg));
 		return;
@@ -985,8 +986,9 @@ on_store_handle_closed(uv_handle_t *h)
 void
 store_close(struct store *s)
 {
-	uv_handle_t *handles[] = { (uv_handle_t *)&s->flush, (uv_handle_t *)&s->kick, (uv_handle_t *)&s->writer.retry,
-				   (uv_handle_t *)&s->reader.retry, (uv_handle_t *)&s->writer.watch, (uv_handle_t *)&s->reader.watch };
+	uv_handle_t *handles[] = { (uv_handle_t *)&s->flush,        (uv_handle_t *)&s->kick,
+				   (uv_handle_t *)&s->writer.retry, (uv_handle_t *)&s->reader.retry,
+				   (uv_handle_t *)&s->writer.watch, (uv_handle_t *)&s->reader.watch };
 
 	s->closing = true;
 	conn_down(&s->writer, "closing");

@@ -694,6 +694,7 @@ def test_two_hundred_tasks_outlive_an_upgrade(make_daemon, folder, sig):
     text += "".join(f"  - {{id: {t}, type: command, command: {json.dumps(work)}, outputs: {{n: int}}}}\n" for t in tasks)
     text += f"  - {{id: last, type: command, depends_on: [{', '.join(tasks)}], command: \"echo last ${{tasks.t000.outputs.n}} >> {folder}/pids\"}}\n"
     daemon.flow("wide", text)
+    daemon.flow("small", "id: small\ntasks:\n  - {id: a, type: command, command: [/bin/true]}\n")
     run = daemon.post("/api/v1/flows/wide/runs")
     wait_until(lambda: len(lines(folder / "pids")) == 200, "200 processes")
     daemon.stop(sig)
@@ -717,6 +718,38 @@ def test_two_hundred_tasks_outlive_an_upgrade(make_daemon, folder, sig):
     assert len(lines(folder / "pids")) == 201 and lines(folder / "pids")[-1] == "last 7"
     assert daemon.task_log(run["id"], "t123") == "begin\nend\n"
     assert daemon.get("/api/v1/status")["slots"]["used"] == 0 and os.listdir(daemon.home / "scratch") == []
+    # Native tasks run the nursery's program: with nothing running, the new one takes over.
+    wait_until(lambda: nursery_program(daemon) == BINARY.resolve(), "the new nursery")
+    assert daemon.ended(daemon.post("/api/v1/flows/small/runs")["id"])["state"] == "success"
+
+
+def nursery_program(daemon):
+    try:
+        return pathlib.Path(os.readlink(f"/proc/{int((daemon.home / 'nursery.pid').read_text())}/exe"))
+    except (OSError, ValueError):
+        return None
+
+
+def test_nursery_that_speaks_another_language(make_daemon, folder):
+    """Its children are adopted; nothing new is given to it, and once they have ended one of ours takes over."""
+    daemon = make_daemon(start=False)
+    program = BINARY.read_bytes()
+    assert program.count(b"sluice-nursery/2") == 1
+    daemon.binary = folder / "old"
+    daemon.binary.write_bytes(program.replace(b"sluice-nursery/2", b"sluice-nursery/1"))
+    daemon.binary.chmod(0o755)
+    daemon.start()
+    run, pid = working(daemon, folder)
+    daemon.binary = BINARY
+    daemon.stop(signal.SIGUSR2)
+    daemon.start()
+    assert alive(pid) and "the nursery is of another version" in daemon.log
+    daemon.flow("small", "id: small\ntasks:\n  - {id: a, type: command, command: [/bin/true]}\n")
+    small = daemon.post("/api/v1/flows/small/runs")
+    assert states(daemon.run(small["id"])) == {"a": "ready"}
+    (folder / "go").touch()
+    ran_once(daemon, folder, run)
+    assert daemon.ended(small["id"])["state"] == "success" and nursery_program(daemon) == BINARY.resolve()
 
 
 def test_task_that_ends_while_no_daemon_is_there(daemon, folder):
