@@ -22,8 +22,10 @@
 #include "scheduler/alarm.h"
 
 #define TRIES_MAX    6
-#define VERIFY_MAX   10
+#define VERIFY_FOR   (30 * US_PER_S) /* since the answer was lost: a database that restarts needs its time */
 #define VERIFY_PAUSE (200 * US_PER_MS)
+#define VERIFY_MOST  US_PER_S
+#define PATIENCE     (90 * US_PER_S) /* more than all its steps may take */
 
 static void job_look(struct job *j);
 static void jobs_start(struct catalog *c);
@@ -261,7 +263,7 @@ static void
 job_unknown(struct job *j, const char *why)
 {
 	catalog_reply_error(
-		j->rq, 500, "CommitStateUnknownException",
+		j->rq, 504, "CommitStateUnknownException",
 		"the connection to the database was lost during the commit, and it cannot be told whether it happened: %s", why);
 	job_free(j); /* the files stay: they may be the table */
 }
@@ -275,21 +277,24 @@ on_verified(void *arg, const struct rows *r, struct err *e)
 {
 	struct job *j = arg;
 	size_t landed = 0, untouched = 0;
+	dur_us pause;
 
 	for (size_t i = 0; r && i < rows_count(r) && i < j->nparts; i++) {
-		const char *have = rows_get(r, i, 0), *old = j->parts[i].old;
+		const char *have = rows_get(r, i, 0), *before = rows_get(r, i, 1), *old = j->parts[i].old;
 
-		landed += have && strcmp(have, j->parts[i].new) == 0;
+		/* Another commit may have come on top of it already. */
+		landed += (have && strcmp(have, j->parts[i].new) == 0) || (before && strcmp(before, j->parts[i].new) == 0);
 		untouched += have && old ? strcmp(have, old) == 0 : have == old;
 	}
 	if (r && landed == j->nparts) {
 		job_succeed(j);
 	} else if (j->fenced && untouched == j->nparts) {
 		job_fenced(j);
-	} else if (j->catalog->closing || ++j->verified > VERIFY_MAX) {
+	} else if (j->catalog->closing || clock_mono() - j->lost_at > VERIFY_FOR) {
 		job_unknown(j, r ? "it was tried too often" : e->msg);
 	} else if (r == NULL) {
-		alarm_set(&j->pause, j->catalog->app->loop, VERIFY_PAUSE, job_verify, j);
+		pause = VERIFY_PAUSE * ++j->verified;
+		alarm_set(&j->pause, j->catalog->app->loop, pause < VERIFY_MOST ? pause : VERIFY_MOST, job_verify, j);
 	} else if (untouched == j->nparts) {
 		job_swap(j);
 	} else {
@@ -305,7 +310,8 @@ job_verify(void *arg)
 
 	store_query(
 		j->catalog->app->store,
-		"SELECT t.metadata_location FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT JOIN "
+		"SELECT t.metadata_location, t.previous_metadata_location FROM json_array_elements($2::json) WITH ORDINALITY AS "
+		"x(part, i) LEFT JOIN "
 		"iceberg_tables t"
 		" ON t.catalog_name = $1 AND t.table_namespace = x.part->>'ns' AND t.table_name = x.part->>'name' ORDER BY x.i",
 		2, (const char *const[]){ j->catalog->name, text }, on_verified, j);
@@ -336,9 +342,11 @@ on_swapped(void *arg, const struct rows *r, struct err *e)
 	FAULT("catalog.swap.after");
 	if (r && strcmp(rows_get(r, 0, 1), "t") == 0) {
 		job_succeed(j);
-	} else if (j->verified || (r == NULL && e->code == ERR_UNAVAILABLE)) {
+	} else if (j->lost_at || (r == NULL && e->code == ERR_UNAVAILABLE)) {
 		/* This swap, or one before it, may have landed: its files must not be touched. */
 		j->fenced = fenced;
+		if (j->lost_at == 0)
+			j->lost_at = clock_mono();
 		if (j->catalog->closing)
 			job_unknown(j, "the daemon is stopping");
 		else
@@ -542,6 +550,7 @@ job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts)
 	list_init(&j->node);
 	j->catalog = catalog_ref(rq->app->catalog);
 	j->rq = rq;
+	rq->patience = PATIENCE;
 	j->kind = kind;
 	j->body = body;
 	j->nparts = nparts;

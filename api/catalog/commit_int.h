@@ -33,7 +33,8 @@ struct job {
 	struct part *parts;
 	size_t nparts;
 	int tries, verified;
-	bool fenced; /* the swap was refused after an answer had been lost */
+	mono_us lost_at; /* when the answer to a swap was lost first; 0: never */
+	bool fenced;     /* the swap was refused after an answer had been lost */
 	struct alarm *pause;
 	struct fence fence;
 	uv_work_t work;

@@ -1,13 +1,18 @@
 #include "tasks/iceberg/rest.h"
 
 #include <curl/curl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "tasks/spent.h"
 
-#define ANSWER_MAX (256u << 20)
+#define ANSWER_MAX  (256u << 20)
+#define AWAY_MAX    (5 * US_PER_MIN) /* the task's own timeout may end it earlier */
+#define PAUSE_FIRST (100 * US_PER_MS)
+#define PAUSE_MAX   (2 * US_PER_S)
 
 static size_t
 on_answer_bytes(char *data, size_t size, size_t n, void *arg)
@@ -15,8 +20,18 @@ on_answer_bytes(char *data, size_t size, size_t n, void *arg)
 	return buf_add(arg, data, size * n) < 0 ? 0 : size * n;
 }
 
-int
-rest_call(struct context *cx, const char *method, const char *path, const json_t *body, json_t **out)
+/* Is nobody there, or did the connection break? Anything else is no better when it is tried again. */
+static bool
+code_away(CURLcode code)
+{
+	return code == CURLE_COULDNT_CONNECT || code == CURLE_GOT_NOTHING || code == CURLE_SEND_ERROR ||
+	       code == CURLE_RECV_ERROR || code == CURLE_PARTIAL_FILE || code == CURLE_OPERATION_TIMEDOUT ||
+	       code == CURLE_COULDNT_RESOLVE_HOST;
+}
+
+/* As rest_once, also for what it is unsure about: the status, or REST_UNSURE when there was none. */
+static int
+rest_ask(struct context *cx, const char *method, const char *path, const json_t *body, json_t **out)
 {
 	const json_t *catalog = json_object_get(cx->doc, "catalog");
 	char *url = xasprintf("%s/v1/%s", json_string_value(json_object_get(catalog, "uri")), path), *text = NULL;
@@ -51,6 +66,8 @@ rest_call(struct context *cx, const char *method, const char *path, const json_t
 	if (code != CURLE_OK) {
 		task_fail(cx, ERR_UNAVAILABLE, "the catalog at %s cannot be asked: %s",
 			  json_string_value(json_object_get(catalog, "uri")), why[0] ? why : curl_easy_strerror(code));
+		if (code_away(code))
+			status = REST_UNSURE;
 	} else {
 		curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &status);
 		if (answer.len)
@@ -65,6 +82,75 @@ rest_call(struct context *cx, const char *method, const char *path, const json_t
 	buf_release(&answer);
 	spent_leave(part);
 	return (int)status;
+}
+
+static bool
+status_away(int status)
+{
+	return status == REST_UNSURE || status == 502 || status == 503 || status == 504;
+}
+
+bool
+rest_wait(struct context *cx, struct rest_wait *w)
+{
+	dur_us pause = PAUSE_FIRST << (w->tries < 10 ? w->tries : 10);
+	struct timespec t;
+
+	if (w->tries++ == 0) {
+		w->since = clock_mono();
+		fprintf(stderr, "%s; waiting for it\n", cx->err.msg ? cx->err.msg : "the catalog does not answer");
+	} else if (clock_mono() - w->since > AWAY_MAX) {
+		return false;
+	}
+	if (pause > PAUSE_MAX)
+		pause = PAUSE_MAX;
+	t = (struct timespec){ .tv_sec = pause / US_PER_S, .tv_nsec = pause % US_PER_S * 1000 };
+	nanosleep(&t, NULL);
+	return true;
+}
+
+void
+rest_waited(const struct rest_wait *w)
+{
+	if (w->tries)
+		fprintf(stderr, "the catalog answers again, after %.1f s\n", (double)(clock_mono() - w->since) / US_PER_S);
+}
+
+int
+rest_call(struct context *cx, const char *method, const char *path, const json_t *body, json_t **out)
+{
+	struct rest_wait wait = { 0 };
+	int status;
+
+	for (;;) {
+		status = rest_ask(cx, method, path, body, out);
+		if (!status_away(status))
+			break;
+		if (status > 0)
+			rest_fail(cx, "the catalog cannot answer now", status, *out);
+		json_decref(*out);
+		*out = NULL;
+		if (!rest_wait(cx, &wait))
+			return -1;
+		err_release(&cx->err);
+	}
+	rest_waited(&wait);
+	return status;
+}
+
+int
+rest_once(struct context *cx, const char *method, const char *path, const json_t *body, json_t **out)
+{
+	int status = rest_ask(cx, method, path, body, out);
+	const char *type = json_string_value(json_object_get(json_object_get(*out, "error"), "type"));
+
+	if (!status_away(status) && !(type && strcmp(type, "CommitStateUnknownException") == 0))
+		return status;
+	if (status > 0)
+		rest_fail(cx, "the catalog does not know", status, *out);
+	json_decref(*out);
+	*out = NULL;
+	return REST_UNSURE;
 }
 
 int

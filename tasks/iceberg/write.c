@@ -469,6 +469,52 @@ still_fits(struct writer *wr)
 			 "table %s: somebody else changed its columns meanwhile; the task can be tried again", wr->w->name);
 }
 
+/* Is our snapshot in the table? 1, 0, or -1 with the error set. */
+static int
+commit_landed(struct writer *wr, int64_t snapshot)
+{
+	json_t *loaded = NULL;
+	int status = rest_load_table(wr->cx, wr->w->ns, wr->w->table, &loaded), landed;
+
+	landed = status == 200 && snapshot_by_id(json_object_get(loaded, "metadata"), snapshot) != NULL;
+	json_decref(loaded);
+	return status < 0 ? -1 : landed;
+}
+
+/*
+ * A commit whose answer was lost is looked up, not repeated: only when the table does not have it, it is sent again, the very
+ * same one. Should the first one arrive after all, then one of the two finds that the table has moved on, and that is looked
+ * up as well. Returns the HTTP status, or -1 with the error set when nobody can tell.
+ */
+static int
+commit_send(struct writer *wr, const json_t *body, int64_t snapshot, json_t **answer)
+{
+	struct context *cx = wr->cx;
+	struct rest_wait wait = { 0 };
+	int status, landed;
+
+	for (;;) {
+		status = rest_once(cx, "POST", wr->path, body, answer);
+		if (status != REST_UNSURE && !(status == 409 && wait.tries))
+			break;
+		if (status == REST_UNSURE && !rest_wait(cx, &wait))
+			return -1;
+		if ((landed = commit_landed(wr, snapshot)) < 0)
+			return -1;
+		if (landed) {
+			fputs("the commit had been made\n", stderr);
+			status = 200;
+		}
+		if (status != REST_UNSURE)
+			break;
+		err_release(&cx->err);
+	}
+	rest_waited(&wait);
+	if (status == 200)
+		err_release(&cx->err);
+	return status;
+}
+
 /* One try. Returns the HTTP status, or -1 with the error set. */
 static int
 commit_try(struct writer *wr)
@@ -517,7 +563,7 @@ commit_try(struct writer *wr)
 						 "branch", "snapshot-id", (json_int_t)c.snapshot));
 	body = json_pack("{s:O,s:O}", "requirements", requirements, "updates", updates);
 	FAULT("write.commit.before");
-	status = rest_call(cx, "POST", wr->path, body, &answer);
+	status = commit_send(wr, body, c.snapshot, &answer);
 	FAULT("write.commit.after");
 	json_decref(body);
 	if (status == 200)
@@ -725,13 +771,17 @@ iceberg_attach(struct context *cx)
 {
 	const json_t *catalog = json_object_get(cx->doc, "catalog");
 	struct buf b = BUF_INIT;
-	json_t *answer, *levels;
+	json_t *answer = NULL, *levels;
 	enum spent part;
-	int rc = -1;
+	int rc = -1, status;
 
 	if (duck_load_iceberg(cx->db, &cx->err) < 0)
 		return -1;
 	part = spent_enter(SPENT_ATTACH);
+	/* First, since it waits for a catalog that is away, as the engine does not. */
+	status = rest_call(cx, "GET", "namespaces", NULL, &answer);
+	if (status < 0)
+		goto out;
 	buf_adds(&b, "CREATE OR REPLACE TEMPORARY SECRET sluice_catalog (TYPE iceberg, TOKEN ");
 	buf_add_sql_string(&b, json_string_value(json_object_get(catalog, "token")));
 	buf_adds(&b, ")");
@@ -748,7 +798,7 @@ iceberg_attach(struct context *cx)
 	buf_clear(&b);
 	if (rc < 0)
 		goto out;
-	if (rest_call(cx, "GET", "namespaces", NULL, &answer) == 200) {
+	if (status == 200) {
 		levels = json_array_get(json_object_get(answer, "namespaces"), 0);
 		if (json_array_size(levels) == 1) {
 			/* With a default namespace set, both stg.t and local.stg.t resolve. */
@@ -759,8 +809,8 @@ iceberg_attach(struct context *cx)
 			rc = duck_exec(cx->db, b.s, &cx->err);
 		}
 	}
-	json_decref(answer);
 out:
+	json_decref(answer);
 	buf_release(&b);
 	spent_leave(part);
 	return rc < 0 ? -1 : 0;

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 
@@ -608,3 +609,211 @@ def test_engine_runs_out_of_its_memory_limit(daemon, folder):
     assert run["state"] == "failed" and attempt["cause"] == "oom", why(run)
     assert "Out of Memory" in run["error"]
     assert end_event(daemon, run, "sort")["data"]["cause"] == "oom"
+
+
+# ---- commits whose answer is lost ----
+
+
+class Proxy:
+    """Between a daemon and its PostgreSQL, over unix sockets. Armed, it meddles once with the exchange that moves a table's pointer."""
+
+    def __init__(self, folder, server):
+        self.server, self.mode, self.met = str(server), None, 0
+        folder.mkdir()
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(folder / ".s.PGSQL.5432"))
+        self.listener.listen(16)
+        self.open = []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            server.connect(self.server)
+            self.open += [client, server]
+            threading.Thread(target=self.to_server, args=(client, server), daemon=True).start()
+            threading.Thread(target=self.to_client, args=(client, server), daemon=True).start()
+
+    def to_server(self, client, server):
+        hole = False
+        try:
+            while data := client.recv(1 << 20):
+                if self.mode and b'"new":"' in data and b"SELECT t.metadata_location" not in data:
+                    mode, self.mode = self.mode, None
+                    hole = mode == "hole"
+                    self.muted = client if mode in ("after", "silent") else None
+                    self.met += 1
+                    if mode == "before":  # it never arrives
+                        break
+                    if mode == "after":  # it is done, but the answer is lost
+                        server.sendall(data)
+                        self.answered.wait(PATIENCE)
+                        break
+                if not hole:  # "hole": it never arrives, and nobody says so; "silent": it is done, and nobody says so
+                    server.sendall(data)
+        except OSError:
+            pass
+        for s in (client, server):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    def to_client(self, client, server):
+        try:
+            while data := server.recv(1 << 20):
+                if self.muted is client:
+                    if b"Z\0\0\0\5" in data:
+                        self.answered.set()
+                    continue
+                client.sendall(data)
+        except OSError:
+            pass
+        for s in (client, server):
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+
+    muted = None
+
+    def arm(self, mode):
+        self.answered = threading.Event()
+        self.muted = None
+        self.mode = mode
+
+    def close(self):
+        for s in [self.listener, *self.open]:
+            with contextlib.suppress(OSError):
+                s.close()
+
+
+@pytest.fixture
+def proxied(make_daemon, folder):
+    """A daemon that reaches its PostgreSQL, that of another daemon, through a proxy."""
+    owner = make_daemon(name="owner")
+    with contextlib.closing(database(owner)) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE lake")
+    proxy = Proxy(folder / "px", next((owner.home / "pg.run").glob(".s.PGSQL.*[0-9]")))
+    daemon = make_daemon(name="home", args=["--database", f"host={folder}/px port=5432 user=sluice dbname=lake"])
+    yield daemon, proxy
+    daemon.stop()
+    proxy.close()
+
+
+def table_of(daemon, name="t"):
+    return daemon.get(f"/iceberg/v1/namespaces/lake/tables/{name}")
+
+
+@pytest.mark.parametrize("mode", ["before", "after", "silent", "hole"])
+def test_answer_to_a_commit_is_lost(proxied, mode):
+    """The client hears the truth, and the commit is made exactly once."""
+    daemon, proxy = proxied
+    daemon.post("/iceberg/v1/namespaces", {"namespace": ["lake"], "properties": {}})
+    schema = {"type": "struct", "schema-id": 0, "fields": [{"id": 1, "name": "a", "required": False, "type": "int"}]}
+    daemon.post("/iceberg/v1/namespaces/lake/tables", {"name": "t", "schema": schema})
+    change = {"requirements": [], "updates": [{"action": "set-properties", "updates": {"n": "1"}}]}
+    assert daemon.request("POST", "/iceberg/v1/namespaces/lake/tables/t", change).status == 200
+    before = len(table_of(daemon)["metadata"]["metadata-log"])
+    change["updates"][0]["updates"]["n"] = "2"
+    proxy.arm(mode)
+    answer = timed(daemon, "POST", "/iceberg/v1/namespaces/lake/tables/t", change)
+    assert proxy.met == 1, "the proxy missed it"
+    assert answer.status == 200, answer
+    wait_until(lambda: ready(daemon), "the daemon's readiness")
+    table = table_of(daemon)
+    assert table["metadata-location"] == answer.json["metadata-location"]
+    assert table["metadata"]["properties"]["n"] == "2" and len(table["metadata"]["metadata-log"]) == before + 1
+    files = list(pathlib.Path(table["metadata"]["location"].removeprefix("file://")).glob("metadata/*.metadata.json"))
+    assert len(files) == before + 2  # the one of the create, and one each change
+
+
+def fixed_port(daemon):
+    """Restarts come back at the same address, as with any real configuration."""
+    daemon.args += ["--listen", daemon.url.removeprefix("http://")]
+
+
+WRITES = """\
+id: writes
+tasks:
+  - {{id: gate, type: command, command: "{gate}"}}
+  - id: add
+    type: curate
+    depends_on: [gate]
+    into: lake.added
+    mode: append
+    sql: SELECT 1 AS a
+"""
+
+
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("mode", ["hole", "silent"])
+def test_daemon_dies_during_a_commit(proxied, folder, mode, existing):
+    """The attempt outlives the daemon: it waits for the next one, looks whether its commit was made, and makes it if not."""
+    daemon, proxy = proxied
+    fixed_port(daemon)
+    daemon.flow("writes", WRITES.format(gate=until(folder / "go")))
+    if existing:
+        (folder / "go").touch()
+        assert daemon.trigger("writes")["state"] == "success"
+        (folder / "go").unlink()
+    run = daemon.post("/api/v1/flows/writes/runs")
+    wait_until(lambda: task_of(daemon.run(run["id"]), "gate")["state"] == "running", "the gate")
+    proxy.arm(mode)
+    (folder / "go").touch()
+    wait_until(lambda: proxy.met == 1 and (mode == "hole" or proxy.answered.is_set()), "the commit")
+    daemon.kill()
+    time.sleep(1.5)  # the attempt meets nobody for a while
+    daemon.start()
+    run = daemon.ended(run["id"])
+    assert run["state"] == "success", why(run)
+    add = task_of(run, "add")
+    assert [(a["n"], a["state"]) for a in add["attempts"]] == [(1, "success")]
+    metadata = table_of(daemon, "added")["metadata"]
+    ours = [s for s in metadata["snapshots"] if s["summary"]["sluice.run-id"] == run["id"]]
+    assert len(ours) == 1 and str(ours[0]["snapshot-id"]) == add["outputs"]["snapshot_id"]
+    assert daemon.sql("SELECT count(*) AS n FROM lake.added") == [{"n": 2 if existing else 1}]
+    log = daemon.task_log(run["id"], "add")
+    assert "waiting for it" in log and "the catalog answers again" in log
+    assert ("the commit had been made" in log) == (mode == "silent")
+
+
+def test_attempt_asks_while_the_daemon_restarts(daemon, folder):
+    """In the middle of its work it finds nobody: it waits."""
+    fixed_port(daemon)
+    pipe, began, go = folder / "pipe", threading.Event(), threading.Event()
+    daemon.flow(
+        "waits",
+        f"""\
+        id: waits
+        tasks:
+          - id: add
+            type: curate
+            into: lake.added
+            mode: append
+            sql: |
+              SELECT count(*) AS a FROM read_csv('{pipe}', header = false, auto_detect = false, columns = {{'x': 'INT'}})
+        """,
+    )
+    os.mkfifo(pipe)
+
+    def feed():  # as often as the engine opens it
+        while True:
+            with contextlib.suppress(OSError), open(pipe, "w") as file:
+                began.set()
+                go.wait(PATIENCE)
+                file.write("1\n2\n")
+
+    threading.Thread(target=feed, daemon=True).start()
+    run = daemon.post("/api/v1/flows/waits/runs")
+    assert began.wait(PATIENCE)
+    daemon.kill()
+    go.set()
+    log = daemon.home / "runs" / run["id"] / "add" / "1" / "log"
+    wait_until(lambda: "waiting for it" in log.read_text(), "the attempt's word")
+    daemon.start()
+    run = daemon.ended(run["id"])
+    assert run["state"] == "success", why(run)
+    assert len(task_of(run, "add")["attempts"]) == 1
+    assert daemon.sql("SELECT count(*) AS n, min(a) > 0 AS read FROM lake.added") == [{"n": 1, "read": True}]
+    assert "the catalog answers again" in daemon.task_log(run["id"], "add")
