@@ -516,7 +516,7 @@ class World:
         until = time.monotonic() + SETTLE
 
         def left():
-            if scratch := list(self.daemon.home.glob("runs/*/*/*/scratch")):
+            if scratch := list(self.daemon.home.glob("scratch/*")):
                 return f"scratch folders are left: {scratch[:3]}"
             if strays := self.strays():
                 return "processes are left: " + ", ".join(f"{p} {words(p)[:200]!r} {stat_of(p)}" for p in strays[:4])
