@@ -25,6 +25,7 @@
 
 #define PROGRESS_EVERY US_PER_S
 #define ADHOC_GRACE    US_PER_S
+#define ADHOC_MAX      8 /* queries at once */
 #define HEAR_AGAIN     US_PER_S
 
 static void progress_arm(struct sched *s);
@@ -837,9 +838,10 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	struct attempt *a;
 	json_t *message;
 
-	if (s->nursery_id == NULL || s->nursery_fit == NURSERY_OTHER_PROTOCOL || s->adhoc_used >= 8) {
+	if (s->nursery_id == NULL || s->nursery_fit == NURSERY_OTHER_PROTOCOL || s->adhoc_used >= ADHOC_MAX) {
 		err_set(&e, ERR_UNAVAILABLE,
-			s->adhoc_used >= 8 ? "8 queries run already; try again when one has ended" : "the daemon is starting");
+			s->adhoc_used >= ADHOC_MAX ? "as many queries run as may at once; try again when one has ended"
+						   : "the daemon is starting");
 		cb(arg, NULL, &e);
 		err_release(&e);
 		return;
@@ -859,7 +861,7 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	a->message = NULL;
 	json_decref(message);
 	if (a->unready) {
-		err_set(&e, ERR_IO, "%s", a->unready);
+		err_set(&e, errno_passing(a->unready_errno) ? ERR_UNAVAILABLE : ERR_IO, "%s", a->unready);
 		cb(arg, NULL, &e);
 		err_release(&e);
 		attempt_free(a);

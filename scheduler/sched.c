@@ -2,6 +2,7 @@
  * The scheduler's decisions. Everything here is level-triggered: sched_turn asks what may start or end now and is harmless
  * to call twice, so that recovery after a crash is the same code with rows read from PostgreSQL.
  */
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -14,7 +15,7 @@
 #include "scheduler/sched_int.h"
 
 #define DEFAULT_SLOTS 16
-#define ADHOC_MAX     8
+#define TRIM_AFTER    (10 * US_PER_S)
 
 void
 sched_wake(struct sched *s)
@@ -514,6 +515,18 @@ sched_dispatch(struct sched *s)
 	return any;
 }
 
+/* After a rush the heap is as large as it ever was, nearly all of it free. */
+static void
+sched_trim(void *arg)
+{
+	struct sched *s = arg;
+
+	if (s->runs == NULL)
+		malloc_trim(0);
+	else
+		alarm_set(&s->trim_alarm, s->loop, TRIM_AFTER, sched_trim, s);
+}
+
 static void
 sched_wake_cb(void *arg)
 {
@@ -526,7 +539,7 @@ sched_turn(void *arg)
 {
 	struct sched *s = arg;
 	struct flow_state *fs, *tmp;
-	bool again = true;
+	bool again = true, ran;
 
 	if (!s->recovered)
 		return;
@@ -550,7 +563,10 @@ sched_turn(void *arg)
 		LIST_FOR_EACH (it, &s->dirty)
 			again = again || LIST_ENTRY(it, struct run, dirty_node)->check;
 	}
+	ran = s->runs != NULL;
 	record_turn(s);
+	if (ran && s->runs == NULL && s->trim_alarm == NULL)
+		alarm_set(&s->trim_alarm, s->loop, TRIM_AFTER, sched_trim, s);
 	if (s->nursery_fit != NURSERY_OURS && s->nursery_listed && s->slots_used == 0 && s->adhoc_used == 0) {
 		log_info("nothing runs: a nursery of this version takes over");
 		s->nursery_fit = NURSERY_OURS;
@@ -1065,6 +1081,7 @@ sched_close(struct sched *s, bool stop_nursery)
 	}
 	alarm_cancel(&s->plan_alarm);
 	alarm_cancel(&s->progress_alarm);
+	alarm_cancel(&s->trim_alarm);
 	alarm_cancel(&s->recover_alarm);
 	alarm_cancel(&s->relist_alarm);
 	hold_release(s);

@@ -152,7 +152,7 @@ struct sched {
 	bool recovered, draining, planning;
 	void (*drained_cb)(void *arg);
 	void *drained_arg;
-	struct alarm *plan_alarm, *progress_alarm, *recover_alarm, *relist_alarm;
+	struct alarm *plan_alarm, *progress_alarm, *recover_alarm, *relist_alarm, *trim_alarm;
 	struct hold hold;
 	json_t *unbegun; /* attempts whose rows go, of this turn */
 	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
