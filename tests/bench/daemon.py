@@ -166,12 +166,12 @@ class Daemon:
         return at.hostname, str(at.port)
 
     def cpu(self):
-        """Seconds of processor time so far: {name: seconds}; what the nursery's ended children took stands apart, as "tasks"."""
+        """Seconds of processor time so far: {name: seconds}; "tasks" are those of the nursery's children that have ended."""
         groups = self.processes()
-        taken = {name: sum(cpu_seconds(pid) for pid in group) for name, group in groups.items()}
-        if "nursery" in groups:
-            pid = self.roots()["nursery"]
-            taken["tasks"] = cpu_seconds(pid, True) - cpu_seconds(pid)
+        nursery = self.roots()["nursery"]
+        taken = {"daemon": cpu_seconds(self.process.pid), "nursery": cpu_seconds(nursery)}
+        taken["PostgreSQL"] = sum(cpu_seconds(pid) for pid in groups.get("PostgreSQL", []) if os.path.exists(f"/proc/{pid}"))
+        taken["tasks"] = cpu_seconds(nursery, True) - taken["nursery"]
         return taken
 
     def stop(self):

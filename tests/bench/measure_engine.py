@@ -1,6 +1,5 @@
 """The employees pipeline against the same SQL in DuckDB processes of its own, and where its time goes."""
 import os
-import statistics
 import time
 
 from daemon import read, write
@@ -67,7 +66,7 @@ class Floor:
 
 # Where the time between the trigger and the answer went, in the order in which it passes. What DuckDB itself does is its own work.
 ENGINE = ("engine: open", "engine: extensions", "engine: attach the catalog", "engine: SQL")
-PARTS = ("trigger to the first attempt", "between two attempts", "attempt committed, fork asked for, exit heard",
+PARTS = ("trigger to the first attempt, committed", "between two attempts: the one's end and the next one's start committed", "fork asked for, exit heard",
          "process: fork to main, exit to reaped", *ENGINE, "attempt: requests to the catalog, commit", "attempt: the rest",
          "last exit to the answer")
 
@@ -88,7 +87,7 @@ def breakdown(run, sent, answered):
 
 
 def measure_employees(daemon, program, employees, folder, rounds, results):
-    floor = Floor(program, os.path.join(folder, "floor"), employees.csv)
+    floor = Floor(program, os.path.join(folder, "sql"), employees.csv)
     plain = floor.files("plain", floor.plain())
     make, statements = floor.catalog(daemon, os.path.join(os.path.dirname(daemon.binary), "lib"))
     floor.seconds(floor.files("make", [make]))
@@ -111,11 +110,11 @@ def measure_employees(daemon, program, employees, folder, rounds, results):
     outside = [100 * (1 - sum(part[name] for name in ENGINE) / sum(part.values())) for part in parts]
     results.add("employees, 10 rows: share of the time outside the engine's own work", outside, "%", at_most=30)
     for name in PARTS:
-        results.add(f"- {name}", statistics.median(part[name] for part in parts), "ms")
+        results.add(f"- {name}", [part[name] for part in parts], "ms")
 
 
 def measure_big(daemon, program, employees, folder, rows, rounds, results):
-    floor = Floor(program, os.path.join(folder, "floor-big"), employees.big_csv)
+    floor = Floor(program, os.path.join(folder, "sql-big"), employees.big_csv)
     one = floor.files("one", ["".join(floor.plain())])
     bare, inside, total = [], [], []
     for i in range(rounds + 1):
