@@ -29,6 +29,9 @@
 #include "scheduler/cluster.h"
 #include "scheduler/turns.h"
 
+#define LOCK_TRIES   50 /* half a second in all */
+#define LOCK_WAIT_US 10000
+
 extern char **environ;
 
 struct daemon {
@@ -101,11 +104,17 @@ static void
 daemon_lock(struct daemon *d)
 {
 	char *path = xasprintf("%s/daemon.pid", d->home), text[32] = "";
+	int tries = 0;
 
 	d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (d->lock_fd < 0)
 		die("cannot open %s: %s; is the state folder yours? choose another with --home", path, strerror(errno));
-	if (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+	/* A daemon that was killed while it started a process may have left its lock to it, until that process's own program runs. */
+	while (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		if (tries++ < LOCK_TRIES) {
+			usleep(LOCK_WAIT_US);
+			continue;
+		}
 		if (read(d->lock_fd, text, sizeof(text) - 1) < 0)
 			text[0] = '\0';
 		text[strcspn(text, "\n")] = '\0';
