@@ -109,7 +109,8 @@ daemon_lock(struct daemon *d)
 	d->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	if (d->lock_fd < 0)
 		die("cannot open %s: %s; is the state folder yours? choose another with --home", path, strerror(errno));
-	/* A daemon that was killed while it started a process may have left its lock to it, until that process's own program runs. */
+	/* A daemon that was killed while it started a process may have left its lock to it, until that process's own program
+	 * runs. */
 	while (flock(d->lock_fd, LOCK_EX | LOCK_NB) < 0) {
 		if (tries++ < LOCK_TRIES) {
 			usleep(LOCK_WAIT_US);

@@ -216,9 +216,9 @@ class World:
             except AssertionError as e:
                 died = self.daemon.process.poll()
                 if died is None:
-                    raise Finding(f"the daemon does not become ready: {e}") from None
+                    raise Finding(f"the daemon does not become ready: {str(e)[-3000:]}") from None
                 if not (self.mortal and died == -signal.SIGKILL) and not self.lenient or time.monotonic() > until:
-                    raise Finding(f"the daemon does not start: {e}") from None
+                    raise Finding(f"the daemon does not start: {str(e)[-3000:]}") from None
                 time.sleep(0.1)
 
     def spawn(self):
@@ -374,7 +374,7 @@ class World:
 
     def rest(self, threads, trouble, seconds=DEADLINE):
         """Waits until every client has its answer and nothing is queued or running."""
-        until = time.monotonic() + seconds
+        until, slow = time.monotonic() + seconds, None
         while True:
             self.tend()
             if trouble:
@@ -384,6 +384,8 @@ class World:
                 s = status.json
                 if s["database"]["connected"] and s["runs"] == {"queued": 0, "running": 0} and s["slots"]["used"] == 0:
                     return
+            if not slow and time.monotonic() > until - seconds + 15:
+                slow = self.note = f"slow to come to rest: {[t.name for t in threads if t.is_alive()]} {status and status.text} {self.open_rows()}"
             if time.monotonic() > until:
                 waiting = [t for t in threads if t.is_alive()]
                 raise Finding(f"no rest in {seconds:.0f} s: {len(waiting)} clients wait, status {status}\n{self.open_rows()}")
