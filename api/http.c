@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -28,6 +29,7 @@
 
 #define EXCHANGE_MAGIC    0x45584348u
 #define CONNECTIONS_MAX   1000
+#define OWN_FILES         100 /* descriptors that are not for clients */
 #define IDLE_TIMEOUT_S    75
 #define STREAM_BEHIND_MAX ((size_t)4 * 1024 * 1024)
 #define STREAM_PING_MS    15000
@@ -75,7 +77,7 @@ struct http {
 	struct app *app;
 	struct MHD_Daemon *daemon;
 	struct listener *listener;
-	unsigned connections;
+	unsigned connections, connections_max;
 	uv_poll_t poll;
 	uv_timer_t timer, ping, late;
 	bool local, closing;
@@ -789,7 +791,20 @@ on_connection_change(void *cls, struct MHD_Connection *conn, void **ctx, enum MH
 	else
 		h->connections--;
 	if (h->listener)
-		listener_pause(h->listener, h->connections >= CONNECTIONS_MAX);
+		listener_pause(h->listener, h->connections >= h->connections_max);
+}
+
+/* Of two servers; the daemon needs some descriptors for itself, and clients must not be able to use them up. */
+static unsigned
+connections_max(void)
+{
+	struct rlimit files;
+	rlim_t half;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0)
+		return CONNECTIONS_MAX;
+	half = files.rlim_cur > 2 * OWN_FILES ? (files.rlim_cur - OWN_FILES) / 2 : OWN_FILES / 2;
+	return half < CONNECTIONS_MAX ? (unsigned)half : CONNECTIONS_MAX;
 }
 
 struct http *
@@ -800,6 +815,7 @@ http_open(struct app *app, int fd, bool local, struct err *e)
 
 	h->app = app;
 	h->local = local;
+	h->connections_max = connections_max();
 	list_init(&h->open);
 	/* clang-format off */
 	h->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0,
@@ -808,7 +824,7 @@ http_open(struct app *app, int fd, bool local, struct err *e)
 	                             MHD_OPTION_NOTIFY_CONNECTION, on_connection_change, h,
 	                             MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,
 	                             MHD_OPTION_UNESCAPE_CALLBACK, keep_encoded, NULL,
-	                             MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
+	                             MHD_OPTION_CONNECTION_LIMIT, h->connections_max,
 	                             MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
 	                             MHD_OPTION_SIGPIPE_HANDLED_BY_APP, 1,
 	                             MHD_OPTION_END);

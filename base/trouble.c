@@ -19,6 +19,14 @@ static struct {
 	mono_us began;
 } troubles[TROUBLE_COUNT];
 
+static unsigned news_count;
+
+unsigned
+troubles_news(void)
+{
+	return news_count;
+}
+
 bool
 trouble_begin(enum trouble t, const char *fmt, ...)
 {
@@ -30,6 +38,7 @@ trouble_begin(enum trouble t, const char *fmt, ...)
 	troubles[t].message = xvasprintf(fmt, ap);
 	va_end(ap);
 	if (news) {
+		news_count++;
 		troubles[t].since = clock_wall();
 		troubles[t].began = clock_mono();
 		log_warn("%s", troubles[t].message);
@@ -47,6 +56,7 @@ trouble_end(enum trouble t, const char *fmt, ...)
 		return;
 	free(troubles[t].message);
 	troubles[t].message = NULL;
+	news_count++;
 	va_start(ap, fmt);
 	text = xvasprintf(fmt, ap);
 	va_end(ap);

@@ -33,6 +33,9 @@ void trouble_end(enum trouble t, const char *fmt, ...) __attribute__((format(pri
 /* Name, since when and the sentence; false when there is no such trouble now. */
 bool trouble_now(enum trouble t, const char **name, wall_us *since, const char **message);
 
+/* Changes with every beginning and end. */
+unsigned troubles_news(void);
+
 /* Is this errno of a lack (memory, processes, descriptors, disk) that may be over in a moment? */
 bool errno_passing(int no);
 

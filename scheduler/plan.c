@@ -1,6 +1,6 @@
 /*
  * Schedules: one alarm for the earliest planned time of all flows. A planned time becomes a run with that time's own
- * idempotency key, in the same transaction as the note that it was dealt with; so a crash repeats and loses none.
+ * idempotency key, and when it is committed the note that it was dealt with follows; so a crash repeats and loses none.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +17,7 @@ struct due {
 	struct flow *flow;
 	const struct schedule_def *def;
 	const char *key;
+	bool any; /* a planned time is due */
 };
 
 static char *
@@ -35,8 +36,20 @@ plan_handled(struct sched *s, const char *key)
 struct planned {
 	struct sched *sched;
 	char *key;
-	wall_us before; /* what was handled until then */
+	wall_us at, before; /* before: what was handled until then */
 };
+
+static void
+plan_note(struct sched *s, const char *key, wall_us handled)
+{
+	char *flow = xstrndup(key, strcspn(key, "\t")), when[TIME_TEXT];
+
+	store_write(s->store,
+		    "INSERT INTO schedules (flow, spec, handled_at) VALUES ($1, $2, $3) ON CONFLICT (flow, spec) DO UPDATE SET "
+		    "handled_at = greatest(schedules.handled_at, excluded.handled_at)",
+		    3, (const char *[]){ flow, strchr(key, '\t') + 1, time_format(handled, when) });
+	free(flow);
+}
 
 /* The database went away between: the planned time counts as not dealt with. A run that was made after all has its key. */
 static void
@@ -49,8 +62,10 @@ on_planned(void *arg, const char *run_id, bool created, struct err *e)
 		if (plan_handled(p->sched, p->key) > p->before)
 			json_object_set_new(p->sched->handled, p->key, json_integer(p->before));
 		plan_rearm(p->sched);
-	} else if (run_id == NULL) {
-		log_warn("trigger: %s", e->msg);
+	} else {
+		if (run_id == NULL)
+			log_warn("trigger: %s", e->msg);
+		plan_note(p->sched, p->key, p->at);
 	}
 	free(p->key);
 	free(p);
@@ -72,37 +87,34 @@ on_due(void *arg, wall_us at)
 	log_info("%s: planned for %s", d->flow->id, when);
 	p->sched = d->sched;
 	p->key = xstrdup(d->key);
+	p->at = at;
 	p->before = plan_handled(d->sched, d->key);
+	d->any = true;
 	sched_trigger(d->sched, &t, on_planned, p);
 	free(key);
 }
 
+/* `noted_later`: by on_planned, when the run is committed. */
 static void
-plan_handle(struct sched *s, const struct flow *f, const struct schedule_def *def, const char *key, wall_us handled)
+plan_handle(struct sched *s, const char *key, wall_us handled, bool noted_later)
 {
-	char when[TIME_TEXT];
-
 	json_object_set_new(s->handled, key, json_integer(handled));
-	time_format(handled, when);
-	store_write(s->store,
-		    "INSERT INTO schedules (flow, spec, handled_at) VALUES ($1, $2, $3) "
-		    "ON CONFLICT (flow, spec) DO UPDATE SET handled_at = excluded.handled_at",
-		    3, (const char *[]){ f->id, strchr(key, '\t') + 1, when });
-	(void)def;
+	if (!noted_later)
+		plan_note(s, key, handled);
 }
 
 /* Deals with what is due of one schedule; returns its next time, 0 for none. */
 static wall_us
 plan_schedule(struct sched *s, struct flow *f, const struct schedule_def *def, wall_us now)
 {
-	struct due d = { s, f, def, NULL };
+	struct due d = { s, f, def, NULL, false };
 	char *key = plan_key(f, def);
 	wall_us handled = plan_handled(s, key), next = handled;
 
 	d.key = key;
 	schedule_due(def, handled, now, BATCH, on_due, &d, &next);
 	if (next != handled)
-		plan_handle(s, f, def, key, next);
+		plan_handle(s, key, next, d.any);
 	next = schedule_next(def, next ? next : now); /* what a batch left over is due at once */
 	free(key);
 	return next;
@@ -134,7 +146,7 @@ plan_tick(void *arg)
 				wall_us last = schedule_prev(&f->schedules[k], now);
 
 				if (last > plan_handled(s, key))
-					plan_handle(s, f, &f->schedules[k], key, last);
+					plan_handle(s, key, last, false);
 				free(key);
 				continue;
 			}

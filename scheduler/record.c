@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "base/trouble.h"
 #include "scheduler/sched_int.h"
 
 static json_t *
@@ -87,6 +88,19 @@ record_flows_changed(struct sched *s)
 {
 	json_t *ev = event_json("flow", NULL, NULL, NULL, 0, "changed", NULL);
 
+	events_tell(s, ev);
+	json_decref(ev);
+}
+
+void
+record_troubles(struct sched *s)
+{
+	json_t *ev;
+
+	if (s->troubles_told == troubles_news())
+		return;
+	s->troubles_told = troubles_news();
+	ev = event_json("daemon", NULL, NULL, NULL, 0, "changed", NULL);
 	events_tell(s, ev);
 	json_decref(ev);
 }

@@ -564,6 +564,7 @@ sched_turn(void *arg)
 			again = again || LIST_ENTRY(it, struct run, dirty_node)->check;
 	}
 	ran = s->runs != NULL;
+	record_troubles(s);
 	record_turn(s);
 	if (ran && s->runs == NULL && s->trim_alarm == NULL)
 		alarm_set(&s->trim_alarm, s->loop, TRIM_AFTER, sched_trim, s);

@@ -154,6 +154,7 @@ struct sched {
 	void *drained_arg;
 	struct alarm *plan_alarm, *progress_alarm, *recover_alarm, *relist_alarm, *trim_alarm;
 	struct hold hold;
+	unsigned troubles_told;
 	json_t *unbegun; /* attempts whose rows go, of this turn */
 	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
 	int handles;
@@ -220,6 +221,8 @@ void record_end(const struct attempt *a, json_t *data);
 void record_transient(struct sched *s, const struct task *t, json_t *data);
 /* Tells subscribers, and nobody later, that the flow files are not what they were. */
 void record_flows_changed(struct sched *s);
+/* Tells subscribers that the daemon's troubles are not what they were, if so. */
+void record_troubles(struct sched *s);
 /* Queues every changed row of this turn and the delivery of its events. */
 void record_turn(struct sched *s);
 

@@ -617,6 +617,8 @@ conn_down(struct conn *c, const char *why)
 			      c->refused ? "store: the database refuses to write: %s; what runs goes on, nothing new starts"
 					 : "store: the database cannot be reached: %s; what runs goes on, nothing new starts",
 			      reason);
+	if (!s->closing)
+		store_kick(s); /* it is told to those who watch */
 	log_debug("store: %s gives its connection up: %s", c->role, reason);
 	conn_poll_stop(c);
 	uv_timer_stop(&c->watch);

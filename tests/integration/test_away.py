@@ -17,7 +17,7 @@ import urllib.request
 
 import psycopg2
 import pytest
-from conftest import PATIENCE, http, task_of, wait_until, why
+from conftest import BINARY, PATIENCE, clean_env, http, task_of, wait_until, why
 
 # A request ends within this, whatever the database does.
 BOUND = 40
@@ -173,7 +173,11 @@ def needs_the_database(daemon, run):
 
 def test_database_is_gone_and_comes_back(daemon, folder):
     run = gated(daemon, folder)
-    with Gone(daemon) as gone:
+    request = urllib.request.Request(daemon.url + "/api/v1/events", headers={"Authorization": f"Bearer {daemon.token}"})
+    live = urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE)
+    with live, Gone(daemon) as gone:
+        told = next(json.loads(line[6:]) for line in live if line.startswith(b"data: ") and b'"daemon"' in line)
+        assert (told["kind"], told["state"]) == ("daemon", "changed")  # who watches asks for the status now
         wait_until(lambda: not ready(daemon), "the daemon's notice")
         for method, path, body in needs_the_database(daemon, run):
             refused(timed(daemon, method, path, body))
@@ -817,3 +821,65 @@ def test_attempt_asks_while_the_daemon_restarts(daemon, folder):
     assert len(task_of(run, "add")["attempts"]) == 1
     assert daemon.sql("SELECT count(*) AS n, min(a) > 0 AS read FROM lake.added") == [{"n": 1, "read": True}]
     assert "the catalog answers again" in daemon.task_log(run["id"], "add")
+
+
+def test_command_line_waits_for_the_database(daemon, folder):
+    daemon.flow("gated", GATED.format(f=folder, gate=until(folder / "go")))
+    waiting = subprocess.Popen(
+        [str(BINARY), "trigger", "gated", "--wait", "--home", str(daemon.home)], env=clean_env(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        wait_until((folder / "began").exists, "the first task's start")
+        with Gone(daemon) as gone:
+            wait_until(lambda: not ready(daemon), "the daemon's notice")
+            (folder / "go").touch()
+            time.sleep(2)
+            assert waiting.poll() is None, waiting.stdout.read()
+            gone.back()
+        assert waiting.wait(PATIENCE * 2) == 0, waiting.stdout.read()
+    finally:
+        waiting.kill()
+        waiting.wait()
+        waiting.stdout.close()
+    assert lines(folder / "second") == ["7"]
+
+
+def test_engine_reads_while_the_daemon_restarts(daemon, folder):
+    """The engine's own requests for a table meet nobody."""
+    fixed_port(daemon)
+    pipe, began, go = folder / "pipe", threading.Event(), threading.Event()
+    daemon.flow("make", "id: make\ntasks:\n  - {id: a, type: curate, into: lake.base, mode: append, sql: SELECT 5 AS v}\n")
+    assert daemon.trigger("make")["state"] == "success"
+    daemon.flow(
+        "reads",
+        f"""\
+        id: reads
+        tasks:
+          - id: add
+            type: curate
+            into: lake.added
+            mode: append
+            sql: |
+              SELECT v FROM lake.base
+              WHERE v > (SELECT count(*) - 10000 FROM read_csv('{pipe}', header = false, auto_detect = false, columns = {{'x': 'INT'}}))
+        """,
+    )
+    os.mkfifo(pipe)
+
+    def feed():
+        while True:
+            with contextlib.suppress(OSError), open(pipe, "w") as file:
+                began.set()
+                go.wait(PATIENCE)
+                file.write("1\n")
+
+    threading.Thread(target=feed, daemon=True).start()
+    run = daemon.post("/api/v1/flows/reads/runs")
+    assert began.wait(PATIENCE)
+    daemon.kill()
+    go.set()
+    time.sleep(1.5)
+    daemon.start()
+    run = daemon.ended(run["id"])
+    assert run["state"] == "success", why(run)
+    assert daemon.sql("SELECT v FROM lake.added") == [{"v": 5}]

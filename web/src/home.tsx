@@ -27,6 +27,11 @@ export function Home() {
   return (
     <>
       <Strip status={status.data} flows={items ?? null} />
+      {status.data?.troubles.map((t) => (
+        <p key={t.what} class="banner warn" role="status" title={`since ${when(t.since)}`}>
+          {t.message}
+        </p>
+      ))}
       {broken.map((f) => (
         <Problems key={f.file} flow={f} />
       ))}

@@ -15,6 +15,7 @@ export interface Status {
   runs: { queued: number; running: number };
   slots: { used: number; total: number };
   flows: { good: number; broken: number };
+  troubles: { what: string; since: string; message: string }[];
 }
 
 export interface Problem {
