@@ -10,6 +10,7 @@
 #include <libpq-fe.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <uthash.h>
 
 #include "base/alloc.h"
@@ -18,7 +19,7 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "base/trouble.h"
-#include "scheduler/store/migrations.h"
+#include "scheduler/store/start.h"
 
 /* "sluice" as an advisory lock: one daemon a database. */
 #define STORE_LOCK "782345190283"
@@ -33,6 +34,8 @@
 	", set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false), "             \
 	"set_config('enable_hashjoin', 'off', false), set_config('enable_mergejoin', 'off', false), "                            \
 	"set_config('jit', 'off', false)"
+/* Who has it, or had it last. */
+#define OWNER              "obj_description('sluice'::regnamespace, 'pg_namespace')"
 #define RECONNECT_FIRST_MS 50
 #define RECONNECT_MAX_MS   2000
 /*
@@ -107,6 +110,7 @@ struct conn {
 struct store {
 	uv_loop_t *loop;
 	char *dsn;
+	char owner[64]; /* our mark in the database: whoever wrote last; empty: we may not set it */
 	struct conn reader, writer;
 	struct list waiting; /* writes not yet sent */
 	struct list batch;   /* writes in flight */
@@ -330,6 +334,15 @@ writer_batch_done(struct conn *c)
 	store_wake(s); /* not at once: what waits for a commit in this turn must not overtake the turn's own writes */
 }
 
+/* Nothing of what we remember may be written any more. The next start reads what is there; what runs is adopted. */
+static void
+store_forfeit(void)
+{
+	log_error("store: another daemon has used this database meanwhile; this one ends, and knows no more when it is started "
+		  "again");
+	exit(1);
+}
+
 static void
 conn_result(struct conn *c, struct sent *sent, PGresult *res)
 {
@@ -342,6 +355,8 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 	if (c->setup) {
 		if (!ok && status != PGRES_PIPELINE_ABORTED && sqlstate && strcmp(sqlstate, "22012") == 0)
 			c->refusal = xstrdup("another daemon holds its lock, or a session of ours that has not ended yet");
+		else if (!ok && sqlstate && strcmp(sqlstate, "22P02") == 0)
+			store_forfeit();
 		else if (!ok && status != PGRES_PIPELINE_ABORTED)
 			conn_refused(c, res);
 		return;
@@ -545,7 +560,8 @@ on_conn_retry(uv_timer_t *t)
 /*
  * The writer writes only while it holds the lock. A backend that we gave up may still have a batch in its socket: as long as
  * it lives it holds the lock, so that no batch of it can be committed after one of ours; it is told to end, if it is that one
- * (the lock tells). When the lock cannot be had, by it or by another daemon, the division by zero fails the setup.
+ * (the lock tells). When the lock cannot be had, by it or by another daemon, the division by zero fails the setup. And when
+ * another daemon has had it meanwhile, what we remember is not what is there any more: the cast that fails tells that.
  */
 static void
 conn_send_lock(struct conn *c)
@@ -564,6 +580,11 @@ conn_send_lock(struct conn *c)
 	}
 	PQsendQueryParams(c->pg, "SELECT 1 / pg_try_advisory_lock(" STORE_LOCK ")::int", 0, NULL, NULL, NULL, NULL, 0);
 	sent_add(c, SENT_PREPARE, NULL);
+	if (c->store->owner[0]) {
+		PQsendQueryParams(c->pg, "SELECT (" OWNER " || '?')::int WHERE " OWNER " <> $1", 1, NULL,
+				  (const char *[]){ c->store->owner }, NULL, NULL, 0);
+		sent_add(c, SENT_PREPARE, NULL);
+	}
 }
 
 /* The dialogue that opens a connection again; re-entered until it is up. */
@@ -830,78 +851,21 @@ store_connected(const struct store *s)
 
 /* ---- life ---- */
 
-static int
-exec_now(PGconn *pg, const char *sql, struct err *e)
+/* Leaves our mark, while we hold the lock. */
+static void
+store_sign(struct store *s, PGconn *pg)
 {
-	PGresult *res = PQexec(pg, sql);
-	ExecStatusType st = PQresultStatus(res);
-	int rc = 0;
+	struct err e = ERR_INIT;
+	char *sql;
 
-	if (st != PGRES_COMMAND_OK && st != PGRES_TUPLES_OK)
-		rc = err_set(e, ERR_DB, "%s", PQerrorMessage(pg));
-	PQclear(res);
-	return rc;
-}
-
-static int
-store_migrate(PGconn *pg, struct err *e)
-{
-	PGresult *res;
-	int have;
-
-	if (exec_now(pg,
-		     "SET client_min_messages = warning;"
-		     "CREATE SCHEMA IF NOT EXISTS sluice;"
-		     "CREATE TABLE IF NOT EXISTS sluice.migrations (step int PRIMARY KEY, applied_at timestamptz NOT NULL "
-		     "DEFAULT now())",
-		     e) < 0)
-		return e->code;
-	res = PQexec(pg, "SELECT coalesce(max(step), 0) FROM sluice.migrations");
-	have = PQresultStatus(res) == PGRES_TUPLES_OK ? atoi(PQgetvalue(res, 0, 0)) : -1;
-	PQclear(res);
-	if (have < 0)
-		return err_set(e, ERR_DB, "%s", PQerrorMessage(pg));
-	if (have > migrations_count)
-		return err_set(e, ERR_UNSUPPORTED,
-			       "this database was last used by a newer version (schema step %d, this version knows %d); start "
-			       "that version or a newer one",
-			       have, migrations_count);
-	for (int i = have; i < migrations_count; i++) {
-		char *sql = xasprintf("BEGIN; %s INSERT INTO sluice.migrations(step) VALUES (%d); COMMIT", migrations[i], i + 1);
-		int rc = exec_now(pg, sql, e);
-
-		free(sql);
-		if (rc < 0) {
-			err_prefix(e, "schema step %d", i + 1);
-			return rc;
-		}
+	snprintf(s->owner, sizeof(s->owner), "sluice %d %lld", (int)getpid(), (long long)clock_wall());
+	sql = xasprintf("COMMENT ON SCHEMA sluice IS '%s'", s->owner);
+	if (start_exec(pg, sql, &e) < 0) {
+		log_debug("store: the schema cannot be marked: %s", e.msg);
+		err_release(&e);
+		s->owner[0] = '\0';
 	}
-	return 0;
-}
-
-static PGconn *
-store_connect_now(const char *dsn, struct err *e)
-{
-	/* The bound is ours unless the DSN has its own. */
-	PGconn *pg = PQconnectdbParams((const char *const[]){ "connect_timeout", "dbname", NULL },
-				       (const char *const[]){ "10", dsn, NULL }, 1);
-
-	if (PQstatus(pg) != CONNECTION_OK) {
-		char *msg = xstrdup(PQerrorMessage(pg));
-
-		msg[strcspn(msg, "\n")] = '\0';
-		err_set(e, ERR_UNAVAILABLE, "the database cannot be reached: %s", msg);
-		free(msg);
-		PQfinish(pg);
-		return NULL;
-	}
-	if (PQserverVersion(pg) < 130000) {
-		err_set(e, ERR_UNSUPPORTED, "PostgreSQL %d is not supported: version 13 or newer is needed",
-			PQserverVersion(pg) / 10000);
-		PQfinish(pg);
-		return NULL;
-	}
-	return pg;
+	free(sql);
 }
 
 static void
@@ -937,7 +901,7 @@ store_open(uv_loop_t *loop, const char *dsn, struct err *e)
 	PGresult *res;
 	bool locked;
 
-	if ((writer = store_connect_now(dsn, e)) == NULL || (reader = store_connect_now(dsn, e)) == NULL)
+	if ((writer = start_connect(dsn, e)) == NULL || (reader = start_connect(dsn, e)) == NULL)
 		goto fail;
 	res = PQexec(writer, "SELECT pg_try_advisory_lock(" STORE_LOCK ")");
 	locked = PQresultStatus(res) == PGRES_TUPLES_OK && PQgetvalue(res, 0, 0)[0] == 't';
@@ -947,12 +911,13 @@ store_open(uv_loop_t *loop, const char *dsn, struct err *e)
 			"another daemon uses this database; stop it first, or give this one a database of its own");
 		goto fail;
 	}
-	if (store_migrate(writer, e) < 0 || exec_now(writer, "SELECT " SETTINGS_BOTH SETTINGS_WRITER, e) < 0 ||
-	    exec_now(reader, "SELECT " SETTINGS_BOTH SETTINGS_READER, e) < 0)
+	if (start_migrate(writer, e) < 0 || start_exec(writer, "SELECT " SETTINGS_BOTH SETTINGS_WRITER, e) < 0 ||
+	    start_exec(reader, "SELECT " SETTINGS_BOTH SETTINGS_READER, e) < 0)
 		goto fail;
 	s = xcalloc(1, sizeof(*s));
 	s->loop = loop;
 	s->dsn = xstrdup(dsn);
+	store_sign(s, writer);
 	list_init(&s->waiting);
 	list_init(&s->batch);
 	list_init(&s->after_waiting);

@@ -270,6 +270,33 @@ def test_writer_is_taken_over_from_a_backend_that_lives(daemon, folder):
     assert daemon.process.poll() is None
 
 
+@pytest.mark.parametrize("wrote", [False, True])
+def test_another_daemon_takes_the_database(daemon, folder, wrote):
+    """Only if the other one has written is what this one remembers worth nothing: it ends, and begins anew with what is there."""
+    run = gated(daemon, folder)
+    fixed_port(daemon)
+    with contextlib.closing(database(daemon)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_locks WHERE locktype = 'advisory'")
+        (backend,) = cursor.fetchone()
+        os.kill(daemon.process.pid, signal.SIGSTOP)  # so that it does not come first
+        cursor.execute("SELECT pg_terminate_backend(%s)", (backend,))
+        wait_until(lambda: (cursor.execute("SELECT pg_try_advisory_lock(782345190283)"), cursor.fetchone()[0])[1], "the lock")
+        os.kill(daemon.process.pid, signal.SIGCONT)
+        wait_until(lambda: "another daemon holds its lock" in troubles(daemon).get("database", {"message": ""})["message"], "the trouble")
+        if wrote:
+            cursor.execute("COMMENT ON SCHEMA sluice IS 'sluice 1 1'")
+    if wrote:
+        assert daemon.process.wait(PATIENCE) == 1
+        assert "another daemon has used this database meanwhile" in daemon.log
+        daemon.start()
+    else:
+        wait_until(lambda: ready(daemon), "the daemon's readiness")
+    (folder / "go").touch()
+    run = daemon.ended(run["id"])
+    assert run["state"] == "success", why(run)
+    assert lines(folder / "second") == ["7"] and len(task_of(run, "first")["attempts"]) == 1
+
+
 def test_database_refuses_to_write(daemon, folder):
     """As when its disk is full: reads go on, writes wait, and the log does not fill."""
     run = gated(daemon, folder)
