@@ -30,6 +30,7 @@
 #define START_TIMEOUT  (60 * US_PER_S)
 #define START_TRIES    10
 #define START_PAUSE_US 300000
+#define STOP_TIMEOUT   (10 * US_PER_S)
 #define WATCH_MS       2000
 #define RESTART_MS     100 /* doubled while it ends again at once */
 #define RESTART_MAX_MS 5000
@@ -301,19 +302,45 @@ cluster_start(struct cluster *c, struct err *e)
 	return rc;
 }
 
+static bool
+cluster_ended(const struct cluster *c)
+{
+	return c->child ? waitpid(c->pid, NULL, WNOHANG) != 0 : kill(c->pid, 0) < 0;
+}
+
+/* Was the postmaster told to stop? It writes so at the end of its file. */
+static bool
+cluster_stopping(const struct cluster *c)
+{
+	char *path = xasprintf("%s/postmaster.pid", c->data);
+	struct buf b = BUF_INIT;
+	bool stopping = buf_add_file(&b, path) == 0 && strstr(b.s, "\nstopping");
+
+	buf_release(&b);
+	free(path);
+	return stopping;
+}
+
 static int
 cluster_wait_ready(struct cluster *c, struct err *e)
 {
-	mono_us until = clock_mono() + START_TIMEOUT;
+	mono_us began = clock_mono(), until = began + START_TIMEOUT;
+	bool told = false;
 
 	for (;;) {
 		PGPing ping = PQping(c->dsn);
-		int status;
 
 		if (ping == PQPING_OK)
 			return 0;
-		if (c->child && waitpid(c->pid, &status, WNOHANG) == c->pid)
+		if (cluster_ended(c))
 			return err_set(e, ERR_IO, "PostgreSQL ended while starting; see %s", c->log);
+		/* An earlier daemon's end was cut short, and its server is stuck in its own, see cluster_close. */
+		if (!told && clock_mono() > began + STOP_TIMEOUT && cluster_stopping(c)) {
+			log_warn("cluster: PostgreSQL (process %d) was told to stop and does not; ending it at once",
+				 (int)c->pid);
+			kill(c->pid, SIGQUIT);
+			told = true;
+		}
 		if (clock_mono() > until)
 			return err_set(e, ERR_TIMEOUT, "PostgreSQL did not become ready in 60 s; see %s", c->log);
 		usleep(10000);
@@ -520,13 +547,20 @@ on_cluster_closed(uv_handle_t *h)
 void
 cluster_close(struct cluster *c)
 {
-	mono_us until = clock_mono() + 30 * US_PER_S;
-	int status;
+	mono_us until = clock_mono() + STOP_TIMEOUT;
+	int sig = SIGINT; /* "fast": ends sessions, writes a checkpoint */
 
-	kill(c->pid, SIGINT); /* "fast": ends sessions, writes a checkpoint */
-	while (clock_mono() < until) {
-		if (c->child ? waitpid(c->pid, &status, WNOHANG) != 0 : kill(c->pid, 0) < 0)
-			break;
+	kill(c->pid, sig);
+	while (!cluster_ended(c)) {
+		if (clock_mono() > until) {
+			if (sig == SIGQUIT)
+				break;
+			/* A server that was told so while it recovers from a crash of one of its processes never ends.
+			 * "Immediate" loses nothing either: the next start reads its log. */
+			log_warn("cluster: PostgreSQL does not stop; ending it at once");
+			kill(c->pid, sig = SIGQUIT);
+			until = clock_mono() + STOP_TIMEOUT;
+		}
 		usleep(5000);
 	}
 	c->handles = 1;
