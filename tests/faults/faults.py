@@ -123,6 +123,26 @@ def stopped(name):
     return run
 
 
+def orderly(name=None, sig=signal.SIGTERM):
+    """The daemon is asked to end (SIGUSR2: and to let attempts run on) right after something was killed, and is started again."""
+
+    def run(w, rng):
+        moment(rng)
+        if name:
+            w.kill(name)
+            time.sleep(rng.choice((0, 0.05, 0.2)))
+        w.daemon.process.send_signal(sig)
+        try:
+            status = w.daemon.process.wait(45)
+        except subprocess.TimeoutExpired:
+            raise Finding("the daemon was asked to end and did not in 45 s") from None
+        if status != 0:
+            raise Finding(f"the daemon was asked to end and did with status {status}: {w.daemon.log[-3000:]}")
+        w.start()
+
+    return run
+
+
 def database_stopped(w, rng):
     moment(rng)
     w.database.stop(rng.choice((signal.SIGINT, signal.SIGQUIT)))
@@ -284,6 +304,10 @@ for a, b in (
 ):  # fmt: skip
     KINDS[f"kill -9 {a}, then {b}"] = Kind(kill(a, b))
 KINDS["kill -9 daemon while it starts"] = Kind(while_it_starts, 2)
+KINDS["orderly end of daemon"] = Kind(orderly())
+KINDS["daemon leaves, another one takes over"] = Kind(orderly(sig=signal.SIGUSR2), 2)
+for name in ("backend", "nursery", "postgres"):
+    KINDS[f"kill -9 {name}, then orderly end of daemon"] = Kind(orderly(name))
 for name, points in POINTS.items():
     for point in points:
         KINDS[f"{point}: kill -9"] = Kind(at_point(name, point))
