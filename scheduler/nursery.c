@@ -300,6 +300,19 @@ out:
 	free(why);
 }
 
+/* Its files are made while the daemon still waits for the commit: opening them again is quick. What fails now is said then. */
+static void
+nest_prepare(struct nest *n, const char *key, json_t *msg)
+{
+	const char *dir = json_string_value(json_object_get(msg, "dir"));
+	int fds[2] = { open_append(dir, "log"), open_append(dir, "report") };
+
+	for (int i = 0; i < 2; i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
+	json_object_set(n->prepared, key, msg);
+}
+
 static void
 nest_go(struct nest *n, const char *key)
 {
@@ -409,7 +422,7 @@ nest_message(struct nest *n, const char *line, size_t len)
 	if (op == NULL) {
 		log_error("nursery: a message that is not one of ours");
 	} else if (strcmp(op, "prepare") == 0) {
-		json_object_set(n->prepared, key, msg);
+		nest_prepare(n, key, msg);
 	} else if (strcmp(op, "go") == 0) {
 		nest_go(n, key);
 	} else if (strcmp(op, "signal") == 0) {
