@@ -128,6 +128,8 @@ hold_unbegun(struct attempt *a, const char *why)
 	if (--t->attempts == 0)
 		t->started_at = 0;
 	task_transition(t, TASK_EV_UNBEGIN, why);
+	/* It may never be tried again. When it is, this is done: not before its key is acknowledged. */
+	json_array_append_new(s->leftovers, json_string(a->scratch));
 	attempt_free(a);
 	if (!h->active) {
 		h->active = true;
