@@ -470,6 +470,8 @@ attempt_reason(const struct attempt *a, const struct nursery_exit *x)
 			(long long)(x->max_rss >> 20));
 	if (WIFSIGNALED(x->status))
 		return xasprintf("killed by signal %d (%s)", WTERMSIG(x->status), strsignal(WTERMSIG(x->status)));
+	if (a->task && a->task->def->type != TASK_COMMAND && WEXITSTATUS(x->status) == 1)
+		return xstrdup("it failed and could not report why: look at its log, and whether the disk is full");
 	return xasprintf("exit status %d", WEXITSTATUS(x->status));
 }
 

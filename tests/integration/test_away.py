@@ -947,3 +947,26 @@ def test_command_line_waits_for_the_database(daemon, folder):
         waiting.wait()
         waiting.stdout.close()
     assert lines(folder / "second") == ["7"]
+
+
+def test_report_cannot_be_written(make_daemon, folder):
+    """The disk of the reports fills up while a task works: its commit is made but nobody hears of it, until the next attempt finds it."""
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("no mount namespace can be made here")
+    daemon = make_daemon(start=False)
+    disk = SmallDisk(daemon)
+    daemon.start()
+    pipe = Pipe(folder)
+    daemon.flow("waits", WAITS.format(sql=f"SELECT count(*) AS a FROM {pipe.sql}") + "    retry: {max_attempts: 2, interval: 100ms}\n")
+    run = daemon.post("/api/v1/flows/waits/runs")
+    assert pipe.began.wait(PATIENCE)
+    disk.fill()
+    pipe.go.set()
+    wait_until(lambda: "No space left on device" in held(daemon), "the end of the first attempt")
+    disk.free()
+    run = daemon.ended(run["id"])
+    assert run["state"] == "success", why(run)
+    first, second = task_of(run, "add")["attempts"]
+    assert (first["state"], first["exit_code"]) == ("failed", 1) and "whether the disk is full" in first["error"]["message"]
+    assert second["state"] == "success" and second["tables"][0]["landed_before"]
+    assert daemon.sql("SELECT count(*) AS n FROM lake.added") == [{"n": 1}]
