@@ -970,3 +970,51 @@ def test_report_cannot_be_written(make_daemon, folder):
     assert (first["state"], first["exit_code"]) == ("failed", 1) and "whether the disk is full" in first["error"]["message"]
     assert second["state"] == "success" and second["tables"][0]["landed_before"]
     assert daemon.sql("SELECT count(*) AS n FROM lake.added") == [{"n": 1}]
+
+
+def test_disk_of_everything_is_full(make_daemon, folder):
+    """The state folder with its PostgreSQL has no byte left."""
+    home = folder / "home"
+    home.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m,mode=711", "tmpfs", str(home)], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here (it takes root)")
+    daemon = make_daemon(start=False)
+    try:
+        daemon.start()
+        daemon.flow(
+            "plain",
+            f"""\
+            id: plain
+            tasks:
+              - {{id: first, type: command, command: "touch {folder}/began; {until(folder / "go")}"}}
+              - {{id: second, type: command, depends_on: [first], command: "echo $SLUICE_ATTEMPT >> {folder}/second"}}
+            """,
+        )
+        run = daemon.post("/api/v1/flows/plain/runs")
+        wait_until((folder / "began").exists, "the first task's start")
+        began = len(daemon.log.splitlines())
+        with open(home / "fill", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+
+        def full():  # what PostgreSQL has allocated is used up first
+            daemon.request("POST", "/api/v1/flows/plain/pause", {}, timeout=BOUND)
+            return not ready(daemon)
+
+        wait_until(full, "the trouble", PATIENCE * 2)
+        (folder / "go").touch()
+        deadline = time.monotonic() + 6
+        while time.monotonic() < deadline:
+            assert http("GET", daemon.url + "/healthz").status == 200
+            time.sleep(0.1)
+        news = daemon.log.splitlines()[began:]
+        assert len([line for line in news if " warn " in line or " error " in line]) <= 3, "\n".join(news)
+        (home / "fill").unlink()
+        wait_until(lambda: ready(daemon), "the daemon's readiness", PATIENCE * 3)
+        run = daemon.ended(run["id"])
+        assert run["state"] == "success", why(run)
+        assert lines(folder / "second") == ["1"]
+        wait_until(lambda: troubles(daemon) == {}, "the end of all troubles")
+    finally:
+        daemon.clean_up()
+        subprocess.run(["umount", "-l", str(home)], check=True)
