@@ -22,7 +22,7 @@ from database import Database  # noqa: E402
 
 ROWS = 40  # of one publish
 DEADLINE = 90  # for a round to come to rest
-SETTLE = 8  # for what ends a moment after the last run: processes, descriptors, folders
+SETTLE = 15  # for what ends a moment after the last run; a second nursery waits ten seconds for the first one to go
 
 # A task that proves when it ran and that it ran alone: the lock is held by every process that it starts.
 MARK = """\
