@@ -30,6 +30,7 @@
 #include "base/trouble.h"
 #include "scheduler/oom.h"
 #include "scheduler/orphans.h"
+#include "scheduler/spare.h"
 #include "tasks/task.h"
 
 #define LOCK_TRIES        1000 /* ten seconds in all */
@@ -43,6 +44,7 @@ struct child {
 	char *key;
 	pid_t pid;
 	bool alive;
+	bool native;
 	bool killed; /* by us */
 	mono_us started;
 	struct oom_mark born;
@@ -60,6 +62,7 @@ struct nest {
 	bool stopping;
 	bool deaf; /* no descriptor for a new daemon's connection: not listening for a second */
 	struct oom oom;
+	struct spares spares;
 	sigset_t old_mask;
 };
 
@@ -273,7 +276,10 @@ nest_spawn(struct nest *n, json_t *msg)
 		free(sp.envp);
 		free(sp.argv);
 	} else {
-		pid = spawn_native(&sp, json_object_get(msg, "doc"), env);
+		spares_want(&n->spares);
+		pid = spares_take(&n->spares, json_object_get(msg, "doc"), env, sp.cwd, sp.log_fd, sp.report_fd);
+		if (pid == 0)
+			pid = spawn_native(&sp, json_object_get(msg, "doc"), env);
 		no = pid < 0 ? errno : 0;
 	}
 	FAULT("nursery.fork.after");
@@ -288,6 +294,7 @@ out:
 	c->key = xstrdup(key);
 	c->pid = pid;
 	c->alive = pid > 0;
+	c->native = argv == NULL;
 	c->started = clock_mono();
 	c->born = oom_mark(&n->oom);
 	list_append(&n->children, &c->node);
@@ -311,6 +318,8 @@ nest_prepare(struct nest *n, const char *key, json_t *msg)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	json_object_set(n->prepared, key, msg);
+	if (json_object_get(msg, "doc"))
+		spares_want(&n->spares);
 }
 
 static void
@@ -379,7 +388,7 @@ nest_reap(struct nest *n)
 			if (c->pid == pid && c->alive)
 				kill(-pid, SIGKILL); /* whatever it left behind in its group */
 		}
-		if (wait4(pid, &status, 0, &ru) != pid)
+		if (wait4(pid, &status, 0, &ru) != pid || spares_ended(&n->spares, pid))
 			continue;
 		LIST_FOR_EACH (it, &n->children) {
 			struct child *c = LIST_ENTRY(it, struct child, node);
@@ -524,12 +533,25 @@ nest_listen(const char *path)
 }
 
 static bool
-nest_busy(struct nest *n)
+nest_busy(struct nest *n, bool native)
 {
-	LIST_FOR_EACH (it, &n->children)
-		if (LIST_ENTRY(it, struct child, node)->alive)
+	LIST_FOR_EACH (it, &n->children) {
+		struct child *c = LIST_ENTRY(it, struct child, node);
+
+		if (c->alive && (c->native || !native))
 			return true;
+	}
 	return false;
+}
+
+/* How long the loop may sleep, in milliseconds. */
+static int
+nest_patience(struct nest *n)
+{
+	/* Without a daemon: look now and then whether the state folder is still there for one to come back to. */
+	int ms = n->deaf ? DEAF_MS : n->conn < 0 ? FORSAKEN_CHECK_MS : -1, spares = spares_turn(&n->spares, nest_busy(n, true));
+
+	return spares >= 0 && (ms < 0 || spares < ms) ? spares : ms;
 }
 
 static void
@@ -544,12 +566,11 @@ nest_loop(struct nest *n)
 
 		if (n->stopping && list_empty(&n->children) && n->out.len == 0)
 			return;
-		/* Without a daemon: look now and then whether the state folder is still there for one to come back to. */
-		ready = poll(fds, 3, n->deaf ? DEAF_MS : n->conn < 0 ? FORSAKEN_CHECK_MS : -1);
+		ready = poll(fds, 3, nest_patience(n));
 		n->deaf = false;
 		if (ready < 0 && errno != EINTR)
 			die("nursery: poll: %s", strerror(errno));
-		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && !nest_busy(n))
+		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && !nest_busy(n, false))
 			return;
 		if (fds[0].revents)
 			nest_reap(n);
@@ -591,6 +612,7 @@ nursery_main(const char *home, const char *libdir)
 	n.prepared = json_object();
 	n.binary = nursery_binary();
 	n.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	spares_init(&n.spares, n.null_fd, &n.old_mask);
 	snprintf(n.id, sizeof(n.id), "%d-%lld", (int)getpid(), (long long)clock_wall());
 	setsid();
 	signal(SIGHUP, SIG_IGN);
@@ -614,6 +636,7 @@ nursery_main(const char *home, const char *libdir)
 	if (ftruncate(lock, 0) < 0 || write(lock, text, strlen(text)) < 0)
 		log_warn("nursery: cannot write its pid file: %s", strerror(errno));
 	nest_loop(&n);
+	spares_drop(&n.spares);
 	unlink(n.socket);
 	free(n.socket);
 	buf_release(&n.in);

@@ -130,7 +130,8 @@ curate_run(struct context *cx)
 		task_fail(cx, ERR_INVALID, "there is no `sql`");
 		goto out;
 	}
-	if (iceberg_attach(cx) < 0 || task_check_sql(cx, "sql", "", sql, "") < 0)
+	/* One transaction: tables are asked for once, and what is checked is what is read. It ends with the process. */
+	if (iceberg_attach(cx) < 0 || duck_exec(cx->db, "BEGIN", &cx->err) < 0 || task_check_sql(cx, "sql", "", sql, "") < 0)
 		goto out;
 	/* A trailing semicolon is what people write, but not what a subquery takes. */
 	{

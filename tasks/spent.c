@@ -1,6 +1,7 @@
 #include "tasks/spent.h"
 
 #include <stddef.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "tasks/report.h"
@@ -31,6 +32,7 @@ spent_turn(enum spent to)
 void
 spent_start(void)
 {
+	memset(&spent, 0, sizeof(spent)); /* a spare's own time is nobody's */
 	spent.since = clock_mono();
 	spent.in = SPENT_OTHER;
 }

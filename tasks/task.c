@@ -2,6 +2,7 @@
 #include "tasks/task.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/rest.h"
 #include "tasks/report.h"
 #include "tasks/spent.h"
 
@@ -28,6 +30,21 @@ int
 task_preload(const char *libdir, char **why)
 {
 	return duck_preload(libdir, why);
+}
+
+void
+task_warm(int fd)
+{
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	rest_warm();
+	for (size_t step = 0; poll(&p, 1, 0) == 0 && duck_warm(step); step++) {}
+}
+
+bool
+task_fits_warm(const json_t *doc)
+{
+	return duck_fits_warm(json_object_get(doc, "engine_options"));
 }
 
 const char *

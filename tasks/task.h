@@ -6,12 +6,21 @@
 #define TASKS_TASK_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 /*
  * In the nursery, before any fork: maps libduckdb and its extensions (dlopen) from `libdir`, so that children start warm.
  * Starts no thread and opens no database. Returns 0, or -1 with a sentence in `why`, which the caller frees.
  */
 int task_preload(const char *libdir, char **why);
+
+/*
+ * In a child that waits for its task: opens the engine as most tasks need it, step by step, until `fd` can be read. What
+ * fails here is told by the task that meets it.
+ */
+void task_warm(int fd);
+/* May a child that has called task_warm run this task? Some settings of the engine can be made only when it is opened. */
+bool task_fits_warm(const json_t *doc);
 
 /*
  * In the child: runs one native task to its end and returns the exit status (0 success, 1 failure; the reason went to the

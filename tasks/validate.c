@@ -503,7 +503,8 @@ validate_run(struct context *cx)
 	size_t i;
 	int rc = -1;
 
-	if (iceberg_attach(cx) < 0)
+	/* One transaction: all checks see the same snapshot, and ask the catalog for it once. It ends with the process. */
+	if (iceberg_attach(cx) < 0 || duck_exec(cx->db, "BEGIN", &cx->err) < 0)
 		goto out;
 	buf_adds(&view, "CREATE OR REPLACE TEMP VIEW this AS ");
 	if (name) {

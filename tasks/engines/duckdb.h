@@ -18,6 +18,13 @@ struct duck_result;
 /* Maps the library and pages its extensions in; see task_preload. */
 int duck_preload(const char *libdir, char **why);
 
+/*
+ * Opens a database before it is known what for, in steps from 0 on; false when there is nothing left to do. The next duck_open
+ * gets it, if its options fit: those that can also be set later.
+ */
+bool duck_warm(size_t step);
+bool duck_fits_warm(const json_t *options);
+
 /* A database in memory, with memory_limit and threads from `options`, spilling to `scratch`. */
 MUSTCHECK int duck_open(const json_t *options, const char *scratch, struct duck **out, struct err *e);
 void duck_close(struct duck *db);

@@ -29,9 +29,19 @@ code_away(CURLcode code)
 	       code == CURLE_COULDNT_RESOLVE_HOST;
 }
 
+/* One for the whole attempt, so that its requests share a connection. */
+static CURL *rest_curl;
+
+void
+rest_warm(void)
+{
+	curl_global_init(CURL_GLOBAL_ALL);
+	rest_curl = curl_easy_init();
+}
+
 /* As rest_once, also for what it is unsure about: the status, or REST_UNSURE when there was none. */
 static int
-rest_ask(struct context *cx, const char *method, const char *path, const json_t *body, json_t **out)
+rest_ask(struct context *cx, const char *method, const char *path, const json_t *body, bool once, json_t **out)
 {
 	const json_t *catalog = json_object_get(cx->doc, "catalog");
 	char *url = xasprintf("%s/v1/%s", json_string_value(json_object_get(catalog, "uri")), path), *text = NULL;
@@ -40,11 +50,17 @@ rest_ask(struct context *cx, const char *method, const char *path, const json_t 
 	struct curl_slist *headers = NULL;
 	char why[CURL_ERROR_SIZE] = "";
 	enum spent part = spent_enter(SPENT_CATALOG);
-	CURL *curl = curl_easy_init();
 	CURLcode code;
+	CURL *curl;
 	long status = -1;
 
 	*out = NULL;
+	if (rest_curl == NULL)
+		rest_warm();
+	curl = rest_curl;
+	curl_easy_reset(curl);
+	/* On a connection that has been used curl repeats a request whose answer does not come. */
+	curl_easy_setopt(curl, CURLOPT_FRESH_CONNECT, once ? 1L : 0L);
 	headers = curl_slist_append(headers, auth);
 	headers = curl_slist_append(headers, "Content-Type: application/json");
 	headers = curl_slist_append(headers, "Expect:");
@@ -73,8 +89,8 @@ rest_ask(struct context *cx, const char *method, const char *path, const json_t 
 		if (answer.len)
 			*out = json_loadb(answer.s, answer.len, 0, NULL);
 	}
+	curl_easy_reset(curl); /* what it points to ends here */
 	curl_slist_free_all(headers);
-	curl_easy_cleanup(curl);
 	explicit_bzero(auth, strlen(auth));
 	free(auth);
 	free(text);
@@ -123,7 +139,7 @@ rest_call(struct context *cx, const char *method, const char *path, const json_t
 	int status;
 
 	for (;;) {
-		status = rest_ask(cx, method, path, body, out);
+		status = rest_ask(cx, method, path, body, false, out);
 		if (!status_away(status))
 			break;
 		if (status > 0)
@@ -141,7 +157,7 @@ rest_call(struct context *cx, const char *method, const char *path, const json_t
 int
 rest_once(struct context *cx, const char *method, const char *path, const json_t *body, json_t **out)
 {
-	int status = rest_ask(cx, method, path, body, out);
+	int status = rest_ask(cx, method, path, body, true, out);
 	const char *type = json_string_value(json_object_get(json_object_get(*out, "error"), "type"));
 
 	if (!status_away(status) && !(type && strcmp(type, "CommitStateUnknownException") == 0))

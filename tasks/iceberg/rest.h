@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "tasks/context.h"
 
+/* Begins what every request needs; done by the first one, if not before. */
+void rest_warm(void);
 /*
  * One request to URI/v1/PATH with the attempt's token. Returns the HTTP status and the answer's JSON through `out` (NULL when
  * there is none; the caller owns it); -1 with the error set when the catalog could not be asked. While the daemon is away (an

@@ -226,34 +226,25 @@ writer_stage_create(struct writer *wr)
 
 /* ---- data files ---- */
 
+/* Counts by column as a MAP of counts by field id. A nested field's path is no column's name: it is left out. */
 static char *
-counts_literal(const json_t *fields, const char *stats, struct duck *db, const char *key)
+counts_literal(const json_t *fields, const json_t *counts)
 {
-	/* RETURN_STATS names columns as quoted paths; nested ones are left out. */
 	struct buf b = BUF_INIT;
-	json_t *all = json_loads(stats, 0, NULL), *field;
+	json_t *field, *count;
 	bool first = true;
 	size_t i;
 
-	(void)db;
 	buf_adds(&b, "MAP {");
 	json_array_foreach (fields, i, field) {
-		struct buf name = BUF_INIT;
-		const json_t *column;
-		const char *value;
-
-		buf_add_sql_name(&name, json_string_value(json_object_get(field, "name")));
-		column = json_object_get(all, name.s);
-		value = json_string_value(json_object_get(column, key));
-		if (value) {
-			buf_addf(&b, "%s%d::INTEGER: %s::BIGINT", first ? "" : ", ",
-				 (int)json_integer_value(json_object_get(field, "id")), value);
-			first = false;
-		}
-		buf_release(&name);
+		count = json_object_get(counts, json_string_value(json_object_get(field, "name")));
+		if (!json_is_integer(count))
+			continue;
+		buf_addf(&b, "%s%d::INTEGER: %lld::BIGINT", first ? "" : ", ",
+			 (int)json_integer_value(json_object_get(field, "id")), (long long)json_integer_value(count));
+		first = false;
 	}
 	buf_adds(&b, "}");
-	json_decref(all);
 	if (first) { /* an empty map literal has no type */
 		buf_clear(&b);
 		buf_adds(&b, "NULL::MAP(INTEGER, BIGINT)");
@@ -295,66 +286,67 @@ writer_data(struct writer *wr)
 	return 0;
 }
 
-/* What the copy wrote, from the files themselves: their number, sizes and counts. */
+/* What the copy wrote, from the footers of the files themselves: their number, sizes and counts. */
 static int
 writer_collect(struct writer *wr)
 {
 	struct context *cx = wr->cx;
 	struct buf b = BUF_INIT;
 	struct duck_result *r;
+	char *pattern = xasprintf("%s/data/%s-*.parquet", wr->local, wr->stem);
+	glob_t g = { 0 };
+	size_t row = 0;
 
-	/* The footers tell all: rows a file, and values and nulls a column. */
-	buf_adds(&b,
-		 "SELECT file_name, json_group_object('\"' || replace(path_in_schema, '\"', '\"\"') || '\"', {'num_values': "
-		 "v::VARCHAR, "
-		 "'null_count': n::VARCHAR}), any_value(total) FROM (SELECT m.file_name, m.path_in_schema, sum(m.num_values) v, "
-		 "sum(m.stats_null_count) n, any_value(f.num_rows) total FROM parquet_metadata(");
-	buf_adds(&b, "$G$) m JOIN parquet_file_metadata($G$) f USING (file_name) GROUP BY 1, 2) GROUP BY 1 ORDER BY 1");
-	{
-		char *glob = xasprintf("%s/data/%s-*.parquet", wr->local, wr->stem);
-		struct buf quoted = BUF_INIT, sql = BUF_INIT;
-
-		buf_add_sql_string(&quoted, glob);
-		for (const char *p = b.s; *p;) {
-			if (strncmp(p, "$G$", 3) == 0) {
-				buf_adds(&sql, quoted.s);
-				p += 3;
-			} else {
-				buf_addc(&sql, *p++);
-			}
-		}
+	/* A line a file and column; a file without rows has none. */
+	buf_adds(&b, "SELECT file_name, path_in_schema, sum(num_values)::BIGINT, sum(stats_null_count)::BIGINT, "
+		     "sum(row_group_num_rows)::BIGINT FROM parquet_metadata(");
+	buf_add_sql_string(&b, pattern);
+	buf_adds(&b, ") GROUP BY ALL ORDER BY 1");
+	if (glob(pattern, 0, NULL, &g) != 0 || (r = duck_query(cx->db, b.s, &cx->err)) == NULL) {
+		globfree(&g);
+		free(pattern);
 		buf_release(&b);
-		buf_release(&quoted);
-		free(glob);
-		b = sql;
+		return cx->err.code ? -1 : task_fail(cx, ERR_IO, "no file of what was written is in %s/data", wr->local);
 	}
-	r = duck_query(cx->db, b.s, &cx->err);
+	free(pattern);
 	buf_release(&b);
-	if (r == NULL)
-		return -1;
-	wr->files = xcalloc(duck_rows(r), sizeof(*wr->files));
-	for (size_t i = 0; i < duck_rows(r); i++) {
+	wr->files = xcalloc(g.gl_pathc, sizeof(*wr->files));
+	for (size_t i = 0; i < g.gl_pathc; i++) {
 		struct data_file *f = &wr->files[wr->nfiles];
-		char *stats = duck_text(r, i, 1);
+		json_t *values = json_object(), *nulls = json_object();
 		struct stat st;
 
-		f->path = duck_text(r, i, 0);
-		f->rows = duck_int(r, i, 2);
-		if (stat(f->path, &st) == 0)
-			f->bytes = st.st_size;
-		if (f->rows == 0) { /* an empty file helps nobody */
-			unlink(f->path);
-			free(f->path);
-			free(stats);
-			continue;
+		f->rows = 0;
+		for (; row < duck_rows(r); row++) {
+			char *file = duck_text(r, row, 0), *column = duck_text(r, row, 1);
+			bool ours = strcmp(file, g.gl_pathv[i]) == 0;
+
+			if (ours) {
+				json_object_set_new(values, column, duck_json(r, row, 2));
+				json_object_set_new(nulls, column, duck_json(r, row, 3));
+				f->rows = duck_int(r, row, 4);
+			}
+			free(file);
+			free(column);
+			if (!ours)
+				break;
 		}
-		f->value_counts = counts_literal(wr->fields, stats, cx->db, "num_values");
-		f->null_counts = counts_literal(wr->fields, stats, cx->db, "null_count");
-		free(stats);
-		wr->w->rows += f->rows;
-		wr->w->bytes += f->bytes;
-		wr->nfiles++;
+		if (f->rows == 0) { /* an empty file helps nobody */
+			unlink(g.gl_pathv[i]);
+		} else {
+			f->path = xstrdup(g.gl_pathv[i]);
+			if (stat(f->path, &st) == 0)
+				f->bytes = st.st_size;
+			f->value_counts = counts_literal(wr->fields, values);
+			f->null_counts = counts_literal(wr->fields, nulls);
+			wr->w->rows += f->rows;
+			wr->w->bytes += f->bytes;
+			wr->nfiles++;
+		}
+		json_decref(values);
+		json_decref(nulls);
 	}
+	globfree(&g);
 	wr->w->files = (int64_t)wr->nfiles;
 	duck_result_free(r);
 	if (wr->w->rows != wr->copied)
