@@ -10,13 +10,14 @@ import sys
 import tempfile
 
 from daemon import Daemon, Failed, read
+from measure_death import measure_death
 from measure_engine import measure_big, measure_employees
 from measure_load import measure_load, measure_loop
 from measure_tasks import measure_chain, measure_fan, measure_idle, measure_start
 from programs import Employees, compile_c, libduckdb_flags, libpq_flags, write_flows
 from results import ROOT, Results, write_readme
 
-PARTS = ["idle", "chain", "fan", "start", "employees", "big", "load", "loop"]
+PARTS = ["idle", "chain", "fan", "start", "death", "employees", "big", "load", "loop"]
 
 
 def measure(args, folder, results):
@@ -40,6 +41,8 @@ def measure(args, folder, results):
             measure_fan(daemon, args.rounds, results)
         if "start" in only:
             measure_start(daemon, args.starts, results)
+        if "death" in only:
+            measure_death(daemon, args.starts, results)
         if "employees" in only:
             measure_employees(daemon, engine, employees, folder, args.rounds, results)
         if "big" in only:

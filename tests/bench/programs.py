@@ -31,6 +31,7 @@ def write_flows(folder):
          f"concurrency: {{max_active_tasks: {FAN_SLOTS}}}\n")
     # The process itself says when it started.
     flow("clock", [task("only", command="/bin/date, +%s%N")])
+    flow("victim", [task("only", command="/bin/sleep, 1000")])
     # Their runs do not wait for each other.
     flow("single", [task("only")], "concurrency: {overlap: allow}\n")
     flow("wide", [task(f"w{i:02}") for i in range(1, WIDE + 1)], "concurrency: {overlap: allow}\n")
