@@ -97,6 +97,13 @@ def pids():
     return [int(p) for p in os.listdir("/proc") if p.isdigit()]
 
 
+def comm_of(pid):
+    try:
+        return pathlib.Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return None
+
+
 def below(root):
     """The living descendants of a process."""
     parents = {p: s[1] for p in pids() if (s := stat_of(p)) and s[0] != "Z"}
@@ -169,7 +176,6 @@ class World:
         self.start()
         self.round(["chain", "fan", "lake"], lambda: None)
         self.baseline = self.descriptors()
-        self.spares = len(below(self.nursery()))
         self.reference = self.digest()[0][1:]
         return self
 
@@ -292,13 +298,18 @@ class World:
     def strays(self):
         known = {self.daemon.process.pid, self.nursery()}
         database = below(self.postmaster()) | {self.postmaster()}
-        children = [p for p in below(self.nursery()) if p not in known]
-        extra = children if len(children) > self.spares else []
-        return [p for p in self.ours() if p not in known and p not in database and p not in children] + extra
+        spares = self.spares()
+        children = [p for p in below(self.nursery()) if p not in known and p not in spares]
+        return [p for p in self.ours() if p not in known and p not in database and p not in spares] + children
+
+    def spares(self):
+        """Children that opened the engine and wait for a task: the nursery holds one descriptor for each."""
+        return {p for p in below(self.nursery()) if comm_of(p) == "sluice-spare"}
 
     def descriptors(self):
         """Of the daemon and of the nursery."""
-        return tuple(len(os.listdir(f"/proc/{p}/fd")) for p in (self.daemon.process.pid, self.nursery()))
+        daemon, nursery = (len(os.listdir(f"/proc/{p}/fd")) for p in (self.daemon.process.pid, self.nursery()))
+        return daemon, nursery - len(self.spares())
 
     # ---- runs ----
 
@@ -414,7 +425,7 @@ class World:
             with self.connect() as db, db.cursor() as cursor:
                 cursor.execute(
                     "SELECT r.id, r.state, t.id, t.state, a.n, a.state, a.pid FROM sluice.runs r JOIN sluice.tasks t ON t.run_id = r.id LEFT JOIN "
-                    "sluice.attempts a ON a.run_id = t.run_id AND a.task_id = t.id WHERE r.state IN ('queued', 'running')"
+                    "sluice.attempts a ON a.run_id = t.run_id AND a.task_id = t.id WHERE r.state IN ('queued', 'running') LIMIT 20"
                 )
                 return "\n".join(map(str, cursor.fetchall()))
         except psycopg2.Error as e:
