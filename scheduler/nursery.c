@@ -285,6 +285,8 @@ nest_spawn(struct nest *n, json_t *msg)
 	FAULT("nursery.fork.after");
 	if (pid < 0 && why == NULL)
 		why = xasprintf("cannot start a process: %s", strerror(no));
+	if (pid < 0)
+		spares_drop(&n->spares); /* they take what is short */
 out:
 	if (sp.log_fd >= 0)
 		close(sp.log_fd);
@@ -357,6 +359,8 @@ nest_probe(struct nest *n, const char *dir)
 		if (fds[i] >= 0)
 			close(fds[i]);
 	unlink(path);
+	if (why)
+		spares_drop(&n->spares);
 	nest_send(n, json_pack("{s:s,s:s?}", "ev", "probed", "error", why));
 	free(why);
 	free(path);

@@ -132,6 +132,8 @@ spare_fork(struct spares *s)
 	if (pid == 0)
 		spare_main(s, fds[1], parent);
 	close(fds[1]);
+	if (pid > 0)
+		setpgid(pid, pid); /* also here: it may be signalled before it runs */
 	if (pid < 0) {
 		close(fds[0]);
 		return false;
