@@ -394,8 +394,8 @@ class World:
             status = None if any(t.is_alive() for t in threads) else self.ask("GET", "/api/v1/status")
             if status and status.status == 200:
                 s = status.json
-                if s["database"]["connected"] and s["runs"] == {"queued": 0, "running": 0} and s["slots"]["used"] == 0:
-                    return
+                if s["database"]["connected"] and s["runs"] == {"queued": 0, "running": 0} and s["slots"]["used"] == 0 and not self.open_rows():
+                    return  # and what the daemon counts is committed
             if not slow and time.monotonic() > until - seconds + 15:
                 slow = self.note = f"slow to come to rest: {[t.name for t in threads if t.is_alive()]} {status and status.text} {self.open_rows()}"
             if time.monotonic() > until:
