@@ -158,6 +158,7 @@ install: all ## install below PREFIX (/usr/local): the program, libduckdb and it
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/sluice
 	install -m 0755 $(BUILD)/sluice $(DESTDIR)$(PREFIX)/bin/sluice
 	install -m 0644 $(DEPS)/lib/libduckdb.so $(wildcard $(DEPS)/lib/*.duckdb_extension) $(DESTDIR)$(PREFIX)/lib/sluice/
+	install -m 0644 $(DEPS)/lib/SHA256SUMS $(DESTDIR)$(PREFIX)/lib/sluice/
 
 .PHONY: clean
 clean: ## remove what was built (not what was downloaded, nor the demo's state)

@@ -628,10 +628,11 @@ nursery_main(const char *home, const char *libdir)
 	sigaddset(&mask, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &mask, &n.old_mask);
 	n.signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (task_preload(libdir, &why) < 0) {
+	if (task_preload(libdir, &why) < 0)
 		log_warn("nursery: native tasks cannot run: %s", why);
-		free(why);
-	}
+	else if (why)
+		log_warn("nursery: %s", why);
+	free(why);
 	orphans_end(home);
 	oom_open(&n.oom);
 	n.socket = xasprintf("%s/nursery.sock", home);

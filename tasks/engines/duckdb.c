@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "tasks/engines/installed.h"
 #include "tasks/spent.h"
 
 /* What is used of the C API; called through this table, since the library is mapped at run time. */
@@ -51,7 +52,7 @@ static struct {
 } api;
 
 static void *duck_lib;
-static char *duck_libdir;
+static char *duck_libdir, *duck_missing; /* why there is no duck_lib */
 static const char *const duck_extensions[] = { "avro", "httpfs", "iceberg" };
 
 struct duck {
@@ -96,11 +97,17 @@ duck_preload(const char *libdir, char **why)
 
 	if (duck_lib)
 		return 0;
+	if (installed_check(libdir, why) < 0) {
+		duck_missing = xstrdup(*why);
+		return -1;
+	}
 	path = xasprintf("%s/libduckdb.so", libdir);
 	duck_lib = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
 	free(path);
 	if (duck_lib == NULL) {
+		free(*why);
 		*why = xasprintf("%s; `make deps` installs it", dlerror());
+		duck_missing = xstrdup(*why);
 		return -1;
 	}
 #define X(name)                                                                                                                  \
@@ -272,7 +279,8 @@ duck_start(const json_t *options, const char *scratch, struct duck **out, struct
 	int rc = 0;
 
 	if (duck_lib == NULL)
-		return err_set(e, ERR_UNAVAILABLE, "libduckdb is not loaded; `sluice doctor` says what is missing");
+		return err_set(e, ERR_UNAVAILABLE, "the engine is not loaded: %s",
+			       duck_missing ? duck_missing : "it is not installed");
 	db = xcalloc(1, sizeof(*db));
 	api.create_config(&config);
 	/* Signatures are checked when the files are installed (SHA-256), not in every child. */

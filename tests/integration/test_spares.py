@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 
 from conftest import alive, task_of, wait_until, why
@@ -109,3 +110,26 @@ def test_spares_end_with_the_nursery(daemon):
     pids = warm(daemon)
     daemon.stop()
     wait_until(lambda: not any(alive(p) for p in pids), "their end")
+
+
+def test_engine_file_that_is_not_the_installed_one(make_daemon, folder):
+    """Each file is compared with the list that was written when they were installed; a task says which one is wrong."""
+    lib = folder / "lib"
+    lib.mkdir()
+    installed = pathlib.Path(os.environ["SLUICE_BUILD"]) / "lib"
+    for name in ("libduckdb.so", "httpfs.duckdb_extension", "iceberg.duckdb_extension", "SHA256SUMS"):
+        shutil.copy2(installed / name, lib / name)
+    spoilt = bytearray((installed / "avro.duckdb_extension").read_bytes())
+    spoilt[-1] ^= 1
+    (lib / "avro.duckdb_extension").write_bytes(spoilt)
+    daemon = make_daemon(env={"SLUICE_LIB": str(lib)})
+    assert "avro.duckdb_extension is not the file that was installed" in (daemon.home / "nursery.log").read_text()
+    answer = daemon.request("POST", "/api/v1/sql", {"sql": "SELECT 1"})
+    assert answer.status == 422 and "avro.duckdb_extension is not the file that was installed" in answer.text and "make deps" in answer.text
+    daemon.stop()
+    # Put right again: newer than the list, so it is read, found right, and the list's time is set.
+    shutil.copy(installed / "avro.duckdb_extension", lib / "avro.duckdb_extension")
+    before = (lib / "SHA256SUMS").stat().st_mtime_ns
+    daemon.start()
+    assert daemon.sql("SELECT 1 AS one") == [{"one": 1}]
+    assert (lib / "SHA256SUMS").stat().st_mtime_ns > before
