@@ -4,7 +4,8 @@
  * at fixed times whatever the daemon does, and each one's latency counts from when it was due, so that a stall is not hidden
  * by the requests that were not sent meanwhile.
  *
- *	load [-m METHOD] [-c CONNECTIONS] [-r REQUESTS_A_SECOND] [-w WARM_UP_S] [-s SECONDS] [-t TOKEN_FILE] [-x TEXT] HOST PORT PATH
+ *	load [-m METHOD] [-c CONNECTIONS] [-r REQUESTS_A_SECOND] [-w WARM_UP_S] [-s SECONDS] [-t TOKEN_FILE] [-x TEXT] HOST PORT
+ *PATH
  *
  * An answer is good when its status is 2xx and, with -x, the first "state" in its body is TEXT. Requests that were due in the
  * warm-up are not counted; at the end what is in flight is waited for. Prints one line of JSON.
@@ -188,7 +189,8 @@ print_result(void)
 	getrusage(RUSAGE_SELF, &ru);
 	cpu = (double)(ru.ru_utime.tv_sec + ru.ru_stime.tv_sec) + (double)(ru.ru_utime.tv_usec + ru.ru_stime.tv_usec) / 1e6;
 	qsort(latencies, good, sizeof(*latencies), by_size);
-	printf("{\"good\": %zu, \"bad\": %zu, \"in_time\": %zu, \"seconds\": %.3f, \"drained_s\": %.3f, \"rate\": %.1f, \"p50_s\": %.6f, "
+	printf("{\"good\": %zu, \"bad\": %zu, \"in_time\": %zu, \"seconds\": %.3f, \"drained_s\": %.3f, \"rate\": %.1f, "
+	       "\"p50_s\": %.6f, "
 	       "\"p99_s\": %.6f, \"max_s\": %.6f, \"cpu_share\": %.4f}\n",
 	       good, bad, good - late_good, seconds, last_end > ends ? last_end - ends : 0, (double)(good - late_good) / seconds,
 	       percentile(0.5), percentile(0.99), percentile(1), cpu / all);
@@ -209,8 +211,8 @@ prepare(const char *method, const char *host, const char *path, const char *toke
 		token[strcspn(token, "\r\n")] = '\0';
 		snprintf(auth, sizeof(auth), "Authorization: Bearer %s\r\n", token);
 	}
-	snprintf(request, sizeof(request), "%s %s HTTP/1.1\r\nHost: %s\r\n%s%sContent-Length: %zu\r\n\r\n%s", method, path, host, auth,
-		 *body ? "Content-Type: application/json\r\n" : "", strlen(body), body);
+	snprintf(request, sizeof(request), "%s %s HTTP/1.1\r\nHost: %s\r\n%s%sContent-Length: %zu\r\n\r\n%s", method, path, host,
+		 auth, *body ? "Content-Type: application/json\r\n" : "", strlen(body), body);
 	request_len = strlen(request);
 }
 
@@ -226,14 +228,29 @@ main(int argc, char **argv)
 
 	while ((opt = getopt(argc, argv, "m:c:r:w:s:t:x:")) != -1) {
 		switch (opt) {
-		case 'm': method = optarg; break;
-		case 'c': n = strtoul(optarg, NULL, 10); break;
-		case 'r': rate = strtod(optarg, NULL); break;
-		case 'w': warm = strtod(optarg, NULL); break;
-		case 's': seconds = strtod(optarg, NULL); break;
-		case 't': token_file = optarg; break;
-		case 'x': wanted = optarg; break;
-		default: return 2;
+		case 'm':
+			method = optarg;
+			break;
+		case 'c':
+			n = strtoul(optarg, NULL, 10);
+			break;
+		case 'r':
+			rate = strtod(optarg, NULL);
+			break;
+		case 'w':
+			warm = strtod(optarg, NULL);
+			break;
+		case 's':
+			seconds = strtod(optarg, NULL);
+			break;
+		case 't':
+			token_file = optarg;
+			break;
+		case 'x':
+			wanted = optarg;
+			break;
+		default:
+			return 2;
 		}
 	}
 	if (argc - optind != 3 || n < 1) {
@@ -277,9 +294,10 @@ main(int argc, char **argv)
 			wait = 60;
 		else if (rate == 0 && busy == n)
 			wait = wait > 0 ? wait : 0;
-		ready = epoll_pwait2(ep, events, 64,
-				     &(struct timespec){ .tv_sec = (time_t)wait, .tv_nsec = (long)((wait - (double)(time_t)wait) * 1e9) },
-				     NULL);
+		ready = epoll_pwait2(
+			ep, events, 64,
+			&(struct timespec){ .tv_sec = (time_t)wait, .tv_nsec = (long)((wait - (double)(time_t)wait) * 1e9) },
+			NULL);
 		if (ready == 0 && at >= ends) {
 			errno = ETIMEDOUT;
 			fail("the last answers");
