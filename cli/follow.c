@@ -272,7 +272,7 @@ follow_run(const struct follow *f, const char *id, json_t **last)
 {
 	struct view v = { .f = stderr, .live = !f->quiet && term_colours(stderr) && term_width(stderr), .seen = json_object() };
 	char *path = xasprintf("/api/v1/runs/%s?wait=%s", id, v.live ? "200ms" : f->quiet ? "1s" : "500ms");
-	int rc = EXIT_REFUSED, cancelled = pressed;
+	int rc = EXIT_REFUSED, cancelled = 0; /* a Ctrl-C between the trigger and here is meant for this run, too */
 	json_t *run = NULL;
 
 	interrupts_catch();
