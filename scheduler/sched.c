@@ -15,6 +15,7 @@
 #include "scheduler/sched_int.h"
 
 #define DEFAULT_SLOTS 16
+#define CHORES        4 /* of each kind, a turn */
 #define TRIM_AFTER    (10 * US_PER_S)
 
 void
@@ -592,14 +593,15 @@ static void
 sched_chores(void *arg)
 {
 	struct sched *s = arg;
-	json_t *path;
-	size_t i;
 
-	LIST_FOR_EACH (it, &s->preparing)
-		attempt_prepare(LIST_ENTRY(it, struct attempt, preparing));
-	json_array_foreach (s->leftovers, i, path)
-		fs_remove_tree(json_string_value(path));
-	json_array_clear(s->leftovers);
+	for (int i = 0; i < CHORES && !list_empty(&s->preparing); i++)
+		attempt_prepare(LIST_ENTRY(s->preparing.next, struct attempt, preparing));
+	for (size_t n = json_array_size(s->leftovers), i = 0; i < CHORES && n > 0; i++) {
+		fs_remove_tree(json_string_value(json_array_get(s->leftovers, --n)));
+		json_array_remove(s->leftovers, n);
+	}
+	if (!list_empty(&s->preparing) || json_array_size(s->leftovers) > 0)
+		sched_wake(s); /* the rest next turn: others want the loop, too */
 	nursery_flush(s->nursery);
 	log_flush();
 }
@@ -1068,6 +1070,8 @@ sched_close(struct sched *s, bool stop_nursery)
 	struct attempt *a, *atmp;
 
 	store_on_turn(s->store, NULL, NULL, NULL);
+	while (json_array_size(s->leftovers) > 0)
+		sched_chores(s);
 	log_hold(false);
 	nursery_close(s->nursery, stop_nursery);
 	HASH_ITER(hh, s->runs, run, rtmp)

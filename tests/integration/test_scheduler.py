@@ -717,7 +717,8 @@ def test_two_hundred_tasks_outlive_an_upgrade(make_daemon, folder, sig):
     assert {len(t["attempts"]) for t in run["tasks"]} == {1} and {t["outputs"].get("n") for t in run["tasks"][:200]} == {7}
     assert len(lines(folder / "pids")) == 201 and lines(folder / "pids")[-1] == "last 7"
     assert daemon.task_log(run["id"], "t123") == "begin\nend\n"
-    assert daemon.get("/api/v1/status")["slots"]["used"] == 0 and os.listdir(daemon.home / "scratch") == []
+    assert daemon.get("/api/v1/status")["slots"]["used"] == 0
+    wait_until(lambda: os.listdir(daemon.home / "scratch") == [], "the removal of the scratch folders")
     # Native tasks run the nursery's program: with nothing running, the new one takes over.
     wait_until(lambda: nursery_program(daemon) == BINARY.resolve(), "the new nursery")
     assert daemon.ended(daemon.post("/api/v1/flows/small/runs")["id"])["state"] == "success"
