@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -31,6 +32,7 @@
 #define START_TRIES    10
 #define START_PAUSE_US 300000
 #define STOP_TIMEOUT   (10 * US_PER_S)
+#define EMPTY_LOCK_S   1 /* far longer than a postmaster takes from making its lock file to writing it */
 #define WATCH_MS       2000
 #define RESTART_MS     100 /* doubled while it ends again at once */
 #define RESTART_MAX_MS 5000
@@ -282,6 +284,25 @@ cluster_running(const struct cluster *c)
 	return strstr(target, "postgres") ? (pid_t)pid : 0;
 }
 
+/*
+ * A postmaster makes its lock files empty and then writes its id into them. One that died in between left a file with which
+ * no other ever starts: it says so and asks for a human. The file's age keeps clear of one that is starting now.
+ */
+static void
+cluster_unlock(const struct cluster *c)
+{
+	char *locks[] = { xasprintf("%s/postmaster.pid", c->data), xasprintf("%s/.s.PGSQL.5432.lock", c->sock) };
+
+	for (size_t i = 0; i < sizeof(locks) / sizeof(locks[0]); i++) {
+		struct stat st;
+
+		if (stat(locks[i], &st) == 0 && st.st_size == 0 && time(NULL) - st.st_mtime > EMPTY_LOCK_S &&
+		    unlink(locks[i]) == 0)
+			log_warn("cluster: a PostgreSQL that was killed while it started left %s empty; removed it", locks[i]);
+		free(locks[i]);
+	}
+}
+
 static int
 cluster_start(struct cluster *c, struct err *e)
 {
@@ -289,6 +310,7 @@ cluster_start(struct cluster *c, struct err *e)
 	char *argv[] = { postgres, (char *)"-D", c->data, (char *)"-c", sockdir, NULL };
 	int rc = 0;
 
+	cluster_unlock(c);
 	c->pid = cluster_running(c);
 	c->child = false;
 	if (c->pid == 0) {

@@ -845,6 +845,20 @@ def test_database_dies(daemon, folder):
     assert daemon.trigger("work")["state"] == "success"
 
 
+def test_database_that_died_while_it_made_its_lock_files(daemon):
+    """PostgreSQL itself never starts again over an empty lock file."""
+    old = postmaster(daemon)
+    daemon.process.send_signal(signal.SIGSTOP)
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: not alive(old), "its end")
+    for name in ("pg/postmaster.pid", "pg.run/.s.PGSQL.5432.lock"):
+        os.truncate(daemon.home / name, 0)
+    daemon.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: "removed it" in daemon.log and daemon.request("GET", "/readyz").status == 200, "the database")
+    daemon.flow("quick", "id: quick\ntasks: [{id: a, type: command, command: [/bin/true]}]\n")
+    assert daemon.trigger("quick")["state"] == "success"
+
+
 # ---- stopping ----
 
 
