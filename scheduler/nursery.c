@@ -187,7 +187,6 @@ spawn_native(struct spawn *sp, const json_t *doc, const json_t *env)
 	pid_t pid = fork();
 	const char *name;
 	json_t *value;
-	int rc;
 
 	if (pid != 0)
 		return pid;
@@ -196,9 +195,7 @@ spawn_native(struct spawn *sp, const json_t *doc, const json_t *env)
 	close_range(4, ~0U, 0);
 	json_object_foreach ((json_t *)(uintptr_t)env, name, value)
 		setenv(name, json_string_value(value), 1);
-	rc = task_main(doc);
-	fflush(NULL);
-	_exit(rc);
+	task_exit(task_main(doc));
 }
 
 static char **

@@ -91,7 +91,6 @@ static void __attribute__((noreturn)) spare_main(struct spares *s, int fd, pid_t
 {
 	json_t *given;
 	const char *cwd;
-	int rc;
 
 	/* As every child of the nursery: see its child_setup. */
 	setpgid(0, 0);
@@ -112,9 +111,7 @@ static void __attribute__((noreturn)) spare_main(struct spares *s, int fd, pid_t
 	cwd = json_string_value(json_object_get(given, "cwd"));
 	if (cwd && chdir(cwd) < 0)
 		_exit(126);
-	rc = task_main(json_object_get(given, "doc"));
-	fflush(NULL);
-	_exit(rc);
+	task_exit(task_main(json_object_get(given, "doc")));
 }
 
 /* ---- in the nursery ---- */

@@ -27,5 +27,7 @@ bool task_fits_warm(const json_t *doc);
  * report and the log). `doc` is borrowed. Descriptor 3 is the report, 1 and 2 the log.
  */
 int task_main(const json_t *doc);
+/* Ends the process that ran it, with what task_main returned. */
+void task_exit(int rc) __attribute__((noreturn));
 
 #endif
