@@ -240,7 +240,7 @@ cluster_initdb(struct cluster *c, struct err *e)
 		goto out;
 	}
 	/* Small and quiet: one daemon is the only client. Durability is never relaxed. */
-	fputs("\n# Sluice\nlisten_addresses = ''\nunix_socket_permissions = 0700\nmax_connections = 20\nshared_buffers = 16MB\n"
+	fputs("\n# Sluice\nlisten_addresses = ''\nunix_socket_permissions = 0700\nmax_connections = 20\nshared_buffers = 8MB\n"
 	      "fsync = on\nfull_page_writes = on\nsynchronous_commit = on\nwal_level = minimal\nmax_wal_senders = 0\n"
 	      "max_worker_processes = 2\nmax_parallel_workers = 0\nmax_parallel_workers_per_gather = 0\njit = off\n"
 	      "autovacuum_naptime = 5min\nbgwriter_delay = 10s\nwal_writer_delay = 10s\nlog_min_messages = warning\n"

@@ -75,11 +75,6 @@ def transactions(daemon):
 def measure_idle(daemon, seconds, when, results):
     groups = daemon.processes()
     pids = [pid for group in groups.values() for pid in group]
-    try:
-        sizes = {name: sum(pss_kb(pid) for pid in group) / 1024 for name, group in groups.items()}
-    except OSError as e:
-        print(f"bench: idle memory is not measured: {e}", file=sys.stderr)
-        sizes = {}
     if seconds >= 30:  # PostgreSQL's sessions tell of their last transactions when they have been idle for ten seconds
         time.sleep(11)
         first = transactions(daemon)
@@ -87,6 +82,11 @@ def measure_idle(daemon, seconds, when, results):
     before = sum(cpu_seconds(pid) for pid in pids)
     time.sleep(seconds)
     cpu = (sum(cpu_seconds(pid) for pid in pids if os.path.exists(f"/proc/{pid}")) - before) / seconds
+    try:
+        sizes = {name: sum(pss_kb(pid) for pid in group) / 1024 for name, group in groups.items()}
+    except OSError as e:
+        print(f"bench: idle memory is not measured: {e}", file=sys.stderr)
+        sizes = {}
     if sizes:
         parts = ", ".join(f"{name} {size:.1f} in {len(groups[name])}" for name, size in sizes.items())
         others = [pid for pid in parents() if pid not in pids and command(pid) in ("postgres", "sluice")]
