@@ -1,4 +1,4 @@
-/* Queries over the tables, and which tables there are. */
+/* Queries over the tables. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,30 +47,7 @@ sql_post(struct request *rq)
 	json_decref(body);
 }
 
-static void
-on_tables_read(void *arg, const struct rows *r, struct err *e)
-{
-	if (r == NULL)
-		reply_err(arg, e);
-	else
-		reply_json_text(arg, 200, rows_get(r, 0, 0));
-}
-
-static void
-tables_get(struct request *rq)
-{
-	const char *name = config_get(rq->app->config, "catalog.name");
-
-	store_query(rq->app->store,
-		    "SELECT json_build_object('items', coalesce(json_agg(json_build_object("
-		    "'name', table_namespace || '.' || table_name, 'namespace', table_namespace, 'table', table_name,"
-		    " 'metadata_location', metadata_location) ORDER BY table_namespace, table_name), '[]'), 'next', NULL)::text"
-		    " FROM iceberg_tables WHERE catalog_name = $1 AND (iceberg_type IS NULL OR iceberg_type = 'TABLE')",
-		    1, (const char *[]){ name ? name : "local" }, on_tables_read, rq);
-}
-
 const struct route sql_routes[] = {
 	{ "POST", "/api/v1/sql", sql_post, ROLE_VIEWER, 1024 * 1024, "Runs a query over the tables." },
-	{ "GET", "/api/v1/tables", tables_get, ROLE_VIEWER, 0, "Lists the tables of the catalog." },
 };
 const size_t sql_routes_count = sizeof(sql_routes) / sizeof(sql_routes[0]);

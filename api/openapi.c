@@ -34,6 +34,13 @@ static const struct extra extras[] = {
 	{ "GET", "/api/v1/runs/{run}/tasks/{task}/logs", "attempt follow", "", "text/plain" },
 	{ "GET", "/api/v1/events", "run flow after", "", "text/event-stream" },
 	{ "POST", "/api/v1/sql", "", "sql:string! limit:integer", "Result" },
+	{ "GET", "/api/v1/tables", "namespace limit cursor", "", "TableList" },
+	{ "GET", "/api/v1/tables/{table}", "", "", "Table" },
+	{ "GET", "/api/v1/tables/{table}/snapshots", "limit cursor", "", "SnapshotList" },
+	{ "GET", "/api/v1/tables/{table}/history", "limit cursor", "", "List" },
+	{ "GET", "/api/v1/tables/{table}/refs", "", "", "RefList" },
+	{ "GET", "/api/v1/tables/{table}/schemas", "", "", "List" },
+	{ "GET", "/api/v1/tables/{table}/schema", "at", "", "Schema" },
 	{ "POST", "/api/v1/validate", "", "source:string! file:string", "Validation" },
 	{ "POST", "/api/v1/tokens", "", "scope:string!", "Token" },
 	{ "GET", "/metrics", "", "", "text/plain" },
@@ -79,6 +86,40 @@ static const char schemas[] =
 	"\"error\":{\"type\":[\"object\",\"null\"]}}},"
 	"\"Result\":{\"type\":\"object\",\"properties\":{\"columns\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},"
 	"\"rows\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"truncated\":{\"type\":\"boolean\"}}},"
+	"\"TableItem\":{\"type\":\"object\",\"required\":[\"name\",\"namespace\",\"table\",\"metadata_location\"],"
+	"\"properties\":{\"name\":{\"type\":\"string\"},\"namespace\":{\"type\":\"string\"},\"table\":{\"type\":\"string\"},"
+	"\"metadata_location\":{\"type\":\"string\"},\"format_version\":{\"type\":\"integer\"},\"snapshot_id\":{\"type\":[\"string\",\"null\"]},"
+	"\"snapshots\":{\"type\":\"integer\"},\"rows\":{\"type\":[\"integer\",\"null\"]},\"files\":{\"type\":[\"integer\",\"null\"]},"
+	"\"bytes\":{\"type\":[\"integer\",\"null\"]},\"changed_at\":{\"$ref\":\"#/components/schemas/Time\"},\"error\":{\"type\":\"string\"}}},"
+	"\"TableList\":{\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/TableItem\"}},"
+	"\"next\":{\"type\":[\"string\",\"null\"]}}},"
+	"\"Table\":{\"type\":\"object\",\"required\":[\"name\",\"schema\",\"refs\"],\"properties\":{\"name\":{\"type\":\"string\"},"
+	"\"namespace\":{\"type\":\"string\"},\"table\":{\"type\":\"string\"},\"metadata_location\":{\"type\":\"string\"},"
+	"\"format_version\":{\"type\":\"integer\"},\"snapshot_id\":{\"type\":[\"string\",\"null\"]},\"snapshots\":{\"type\":\"integer\"},"
+	"\"rows\":{\"type\":[\"integer\",\"null\"]},\"files\":{\"type\":[\"integer\",\"null\"]},\"bytes\":{\"type\":[\"integer\",\"null\"]},"
+	"\"changed_at\":{\"$ref\":\"#/components/schemas/Time\"},\"uuid\":{\"type\":\"string\"},\"location\":{\"type\":\"string\"},"
+	"\"schema\":{\"$ref\":\"#/components/schemas/Schema\"},\"partition_spec\":{\"type\":\"object\"},\"sort_order\":{\"type\":\"object\"},"
+	"\"properties\":{\"type\":\"object\"},\"current_snapshot\":{\"anyOf\":[{\"$ref\":\"#/components/schemas/Snapshot\"},{\"type\":\"null\"}]},"
+	"\"refs\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Ref\"}}}},"
+	"\"Schema\":{\"type\":\"object\",\"properties\":{\"schema_id\":{\"type\":\"integer\"},\"current\":{\"type\":\"boolean\"},"
+	"\"fields\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}}}},"
+	"\"Snapshot\":{\"type\":\"object\",\"required\":[\"snapshot_id\",\"at\"],\"properties\":{\"snapshot_id\":{\"type\":\"string\"},"
+	"\"parent_id\":{\"type\":[\"string\",\"null\"]},\"at\":{\"$ref\":\"#/components/schemas/Time\"},\"sequence_number\":{\"type\":\"integer\"},"
+	"\"schema_id\":{\"type\":[\"integer\",\"null\"]},\"operation\":{\"type\":[\"string\",\"null\"]},\"current\":{\"type\":\"boolean\"},"
+	"\"refs\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}},\"rows\":{\"type\":[\"integer\",\"null\"]},"
+	"\"rows_added\":{\"type\":[\"integer\",\"null\"]},\"rows_deleted\":{\"type\":[\"integer\",\"null\"]},\"files\":{\"type\":[\"integer\","
+	"\"null\"]},\"files_added\":{\"type\":[\"integer\",\"null\"]},\"files_deleted\":{\"type\":[\"integer\",\"null\"]},"
+	"\"bytes\":{\"type\":[\"integer\",\"null\"]},\"run\":{\"type\":\"string\"},\"task\":{\"type\":\"string\"},"
+	"\"summary\":{\"type\":\"object\"}}},"
+	"\"SnapshotList\":{\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Snapshot\"}},"
+	"\"next\":{\"type\":[\"string\",\"null\"]}}},"
+	"\"Ref\":{\"type\":\"object\",\"required\":[\"name\",\"type\",\"snapshot_id\"],\"properties\":{\"name\":{\"type\":\"string\"},"
+	"\"type\":{\"enum\":[\"branch\",\"tag\"]},\"snapshot_id\":{\"type\":\"string\"},\"at\":{\"$ref\":\"#/components/schemas/Time\"},"
+	"\"max_ref_age_ms\":{\"type\":\"integer\"},\"max_snapshot_age_ms\":{\"type\":\"integer\"},\"min_snapshots_to_keep\":{\"type\":\"integer\"}}},"
+	"\"RefList\":{\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Ref\"}},"
+	"\"next\":{\"type\":[\"string\",\"null\"]}}},"
+	"\"List\":{\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"next\":{\"type\":[\"string\","
+	"\"null\"]}}},"
 	"\"Validation\":{\"type\":\"object\",\"properties\":{\"valid\":{\"type\":\"boolean\"},\"problems\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/FlowProblem\"}}}},"
 	"\"Token\":{\"type\":\"object\",\"properties\":{\"id\":{\"type\":\"string\"},\"scope\":{\"enum\":[\"viewer\",\"runner\",\"admin\"]},"
 	"\"created_at\":{\"$ref\":\"#/components/schemas/Time\"},\"token\":{\"type\":\"string\"}}}}";

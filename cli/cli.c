@@ -43,7 +43,14 @@ static const struct command commands[] = {
 	  "check flow files; needs no daemon", "Exit status 0: good, 1: problems, 2: a file cannot be read.\n" },
 	{ "schema", cmd_schema, "json", 0, 0, "schema", "print the JSON Schema of the flow language",
 	  "  sluice schema > flow.schema.json      for an editor's YAML support\n" },
-	{ "tables", cmd_tables, "home url json", 0, 0, "tables [--json]", "list the catalog's tables", NULL },
+	{ "tables", cmd_tables, "home url json at limit", 0, 2, "tables [list | WHAT TABLE] [--at STATE] [--limit N] [--json]",
+	  "list tables, or show one and its history",
+	  "A STATE is a branch, a tag, a snapshot id, `previous`, or a time: \"2026-11-21 06:00\"\n(UTC), \"2h ago\".\n\n"
+	  "  sluice tables                      all tables, their rows, size and last change\n"
+	  "  sluice tables show stg.orders      columns, partitions, properties\n"
+	  "  sluice tables history stg.orders   what was current when\n"
+	  "  sluice tables snapshots stg.orders what each write did, and which run it was\n"
+	  "  sluice tables refs stg.orders      branches and tags\n" },
 	{ "sql", cmd_sql, "home url json csv limit", 1, 1, "sql \"SELECT ...\" [--limit N] [--json | --csv]", "query the tables",
 	  "  sluice sql \"SELECT * FROM cur.employee_counts ORDER BY cnt DESC\"\n" },
 	{ "token", cmd_token, "home url scope json", 1, 2,
@@ -76,6 +83,7 @@ static const struct option options[] = {
 	{ "count", NULL, VALUE(count_text), "N      how many" },
 	{ "attempt", NULL, VALUE(attempt_text), "N      of this attempt; default: the newest" },
 	{ "key", NULL, VALUE(key), "K      an idempotency key: a second trigger with it gives the first one's run" },
+	{ "at", NULL, VALUE(at), "STATE  as the table was: a snapshot, time, branch or tag" },
 	{ "param", "p", 1, 0, "n=v    a param; may be repeated" },
 	{ "engine", NULL, 2, 0, "[t=]E  the engine of all tasks, or of one; may be repeated" },
 	{ "json", NULL, FLAG(json), "       the API's own JSON on stdout" },

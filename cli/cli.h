@@ -15,7 +15,7 @@ struct args {
 	const char *operands[64];
 	size_t count;
 	const char *home, *config, *flows, *listen, *database, *url; /* NULL: not given */
-	const char *format, *scope, *state, *limit_text, *count_text, *attempt_text, *key;
+	const char *format, *scope, *state, *limit_text, *count_text, *attempt_text, *key, *at;
 	const char *params[128], *engines[64];
 	size_t nparams, nengines;
 	bool json, wait, follow, csv, ephemeral, help, quiet;

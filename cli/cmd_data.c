@@ -1,4 +1,4 @@
-/* The tables and what is in them. */
+/* Queries over the tables. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,35 +8,6 @@
 #include "cli/term.h"
 
 #define LIMIT_MAX 100000
-
-int
-cmd_tables(const struct args *a)
-{
-	static const char *const headers[] = { "TABLE", "METADATA" };
-	struct client *c = client_open(a);
-	json_t *list = NULL, *rows = json_array(), *item;
-	int rc = client_do(c, "GET", "/api/v1/tables", NULL, &list);
-	size_t i;
-
-	json_array_foreach (json_object_get(list, "items"), i, item) {
-		const char *place = json_string_value(json_object_get(item, "metadata_location"));
-
-		json_array_append_new(rows,
-				      json_pack("[s,s]", json_string_value(json_object_get(item, "name")), place ? place : ""));
-	}
-	if (rc == EXIT_OK && a->json)
-		print_json(list);
-	else if (rc == EXIT_OK && json_array_size(rows))
-		term_table(stdout, headers, 2, rows, "ll");
-	else if (rc == EXIT_OK)
-		fputs("no tables yet\n", stderr);
-	json_decref(rows);
-	json_decref(list);
-	client_close(c);
-	return rc;
-}
-
-/* ---- sql ---- */
 
 /* The shortest text that reads back as the same number. The caller frees it. */
 static char *

@@ -109,6 +109,36 @@ term_when(const char *text, char out[40])
 	return out;
 }
 
+const char *
+term_number(long long n, char out[32])
+{
+	char digits[24];
+	size_t len = (size_t)snprintf(digits, sizeof(digits), "%lld", n), k = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		if (i && digits[i - 1] != '-' && (len - i) % 3 == 0)
+			out[k++] = ',';
+		out[k++] = digits[i];
+	}
+	out[k] = '\0';
+	return out;
+}
+
+const char *
+term_bytes(long long n, char out[32])
+{
+	static const char *const units[] = { "B", "KB", "MB", "GB", "TB", "PB" };
+	double d = (double)n;
+	size_t u = 0;
+
+	while (d >= 1024 && u + 1 < sizeof(units) / sizeof(units[0])) {
+		d /= 1024;
+		u++;
+	}
+	snprintf(out, 32, u && d < 100 ? "%.1f %s" : "%.0f %s", d, units[u]);
+	return out;
+}
+
 /* Characters, not bytes: continuation bytes take no column. */
 static int
 width_of(const char *s)

@@ -20,6 +20,10 @@ const char *term_off(FILE *f);
 const char *term_duration(dur_us d, char out[24]);
 /* "just now", "5 min ago", "in 3 h", or a date; returns `out`. */
 const char *term_when(const char *rfc3339, char out[40]);
+/* "10,000,000"; returns `out`. */
+const char *term_number(long long n, char out[32]);
+/* "812 B", "3.4 MB"; returns `out`. */
+const char *term_bytes(long long n, char out[32]);
 /* Prints rows (each a list of strings) under headers, columns cut to fit; `right` has an 'r' for each right-aligned column. */
 void term_table(FILE *f, const char *const *headers, size_t columns, const json_t *rows, const char *right);
 

@@ -1,0 +1,43 @@
+/*
+ * Tables as /api/v1/tables gives them: finds pointers, reads the metadata they lead to (from memory where it is), and calls
+ * back on the loop. browse.c answers what metadata tells; what needs the table's files is a query in a child.
+ */
+#ifndef API_CATALOG_BROWSE_H
+#define API_CATALOG_BROWSE_H
+
+#include "api/catalog/catalog_int.h"
+
+struct browsed {
+	char *ns, *name, *location;
+	struct meta *meta; /* NULL: its file cannot be read, and `e` says why */
+	char *text;        /* as read by the worker */
+	size_t len;
+	json_t *json;
+	struct err e;
+};
+
+struct browse {
+	uv_work_t work;
+	struct catalog *catalog;
+	struct request *rq;
+	struct browsed *tables;
+	size_t count;
+	bool one;  /* table was asked for */
+	bool more; /* than the page takes */
+	void (*done)(struct browse *b);
+};
+
+/*
+ * The table that the path names ("stg.t", "local.stg.t"), with its metadata: calls `done`, which answers and need not free
+ * anything. Answers itself when there is none (404 with the nearest name) or it cannot be read.
+ */
+void browse_table(struct request *rq, void (*done)(struct browse *b));
+/* "stg.t". The caller frees it. */
+char *browse_name(const struct browsed *t);
+/* The snapshot that `at` means, see base/table_at.h; NULL after a 404. Borrowed. */
+const json_t *browse_at(struct browse *b, const char *at);
+
+extern const struct route browse_routes[];
+extern const size_t browse_routes_count;
+
+#endif
