@@ -13,7 +13,7 @@ PAGE ?= $(BUILD)/page_assets.c
 JOBS ?= $(shell nproc)
 VERSION := 0.1.0
 
-PKGS := libuv libpq yaml-0.1 jansson libmicrohttpd libcurl
+PKGS := libuv libpq yaml-0.1 jansson libmicrohttpd libcurl zlib
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null | sed 's/-I/-isystem /g')
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith -Wwrite-strings \

@@ -337,27 +337,36 @@ token_find(struct auth *a, const char *text)
 	return t;
 }
 
-static int
-auth_by_token(struct request *rq, const char *token, struct err *e)
+int
+auth_token(struct app *app, const char *token, enum role *role, const char **id, struct err *e)
 {
-	struct auth *a = rq->app->auth;
-	const struct token *t = token_find(a, token);
-	const char *attempt;
+	const struct token *t = token_find(app->auth, token);
 
 	if (t) {
-		rq->role = t->role;
+		*role = t->role;
+		*id = t->id;
 		return 0;
 	}
-	attempt = rq->app->sched ? sched_attempt_of_token(rq->app->sched, token) : NULL;
-	if (attempt) {
-		rq->role = ROLE_CATALOG;
-		rq->attempt = xstrdup(attempt);
+	*id = app->sched ? sched_attempt_of_token(app->sched, token) : NULL;
+	if (*id) {
+		*role = ROLE_CATALOG;
 		return 0;
 	}
-	if (!a->loaded || (rq->app->sched && !sched_ready(rq->app->sched))) /* an attempt's token may be known in a moment */
+	if (!app->auth->loaded || (app->sched && !sched_ready(app->sched))) /* an attempt's token may be known in a moment */
 		return err_set(e, ERR_UNAVAILABLE, "the tokens are not loaded yet; try again in a moment");
 	return err_set(e, ERR_UNAUTHORIZED,
 		       "the token is not known here: it was deleted, belongs to an attempt that has ended, or to another daemon");
+}
+
+static int
+auth_by_token(struct request *rq, const char *token, struct err *e)
+{
+	const char *id;
+	int rc = auth_token(rq->app, token, &rq->role, &id, e);
+
+	if (rc == 0 && rq->role == ROLE_CATALOG)
+		rq->attempt = xstrdup(id);
+	return rc;
 }
 
 static int

@@ -19,6 +19,8 @@ void auth_close(struct auth *a);
 
 /* Sets rq->role and rq->attempt, or returns an error: 401 for a bad token, 403 for a foreign Host or Origin. */
 MUSTCHECK int auth_check(struct request *rq, enum role needed, struct err *e);
+/* Whose token is this? `id` (borrowed) is that of the token or, with ROLE_CATALOG, "run/task/n" of the attempt. 401 or 503. */
+MUSTCHECK int auth_token(struct app *app, const char *token, enum role *role, const char **id, struct err *e);
 /* Answers `GET /?token=…` with a cookie and a redirect to the same path without it. Returns false when this is no such request.
  */
 bool auth_login(struct request *rq);

@@ -1,6 +1,8 @@
 /* The catalog's own state and manners: the cache of metadata, names, errors. */
 #include "api/catalog/catalog.h"
 
+#include <limits.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +15,7 @@
 #define CACHE_MAX       (96u << 20)
 #define CACHE_COST(len) ((len)*7 + 512)
 #define NAME_MAX_BYTES  255
+#define PAGE_SIZE       1000 /* for a client that wants pages of no particular size */
 
 struct catalog *
 catalog_new(struct app *app, struct err *e)
@@ -344,6 +347,26 @@ catalog_may_write(struct request *rq)
 	catalog_reply_error(rq, 403, "ForbiddenException",
 			    "ad hoc queries may only read: write to tables from a flow, or with a token of your own");
 	return false;
+}
+
+bool
+page_init(struct page *p, struct request *rq)
+{
+	const char *token = request_query(rq, "pageToken"), *size = request_query(rq, "pageSize");
+	char *end = NULL;
+
+	p->limit = size ? strtol(size, &end, 10) : PAGE_SIZE;
+	if (p->limit < 1 || (size && (*size == '\0' || *end || p->limit > INT32_MAX))) {
+		catalog_reply_error(rq, 400, "BadRequestException", "\"pageSize\" must be a whole number from 1, not \"%s\"",
+				    size);
+		return false;
+	}
+	snprintf(p->text, sizeof(p->text), "%ld", p->limit + 1);
+	p->token = token ? token : "";
+	p->param = token ? p->text : NULL;
+	if (token == NULL)
+		p->limit = LONG_MAX;
+	return true;
 }
 
 /* ---- who writes, and waiting ---- */

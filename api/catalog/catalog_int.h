@@ -111,7 +111,33 @@ bool warehouse_in_use(const char *location);
 /* Removes a table's folder, if it lies inside the warehouse. */
 void warehouse_purge(const char *warehouse, const char *table_location);
 
-/* ---- the ways in (namespaces.c, tables.c, commit.c) ---- */
+/* ---- what clients need to reach files (access.c) ---- */
+
+/*
+ * For a table at `location`: `config` gets properties of the client's file access, `credentials` one object {prefix, config} for
+ * each place that needs a secret; both stay empty on local files. `delegation` is what the client asks for (the header
+ * X-Iceberg-Access-Delegation), NULL when it brings its own.
+ */
+void access_grant(const struct catalog *c, const char *location, const char *delegation, json_t *config, json_t *credentials);
+/* `,"config":{…}` and, if there are any, `,"storage-credentials":[…]`, as the end of an answer with a table. */
+void access_add(struct buf *b, struct request *rq, const char *location);
+
+/* ---- the ways in (namespaces.c, tables.c, commit.c, access.c, reports.c, oauth.c) ---- */
+
+/* The namespace and table of the path; answers 404 itself and returns NULL when there can be no such table. */
+struct ask *ask_table(struct request *rq);
+/* Which part of a list is asked for. */
+struct page {
+	const char *token; /* what comes after this; "" from the start */
+	long limit;        /* how many at once; all without a token, as the specification has it */
+	char text[32];
+	const char *param; /* one more than that as a parameter of LIMIT, to see whether there is more; NULL: all */
+};
+/* Answers 400 itself and returns false. */
+bool page_init(struct page *p, struct request *rq);
+void access_credentials(struct request *rq);
+void reports_take(struct request *rq);
+void oauth_tokens(struct request *rq);
 
 void namespaces_list(struct request *rq);
 void namespaces_create(struct request *rq);
@@ -122,7 +148,6 @@ void tables_list(struct request *rq);
 void tables_load(struct request *rq);
 void tables_drop(struct request *rq);
 void tables_rename(struct request *rq);
-void tables_metrics(struct request *rq);
 void tables_create(struct request *rq);
 void tables_register(struct request *rq);
 void tables_commit(struct request *rq);

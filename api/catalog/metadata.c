@@ -424,7 +424,7 @@ metadata_create(const json_t *request, const struct metadata_input *in, struct e
 		goto out;
 	}
 	/* Ids that can be used are kept, since the client may have written files with them; Spark counts from 0. */
-	if (schema_check(schema, &max, NULL) < 0) {
+	if (schema_check(schema, FORMAT_MAX, &max, NULL) < 0) {
 		schema_renumber(schema, map);
 		remap_sources(spec, map);
 		remap_sources(order, map);

@@ -33,8 +33,9 @@ int metadata_format(const json_t *md);
 /* Applies one update. */
 MUSTCHECK int change_apply(struct change *ch, const json_t *update);
 
-/* Checks a schema: ids that are positive and used once, names used once a level. `max` gets the highest id. */
-MUSTCHECK int schema_check(const json_t *schema, int64_t *max, struct err *e);
+/* Checks a schema: ids that are positive and used once, names used once a level, types of this format version. `max` gets the
+ * highest id. */
+MUSTCHECK int schema_check(const json_t *schema, int format, int64_t *max, struct err *e);
 /* Numbers all fields afresh, a level at a time; `map` gets old id (as text) -> new id. */
 void schema_renumber(json_t *schema, json_t *map);
 /* Does the schema have this field, at any level? */

@@ -1,4 +1,5 @@
-/* Field ids of a schema: every column, list element, map key and map value has one, and data files name columns by them. */
+/* Schemas: their field ids (every column, list element, map key and map value has one, by which data files name columns), types
+ * and defaults. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,6 +30,7 @@ type_places(const json_t *type)
 struct check {
 	json_t *seen; /* ids as keys */
 	int64_t max;
+	int format; /* the table's format version */
 	struct err *e;
 };
 
@@ -48,6 +50,52 @@ check_id(struct check *c, const json_t *id, const char *what)
 	return 0;
 }
 
+/* Primitive types and the format version that brought them. Those that end in a bracket have parameters. */
+static const struct {
+	const char *name;
+	int format;
+} primitives[] = {
+	{ "boolean", 1 },        { "int", 1 },        { "long", 1 },     { "float", 1 },
+	{ "double", 1 },         { "date", 1 },       { "time", 1 },     { "timestamp", 1 },
+	{ "timestamptz", 1 },    { "string", 1 },     { "uuid", 1 },     { "binary", 1 },
+	{ "decimal(", 1 },       { "fixed[", 1 },     { "unknown", 3 },  { "timestamp_ns", 3 },
+	{ "timestamptz_ns", 3 }, { "variant", 3 },    { "geometry", 3 }, { "geometry(", 3 },
+	{ "geography", 3 },      { "geography(", 3 },
+};
+
+static int
+check_primitive(struct check *c, const char *name, const char *what)
+{
+	for (size_t i = 0; i < sizeof(primitives) / sizeof(primitives[0]); i++) {
+		size_t n = strlen(primitives[i].name);
+		bool open = primitives[i].name[n - 1] == '(' || primitives[i].name[n - 1] == '[';
+
+		if (open ? strncmp(name, primitives[i].name, n) != 0 : strcmp(name, primitives[i].name) != 0)
+			continue;
+		if (c->format >= primitives[i].format)
+			return 0;
+		return err_set(
+			c->e, ERR_INVALID,
+			"the schema's %s has the type %s, which needs format version %d; the table has %d: upgrade it first",
+			what, name, primitives[i].format, c->format);
+	}
+	return err_set(c->e, ERR_INVALID, "the schema's %s has the unknown type \"%s\"", what, name);
+}
+
+/* A column's value in rows that were written before there was the column: readers of older versions would not see it. */
+static int
+check_default(struct check *c, const json_t *field, const char *name)
+{
+	const json_t *value = json_object_get(field, "initial-default");
+
+	if (value && !json_is_null(value) && c->format < 3)
+		return err_set(c->e, ERR_INVALID,
+			       "column \"%s\" has an initial-default, which needs format version 3; the table has %d: upgrade it "
+			       "first",
+			       name, c->format);
+	return 0;
+}
+
 static int
 check_type(struct check *c, const json_t *type, const char *what)
 {
@@ -57,7 +105,7 @@ check_type(struct check *c, const json_t *type, const char *what)
 	size_t i;
 
 	if (json_is_string(type))
-		return 0;
+		return check_primitive(c, json_string_value(type), what);
 	if (!json_is_object(type))
 		return err_set(c->e, ERR_INVALID, "the schema's %s has no type", what);
 	for (const struct place *p = type_places(type); p->id_key; p++) {
@@ -83,6 +131,8 @@ check_type(struct check *c, const json_t *type, const char *what)
 			rc = check_id(c, json_object_get(field, "id"), name);
 		if (rc == 0)
 			rc = check_type(c, json_object_get(field, "type"), name);
+		if (rc == 0)
+			rc = check_default(c, field, name);
 		if (rc < 0)
 			break;
 		json_object_set_new(names, name, json_true());
@@ -92,9 +142,9 @@ check_type(struct check *c, const json_t *type, const char *what)
 }
 
 int
-schema_check(const json_t *schema, int64_t *max, struct err *e)
+schema_check(const json_t *schema, int format, int64_t *max, struct err *e)
 {
-	struct check c = { .e = e };
+	struct check c = { .format = format, .e = e };
 	int rc;
 
 	if (!json_is_array(json_object_get(schema, "fields")))

@@ -148,7 +148,8 @@ add_schema(struct change *ch, const json_t *u)
 	int64_t max;
 	size_t i;
 
-	if (need(ch, u, "schema", JSON_OBJECT, "an object", &schema) < 0 || schema_check(schema, &max, ch->e) < 0)
+	if (need(ch, u, "schema", JSON_OBJECT, "an object", &schema) < 0 ||
+	    schema_check(schema, metadata_format(ch->md), &max, ch->e) < 0)
 		return ERR_INVALID;
 	if (max > metadata_int(ch->md, "last-column-id", 0))
 		json_object_set_new(ch->md, "last-column-id", json_integer(max));
@@ -569,6 +570,59 @@ remove_partition_statistics(struct change *ch, const json_t *u)
 	return 0;
 }
 
+/* ---- encryption ---- */
+
+static int
+find_key(const json_t *keys, const char *id)
+{
+	const json_t *key;
+	size_t i;
+
+	json_array_foreach (keys, i, key) {
+		const char *have = json_string_value(json_object_get(key, "key-id"));
+
+		if (have && strcmp(have, id) == 0)
+			return (int)i;
+	}
+	return -1;
+}
+
+static int
+add_encryption_key(struct change *ch, const json_t *u)
+{
+	json_t *key, *id, *secret, *keys;
+	int at;
+
+	if (need(ch, u, "encryption-key", JSON_OBJECT, "an object", &key) < 0 ||
+	    need(ch, key, "key-id", JSON_STRING, "a string", &id) < 0 ||
+	    need(ch, key, "encrypted-key-metadata", JSON_STRING, "a string", &secret) < 0)
+		return ERR_INVALID;
+	if (metadata_format(ch->md) < 3)
+		return err_set(ch->e, ERR_INVALID, "encryption keys need format version 3; the table has %d: upgrade it first",
+			       metadata_format(ch->md));
+	keys = metadata_array(ch->md, "encryption-keys");
+	at = find_key(keys, json_string_value(id));
+	if (at < 0)
+		json_array_append_new(keys, json_deep_copy(key));
+	else if (!json_equal(json_array_get(keys, (size_t)at), key))
+		return err_set(ch->e, ERR_INVALID, "the table has another encryption key \"%s\" already", json_string_value(id));
+	return 0;
+}
+
+static int
+remove_encryption_key(struct change *ch, const json_t *u)
+{
+	json_t *id;
+	int at;
+
+	if (need(ch, u, "key-id", JSON_STRING, "a string", &id) < 0)
+		return ERR_INVALID;
+	at = find_key(json_object_get(ch->md, "encryption-keys"), json_string_value(id));
+	if (at >= 0)
+		json_array_remove(json_object_get(ch->md, "encryption-keys"), (size_t)at);
+	return 0;
+}
+
 static const struct {
 	const char *action;
 	int (*apply)(struct change *ch, const json_t *update);
@@ -594,6 +648,8 @@ static const struct {
 	{ "remove-partition-statistics", remove_partition_statistics },
 	{ "remove-partition-specs", remove_partition_specs },
 	{ "remove-schemas", remove_schemas },
+	{ "add-encryption-key", add_encryption_key },
+	{ "remove-encryption-key", remove_encryption_key },
 };
 
 int

@@ -50,30 +50,28 @@ on_listed(void *arg, const struct rows *r, struct err *e)
 void
 namespaces_list(struct request *rq)
 {
-	const char *parent = request_query(rq, "parent"), *size = request_query(rq, "pageSize"),
-		   *token = request_query(rq, "pageToken");
-	char *ns = xstrdup(""), depth[32], limit[32];
+	const char *parent = request_query(rq, "parent");
+	char *ns, depth[32];
 	struct err e = ERR_INIT;
+	struct page page;
 	struct ask *a;
 	int levels = 1;
 
-	if (parent && *parent) {
-		free(ns);
-		ns = namespace_of_param(parent, &e);
-		if (ns == NULL) {
-			catalog_reply_err(rq, &e);
-			return;
-		}
+	if (!page_init(&page, rq))
+		return;
+	ns = parent && *parent ? namespace_of_param(parent, &e) : xstrdup("");
+	if (ns == NULL) {
+		catalog_reply_err(rq, &e);
+		return;
+	}
+	if (*ns) {
 		levels = 2;
 		for (const char *p = ns; *p; p++)
 			levels += *p == '.';
 	}
 	a = ask_new(rq, ns, NULL);
-	a->limit = size ? strtol(size, NULL, 10) : 0;
-	if (a->limit < 1 || a->limit > 100000)
-		a->limit = 100000;
+	a->limit = page.limit;
 	snprintf(depth, sizeof(depth), "%d", levels);
-	snprintf(limit, sizeof(limit), "%ld", a->limit + 1);
 	store_query(
 		rq->app->store,
 		"SELECT ($3 = '' OR " SQL_NAMESPACE_EXISTS(
@@ -85,7 +83,7 @@ namespaces_list(struct request *rq)
 					  "  WHERE ($3 = '' OR starts_with(ns, $3 || '.')) AND array_length(string_to_array(ns, "
 					  "'.'), 1) >= $2::int"
 					  "  ORDER BY 1) l ON l.name > $4 COLLATE \"C\" ORDER BY l.name LIMIT $5::bigint",
-		5, (const char *const[]){ a->catalog->name, depth, a->ns, token ? token : "", limit }, on_listed, a);
+		5, (const char *const[]){ a->catalog->name, depth, a->ns, page.token, page.param }, on_listed, a);
 }
 
 /* ---- create ---- */
@@ -264,6 +262,8 @@ checked_removals(const json_t *given, const json_t *updates, struct err *e)
 	json_t *out = json_array(), *v;
 	size_t i;
 
+	if (given && !json_is_array(given))
+		err_set(e, ERR_INVALID, "\"removals\" must be a list of strings");
 	json_array_foreach (given, i, v) {
 		if (!json_is_string(v))
 			err_set(e, ERR_INVALID, "\"removals\" must be a list of strings");

@@ -1,4 +1,4 @@
-/* The catalog's routes, and the two that are about the catalog itself: its configuration and tokens. */
+/* The catalog's routes, its configuration, and the prefix that clients may put before a path. */
 #include "api/catalog/routes.h"
 
 #include <stdlib.h>
@@ -26,63 +26,75 @@ static const char *const endpoints[] = {
 	"POST /v1/{prefix}/namespaces/{namespace}/tables/{table}",
 	"DELETE /v1/{prefix}/namespaces/{namespace}/tables/{table}",
 	"POST /v1/{prefix}/namespaces/{namespace}/tables/{table}/metrics",
+	"GET /v1/{prefix}/namespaces/{namespace}/tables/{table}/credentials",
 	"POST /v1/{prefix}/namespaces/{namespace}/register",
 	"POST /v1/{prefix}/tables/rename",
 	"POST /v1/{prefix}/transactions/commit",
 };
 
+/* Is this what a client may call our warehouse: nothing, the catalog's name, or the place? */
+static bool
+warehouse_is_ours(const struct catalog *c, const char *asked)
+{
+	char *want, *have;
+	bool same;
+
+	if (asked == NULL || *asked == '\0' || strcmp(asked, c->name) == 0 || strcmp(asked, c->warehouse) == 0)
+		return true;
+	want = warehouse_path(asked, NULL);
+	have = warehouse_path(c->warehouse, NULL);
+	for (size_t n = want ? strlen(want) : 0; n > 1 && want[n - 1] == '/'; n--)
+		want[n - 1] = '\0';
+	same = want && have && strcmp(want, have) == 0;
+	free(want);
+	free(have);
+	return same;
+}
+
 static void
 catalog_config(struct request *rq)
 {
-	json_t *list = json_array();
+	const char *warehouse = request_query(rq, "warehouse");
+	json_t *list;
 
+	if (!warehouse_is_ours(rq->app->catalog, warehouse)) {
+		catalog_reply_error(rq, 404, "NoSuchWarehouseException",
+				    "there is no warehouse \"%s\" here: the catalog is named \"%s\", its warehouse is %s",
+				    warehouse, rq->app->catalog->name, rq->app->catalog->warehouse);
+		return;
+	}
+	list = json_array();
 	for (size_t i = 0; i < sizeof(endpoints) / sizeof(endpoints[0]); i++)
 		json_array_append_new(list, json_string(endpoints[i]));
 	reply_json(rq, 200, json_pack("{s:{},s:{},s:o}", "defaults", "overrides", "endpoints", list));
 }
 
-/* The value of a field of a form; NULL when it is missing. The caller frees it. */
-static char *
-form_field(const char *form, const char *name)
-{
-	size_t n = strlen(name);
-
-	for (const char *p = form; *p; p += *p == '&') {
-		size_t len = strcspn(p, "&");
-
-		if (len > n && strncmp(p, name, n) == 0 && p[n] == '=')
-			return percent_decode(p + n + 1, len - n - 1, true);
-		p += len;
-	}
-	return NULL;
-}
-
-/* Clients that know a "credential" only: its secret is a token of ours already. Whether it is valid shows at its first use. */
+/*
+ * Clients may put a prefix before what they ask for; ours is the catalog's name, and needs none. What follows it is looked up
+ * again, still percent-encoded.
+ */
 static void
-catalog_token(struct request *rq)
+catalog_prefixed(struct request *rq)
 {
-	char *grant = form_field(rq->body.s, "grant_type"), *token;
-	bool exchange = grant && strcmp(grant, "urn:ietf:params:oauth:grant-type:token-exchange") == 0;
-	json_t *answer;
+	static const struct route_table own = { catalog_routes, &catalog_routes_count };
+	const char *rest = rq->path + strlen("/iceberg/v1/") + strcspn(rq->path + strlen("/iceberg/v1/"), "/");
+	char *path = request_keep(rq, xasprintf("/iceberg/v1%s", rest)), *param[ROUTE_PARAMS];
+	const struct route *found;
+	struct buf allow = BUF_INIT;
+	enum route_result result = ROUTE_NO_PATH;
 
-	token = form_field(rq->body.s, exchange ? "subject_token" : "client_secret");
-	answer = json_pack("{s:s,s:s,s:s}", "access_token", token ? token : "", "token_type", "bearer", "issued_token_type",
-			   "urn:ietf:params:oauth:token-type:access_token");
-	if (grant == NULL || (!exchange && strcmp(grant, "client_credentials") != 0))
-		reply_json(
-			rq, 400,
-			json_pack("{s:s,s:s}", "error", "unsupported_grant_type", "error_description", "use client_credentials"));
-	else if (token == NULL || *token == '\0' || answer == NULL)
-		reply_json(rq, 401,
-			   json_pack("{s:s,s:s}", "error", "invalid_client", "error_description",
-				     "the client_secret must be a token of this daemon"));
+	memset(param, 0, sizeof(param));
+	if (strcmp(rq->param[0], rq->app->catalog->name) == 0)
+		result = route_find(&own, 1, rq->method, path, &found, param, &allow);
+	buf_release(&allow);
+	for (int i = 0; i < ROUTE_PARAMS; i++)
+		rq->param[i] = param[i] ? request_keep(rq, param[i]) : NULL;
+	if (result == ROUTE_FOUND && found->handler != catalog_prefixed)
+		found->handler(rq);
 	else
-		reply_json(rq, 200, json_incref(answer));
-	json_decref(answer);
-	if (token)
-		explicit_bzero(token, strlen(token));
-	free(token);
-	free(grant);
+		catalog_reply_error(rq, result == ROUTE_NO_METHOD ? 405 : 404, "NotFoundException",
+				    "there is nothing at %s %s (the catalog is named \"%s\")", rq->method, rq->path,
+				    rq->app->catalog->name);
 }
 
 static void
@@ -101,8 +113,8 @@ view_load(struct request *rq)
 
 const struct route catalog_routes[] = {
 	{ "GET", "/iceberg/v1/config", catalog_config, ROLE_CATALOG, 0, "Tells a client of the Iceberg catalog what there is." },
-	{ "POST", "/iceberg/v1/oauth/tokens", catalog_token, ROLE_NONE, 65536,
-	  "Gives clients that know credentials only their secret as token." },
+	{ "POST", "/iceberg/v1/oauth/tokens", oauth_tokens, ROLE_NONE, 65536,
+	  "Exchanges a token's id and the token, or a token, for one to use here." },
 	{ "GET", "/iceberg/v1/namespaces", namespaces_list, ROLE_CATALOG, 0, "Lists namespaces." },
 	{ "POST", "/iceberg/v1/namespaces", namespaces_create, ROLE_CATALOG, BODY_SMALL, "Makes a namespace." },
 	{ "GET", NS, namespaces_load, ROLE_CATALOG, 0, "Gives a namespace's properties." },
@@ -116,11 +128,19 @@ const struct route catalog_routes[] = {
 	{ "POST", NS "/tables/{table}", tables_commit, ROLE_CATALOG, BODY_LARGE, "Commits to a table." },
 	{ "DELETE", NS "/tables/{table}", tables_drop, ROLE_CATALOG, 0,
 	  "Removes a table; with purgeRequested=true its files too." },
-	{ "POST", NS "/tables/{table}/metrics", tables_metrics, ROLE_CATALOG, BODY_LARGE, "Takes a report of a scan or commit." },
+	{ "POST", NS "/tables/{table}/metrics", reports_take, ROLE_CATALOG, BODY_SMALL, "Takes a report of a scan or commit." },
+	{ "GET", NS "/tables/{table}/credentials", access_credentials, ROLE_CATALOG, 0,
+	  "Gives what a client needs to reach a table's files." },
 	{ "POST", "/iceberg/v1/tables/rename", tables_rename, ROLE_CATALOG, BODY_SMALL, "Renames a table." },
 	{ "POST", "/iceberg/v1/transactions/commit", transactions_commit, ROLE_CATALOG, BODY_LARGE,
 	  "Commits to several tables, all or nothing." },
 	{ "GET", NS "/views", views_list, ROLE_CATALOG, 0, "Lists the views of a namespace: none yet." },
 	{ "GET", NS "/views/{view}", view_load, ROLE_CATALOG, 0, "Gives a view: there are none yet." },
+	{ "GET", "/iceberg/v1/{prefix}/{path...}", catalog_prefixed, ROLE_CATALOG, 0,
+	  "The same with the catalog's name as prefix." },
+	{ "POST", "/iceberg/v1/{prefix}/{path...}", catalog_prefixed, ROLE_CATALOG, BODY_LARGE,
+	  "The same with the catalog's name as prefix." },
+	{ "DELETE", "/iceberg/v1/{prefix}/{path...}", catalog_prefixed, ROLE_CATALOG, 0,
+	  "The same with the catalog's name as prefix." },
 };
 const size_t catalog_routes_count = sizeof(catalog_routes) / sizeof(catalog_routes[0]);

@@ -1,18 +1,17 @@
 /* Tables, but for what writes metadata (commit.c): list, load, drop, rename. */
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "api/catalog/catalog_int.h"
+#include "api/catalog/metadata.h"
 #include "base/alloc.h"
 #include "base/log.h"
 #include "base/sha256.h"
 
-/*
- * The namespace and table of the path. Answers itself and returns NULL when there can be no such table: DuckDB looks up
- * whatever stands behind FROM, such as a file's path, and goes on when it is told that there is none.
- */
-static struct ask *
+/* DuckDB looks up whatever stands behind FROM, such as a file's path, and goes on when it is told that there is no such table. */
+struct ask *
 ask_table(struct request *rq)
 {
 	struct err e = ERR_INIT;
@@ -56,20 +55,20 @@ on_listed(void *arg, const struct rows *r, struct err *e)
 void
 tables_list(struct request *rq)
 {
-	const char *size = request_query(rq, "pageSize"), *token = request_query(rq, "pageToken");
 	struct err e = ERR_INIT;
-	char *ns = namespace_of_param(rq->param[0], &e), limit[32];
+	struct page page;
 	struct ask *a;
+	char *ns;
 
+	if (!page_init(&page, rq))
+		return;
+	ns = namespace_of_param(rq->param[0], &e);
 	if (ns == NULL) {
 		catalog_reply_err(rq, &e);
 		return;
 	}
 	a = ask_new(rq, ns, NULL);
-	a->limit = size ? strtol(size, NULL, 10) : 0;
-	if (a->limit < 1 || a->limit > 100000)
-		a->limit = 100000;
-	snprintf(limit, sizeof(limit), "%ld", a->limit + 1);
+	a->limit = page.limit;
 	store_query(rq->app->store,
 		    "SELECT " SQL_NAMESPACE_EXISTS(
 			    "$1", "$2::text") ", l.name FROM (SELECT 1) one LEFT JOIN ("
@@ -77,34 +76,72 @@ tables_list(struct request *rq)
 					      "= $1 AND table_namespace = $2"
 					      "  AND " SQL_IS_TABLE
 					      ") l ON l.name > $3 COLLATE \"C\" ORDER BY l.name LIMIT $4::bigint",
-		    4, (const char *const[]){ a->catalog->name, ns, token ? token : "", limit }, on_listed, a);
+		    4, (const char *const[]){ a->catalog->name, ns, page.token, page.param }, on_listed, a);
 }
 
 /* ---- load ---- */
 
+/* Does the client want only the snapshots that branches and tags point at? */
+static bool
+wants_refs(struct request *rq)
+{
+	const char *snapshots = strcmp(rq->method, "GET") == 0 ? request_query(rq, "snapshots") : NULL;
+
+	return snapshots && strcmp(snapshots, "refs") == 0;
+}
+
+/* Of a metadata file, and of which part of it was asked for. */
 static void
-etag_of(const char *location, char out[24])
+etag_of(struct request *rq, const char *location, char out[24])
 {
 	char hex[SHA256_HEX];
 
 	sha256_hex(location, strlen(location), hex);
-	snprintf(out, 24, "\"%.16s\"", hex);
+	snprintf(out, 24, "\"%.16s%s\"", hex, wants_refs(rq) ? "-r" : "");
+}
+
+/* The metadata with only the snapshots that refs point at. The caller frees it. */
+static char *
+refs_text(const json_t *md)
+{
+	json_t *out = json_copy((json_t *)(uintptr_t)md), *kept = json_array(), *wanted = json_object(), *ref, *s;
+	const char *name;
+	char id[32], *text;
+	size_t i;
+
+	json_object_foreach (json_object_get(md, "refs"), name, ref) {
+		snprintf(id, sizeof(id), "%" PRId64, metadata_int(ref, "snapshot-id", -1));
+		json_object_set_new(wanted, id, json_true());
+	}
+	json_array_foreach (json_object_get(md, "snapshots"), i, s) {
+		snprintf(id, sizeof(id), "%" PRId64, metadata_int(s, "snapshot-id", -1));
+		if (json_object_get(wanted, id))
+			json_array_append(kept, s);
+	}
+	json_object_set_new(out, "snapshots", kept);
+	text = json_dumps(out, JSON_COMPACT);
+	json_decref(out);
+	json_decref(wanted);
+	return text;
 }
 
 void
 tables_reply(struct request *rq, const struct meta *m, bool config)
 {
 	json_t *location = json_string(m->location);
-	char *quoted = json_dumps(location, JSON_ENCODE_ANY), etag[24];
+	char *quoted = json_dumps(location, JSON_ENCODE_ANY), etag[24], *some = wants_refs(rq) ? refs_text(m->json) : NULL;
 	struct buf b = BUF_INIT;
 
-	etag_of(m->location, etag);
+	etag_of(rq, m->location, etag);
 	reply_header(rq, "ETag", etag);
 	buf_addf(&b, "{\"metadata-location\":%s,\"metadata\":", quoted);
-	buf_add(&b, m->text, m->len);
-	buf_adds(&b, config ? ",\"config\":{}}" : "}");
+	buf_add(&b, some ? some : m->text, some ? strlen(some) : m->len);
+	if (config)
+		access_add(&b, rq, json_string_value(json_object_get(m->json, "location")));
+	buf_addc(&b, '}');
 	reply_json_text(rq, 200, b.s);
 	buf_release(&b);
+	free(some);
 	free(quoted);
 	json_decref(location);
 }
@@ -155,7 +192,7 @@ not_modified(struct request *rq, const char *location)
 	const char *have = request_header(rq, "If-None-Match");
 	char etag[24];
 
-	etag_of(location, etag);
+	etag_of(rq, location, etag);
 	return have && (strstr(have, etag) || strcmp(have, "*") == 0);
 }
 
@@ -192,20 +229,19 @@ on_pointer(void *arg, const struct rows *r, struct err *e)
 void
 tables_load(struct request *rq)
 {
-	struct ask *a = ask_table(rq);
+	const char *snapshots = request_query(rq, "snapshots");
+	struct ask *a;
 
+	if (snapshots && strcmp(snapshots, "all") != 0 && strcmp(snapshots, "refs") != 0) {
+		catalog_reply_error(rq, 400, "BadRequestException", "\"snapshots\" must be all or refs, not \"%s\"", snapshots);
+		return;
+	}
+	a = ask_table(rq);
 	if (a)
 		store_query(rq->app->store,
 			    "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
 			    " AND table_name = $3 AND " SQL_IS_TABLE,
 			    3, (const char *const[]){ a->catalog->name, a->ns, a->name }, on_pointer, a);
-}
-
-/* Reports of scans and commits: accepted, and not kept. */
-void
-tables_metrics(struct request *rq)
-{
-	reply_empty(rq, 204);
 }
 
 /* ---- drop ---- */

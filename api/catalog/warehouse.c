@@ -13,6 +13,7 @@
 #include "api/catalog/metadata.h"
 #include "base/alloc.h"
 #include "base/fs.h"
+#include "base/gunzip.h"
 #include "base/log.h"
 
 #define METADATA_MAX (256u << 20)
@@ -44,7 +45,7 @@ int
 warehouse_read(const char *location, char **text, size_t *len, json_t **json, struct err *e)
 {
 	char *path = warehouse_path(location, e);
-	struct buf b = BUF_INIT_MAX(METADATA_MAX);
+	struct buf b = BUF_INIT_MAX(METADATA_MAX), packed;
 	json_error_t je;
 	json_t *md;
 	int rc;
@@ -55,9 +56,14 @@ warehouse_read(const char *location, char **text, size_t *len, json_t **json, st
 	free(path);
 	if (rc < 0)
 		rc = err_set(e, ERR_IO, "the table's metadata %s cannot be read: %s", location, strerror(-rc));
-	else if (b.len > 2 && (unsigned char)b.s[0] == 0x1f && (unsigned char)b.s[1] == 0x8b)
-		rc = err_set(e, ERR_UNSUPPORTED,
-			     "the table's metadata %s is compressed; set write.metadata.compression-codec=none", location);
+	if (rc == 0 && gunzip_is(b.s, b.len)) {
+		packed = b;
+		buf_init(&b, METADATA_MAX);
+		rc = gunzip(packed.s, packed.len, &b, e);
+		buf_release(&packed);
+		if (rc < 0)
+			err_prefix(e, "the table's metadata %s", location);
+	}
 	if (rc < 0) {
 		buf_release(&b);
 		return rc;

@@ -58,5 +58,11 @@ const char *const migrations[] = {
 	"  DROP CONSTRAINT IF EXISTS attempts_cause_check, DROP CONSTRAINT IF EXISTS attempts_run_id_task_id_fkey;"
 	/* Looking for the few that ended badly must not read the many that ended well. */
 	"CREATE INDEX runs_bad ON sluice.runs (state, created_at DESC, id DESC) WHERE state IN ('failed','cancelled');",
+	/* 4: what clients of the catalog tell of their scans and commits; see api/catalog/reports.c. */
+	"CREATE TABLE sluice.metrics_reports ("
+	"  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT now(),"
+	"  catalog text NOT NULL, namespace text NOT NULL, name text NOT NULL, kind text NOT NULL, sender text, report json NOT "
+	"NULL);"
+	"CREATE INDEX metrics_reports_by_table ON sluice.metrics_reports (catalog, namespace, name, id DESC);",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import psycopg2
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -239,6 +240,15 @@ def sluice(*args, check=True, env=None, cwd=None, timeout=None, input=None):
     )
     assert not check or done.returncode == 0, f"sluice {' '.join(map(str, args))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def postgres(daemon):
+    """The private cluster, beside the daemon."""
+    sock = (daemon.home / "pg.run").resolve()
+    port = next(sock.glob(".s.PGSQL.*[0-9]")).name.rsplit(".", 1)[1]
+    connection = psycopg2.connect(host=str(sock), port=port, user="sluice", dbname="postgres")
+    connection.autocommit = True
+    return connection
 
 
 def task_of(run, task_id):

@@ -8,7 +8,6 @@ import shutil
 import tempfile
 import urllib.parse
 
-import psycopg2
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog.rest import RestCatalog
@@ -18,7 +17,7 @@ from pyiceberg.schema import Schema
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import LongType, NestedField, StringType
 
-from conftest import Daemon, http, wait_until
+from conftest import Daemon, http, postgres, wait_until
 
 SCHEMA = {"type": "struct", "fields": [{"id": 1, "name": "id", "type": "long", "required": False}]}
 
@@ -76,13 +75,13 @@ def local(location):
 
 
 def test_config_and_credentials(shared):
-    config = ask(shared, "GET", "/iceberg/v1/config?warehouse=any")
+    config = ask(shared, "GET", "/iceberg/v1/config")
     assert "POST /v1/{prefix}/transactions/commit" in config["endpoints"]
     assert http("GET", shared.url + "/iceberg/v1/config").status == 401
     assert http("GET", shared.url + "/iceberg/v1/namespaces", headers={"Authorization": "Bearer no"}).status == 401
     # A client that knows credentials only gets its secret back as a token, and works with it.
     tokens = shared.url + "/iceberg/v1/oauth/tokens"
-    credential = {"credential": f"me:{shared.token}", "oauth2-server-uri": tokens}
+    credential = {"credential": f"admin:{shared.token}", "oauth2-server-uri": tokens}
     assert RestCatalog("local", uri=shared.url + "/iceberg", **credential).list_namespaces() is not None
     assert http("POST", tokens, b"grant_type=password&username=me").status == 400
     assert http("POST", tokens, b"grant_type=client_credentials&client_id=me").status == 401
@@ -140,7 +139,7 @@ def test_lists_come_in_pages(shared):
         seen += [i["name"] for i in page["identifiers"]]
         token = page.get("next-page-token")
     assert seen == [f"t{i}" for i in range(5)]
-    first = ask(shared, "GET", "/iceberg/v1/namespaces?pageSize=1")
+    first = ask(shared, "GET", "/iceberg/v1/namespaces?pageToken=&pageSize=1")
     assert len(first["namespaces"]) == 1
     assert first["namespaces"] != ask(shared, "GET", f"/iceberg/v1/namespaces?pageSize=1&pageToken={urllib.parse.quote(first['next-page-token'])}")["namespaces"]
 
@@ -463,15 +462,6 @@ def test_an_attempt_that_was_given_up_cannot_commit(daemon, folder):
     metadata = table(daemon, "fenced", "t")["metadata"]
     assert metadata["properties"].get("before") == "1" and metadata["snapshots"] == []
     wait_until(lambda: sorted(p.name for p in local(metadata["location"]).rglob("*")) <= files, "the removal of files written in vain")
-
-
-def postgres(daemon):
-    """The private cluster, beside the daemon."""
-    sock = (daemon.home / "pg.run").resolve()
-    port = next(sock.glob(".s.PGSQL.*[0-9]")).name.rsplit(".", 1)[1]
-    connection = psycopg2.connect(host=str(sock), port=port, user="sluice", dbname="postgres")
-    connection.autocommit = True
-    return connection
 
 
 def test_the_fence_is_in_the_database(daemon, folder):
