@@ -16,8 +16,22 @@ is_nested(const char *type)
 {
 	size_t n = strlen(type);
 
-	return type[n - 1] == ']' || strncmp(type, "STRUCT", 6) == 0 || strncmp(type, "MAP", 3) == 0 ||
-	       strncmp(type, "UNION", 5) == 0;
+	return type[n - 1] == ']' || strcmp(type, "JSON") == 0 || strncmp(type, "STRUCT", 6) == 0 ||
+	       strncmp(type, "MAP", 3) == 0 || strncmp(type, "UNION", 5) == 0;
+}
+
+/* Of these the engine gives numbers and text by itself; others, such as TIMESTAMP WITH TIME ZONE, it is asked to cast. */
+static bool
+is_plain(const char *type)
+{
+	static const char *const names[] = { "BOOLEAN",   "TINYINT",  "SMALLINT",  "INTEGER", "BIGINT", "UTINYINT",
+					     "USMALLINT", "UINTEGER", "UBIGINT",   "HUGEINT", "FLOAT",  "DOUBLE",
+					     "DATE",      "TIME",     "TIMESTAMP", "VARCHAR" };
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcmp(names[i], type) == 0)
+			return true;
+	return strncmp(type, "DECIMAL(", 8) == 0;
 }
 
 /*
@@ -41,14 +55,16 @@ query_limited(struct context *cx, const char *sql, json_int_t limit, json_t **co
 		return xstrdup(sql);
 	buf_adds(&b, "SELECT *");
 	json_array_foreach (*columns, i, column) {
-		const char *name = json_string_value(json_object_get(column, "name"));
+		const char *name = json_string_value(json_object_get(column, "name")),
+			   *type = json_string_value(json_object_get(column, "type"));
 
-		if (!is_nested(json_string_value(json_object_get(column, "type"))))
+		if (is_plain(type))
 			continue;
-		buf_adds(&b, any ? ", to_json(" : " REPLACE (to_json(");
+		buf_adds(&b, any ? ", " : " REPLACE (");
+		buf_adds(&b, is_nested(type) ? "to_json(" : "CAST(");
 		any = true;
 		buf_add_sql_name(&b, name);
-		buf_adds(&b, ") AS ");
+		buf_adds(&b, is_nested(type) ? ") AS " : " AS VARCHAR) AS ");
 		buf_add_sql_name(&b, name);
 	}
 	buf_addf(&b, "%s FROM (%s\n) LIMIT %lld", any ? ")" : "", sql, (long long)limit + 1);

@@ -17,6 +17,7 @@
 #include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/report.h"
 #include "tasks/spent.h"
@@ -39,9 +40,12 @@ void
 task_warm(int fd)
 {
 	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct err e = ERR_INIT;
 
 	rest_warm();
 	for (size_t step = 0; poll(&p, 1, 0) == 0 && duck_warm(step); step++) {}
+	if (poll(&p, 1, 0) == 0 && duck_warmed() && inspect_define(duck_warmed(), &e) < 0)
+		err_release(&e);
 }
 
 bool

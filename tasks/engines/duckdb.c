@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "tasks/engines/installed.h"
 #include "tasks/spent.h"
 
@@ -40,6 +41,27 @@
 	X(value_double)                                                                                                          \
 	X(value_boolean)                                                                                                         \
 	X(prepare)                                                                                                               \
+	X(create_logical_type)                                                                                                   \
+	X(destroy_logical_type)                                                                                                  \
+	X(create_scalar_function)                                                                                                \
+	X(destroy_scalar_function)                                                                                               \
+	X(scalar_function_set_name)                                                                                              \
+	X(scalar_function_add_parameter)                                                                                         \
+	X(scalar_function_set_return_type)                                                                                       \
+	X(scalar_function_set_function)                                                                                          \
+	X(scalar_function_set_extra_info)                                                                                        \
+	X(scalar_function_get_extra_info)                                                                                        \
+	X(scalar_function_set_special_handling)                                                                                  \
+	X(scalar_function_set_error)                                                                                             \
+	X(register_scalar_function)                                                                                              \
+	X(data_chunk_get_size)                                                                                                   \
+	X(data_chunk_get_vector)                                                                                                 \
+	X(vector_get_data)                                                                                                       \
+	X(vector_get_validity)                                                                                                   \
+	X(validity_row_is_valid)                                                                                                 \
+	X(vector_assign_string_element)                                                                                          \
+	X(string_t_data)                                                                                                         \
+	X(string_t_length)                                                                                                       \
 	X(prepare_error)                                                                                                         \
 	X(destroy_prepare)                                                                                                       \
 	X(free)
@@ -223,6 +245,12 @@ duck_warm(size_t step)
 	return rc == 0;
 }
 
+struct duck *
+duck_warmed(void)
+{
+	return duck_opened;
+}
+
 /* Gives the database that was opened before its options. */
 static int
 duck_settle(struct duck *db, const json_t *options, const char *scratch, struct err *e)
@@ -341,6 +369,87 @@ duck_load_iceberg(struct duck *db, struct err *e)
 		rc = duck_load(db, i, e);
 	spent_leave(part);
 	return rc;
+}
+
+struct duck *
+duck_beside(struct duck *db, struct err *e)
+{
+	struct duck *out = xcalloc(1, sizeof(*out));
+
+	if (api.connect(db->db, &out->con) != DuckDBError)
+		return out;
+	free(out);
+	err_set(e, ERR_INTERNAL, "DuckDB does not connect a second time");
+	return NULL;
+}
+
+/* ---- functions of ours ---- */
+
+#define PARAMS_MAX 4
+
+struct text_function {
+	duck_text_fn fn;
+	size_t params;
+};
+
+/* The text of a cell, NULL for SQL NULL; the caller frees it. */
+static char *
+cell_text(duckdb_vector v, idx_t row)
+{
+	uint64_t *valid = api.vector_get_validity(v);
+	duckdb_string_t *s = api.vector_get_data(v);
+
+	if (valid && !api.validity_row_is_valid(valid, row))
+		return NULL;
+	return xstrndup(api.string_t_data(&s[row]), api.string_t_length(s[row]));
+}
+
+static void
+on_text_function(duckdb_function_info info, duckdb_data_chunk in, duckdb_vector out)
+{
+	const struct text_function *f = api.scalar_function_get_extra_info(info);
+	struct err e = { 0 };
+
+	for (idx_t row = 0; row < api.data_chunk_get_size(in) && e.code == 0; row++) {
+		char *args[PARAMS_MAX], *answer;
+
+		for (size_t i = 0; i < f->params; i++)
+			args[i] = cell_text(api.data_chunk_get_vector(in, i), row);
+		answer = f->fn((const char *const *)args, &e);
+		if (answer)
+			api.vector_assign_string_element(out, row, answer);
+		free(answer);
+		for (size_t i = 0; i < f->params; i++)
+			free(args[i]);
+	}
+	if (e.code)
+		api.scalar_function_set_error(info, e.msg);
+	err_release(&e);
+}
+
+int
+duck_function(struct duck *db, const char *name, size_t params, duck_text_fn fn, struct err *e)
+{
+	duckdb_scalar_function f = api.create_scalar_function();
+	duckdb_logical_type text = api.create_logical_type(DUCKDB_TYPE_VARCHAR);
+	struct text_function *own = xcalloc(1, sizeof(*own));
+	bool failed;
+
+	if (params > PARAMS_MAX)
+		BUG("a function of more than %d texts", PARAMS_MAX);
+	own->fn = fn;
+	own->params = params;
+	api.scalar_function_set_name(f, name);
+	for (size_t i = 0; i < params; i++)
+		api.scalar_function_add_parameter(f, text);
+	api.scalar_function_set_return_type(f, text);
+	api.scalar_function_set_extra_info(f, own, free);
+	api.scalar_function_set_special_handling(f); /* NULL is an argument like others */
+	api.scalar_function_set_function(f, on_text_function);
+	failed = api.register_scalar_function(db->con, f) == DuckDBError;
+	api.destroy_scalar_function(&f);
+	api.destroy_logical_type(&text);
+	return failed ? err_set(e, ERR_INTERNAL, "DuckDB does not take the function %s", name) : 0;
 }
 
 /* ---- statements ---- */

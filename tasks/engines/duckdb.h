@@ -23,6 +23,8 @@ int duck_preload(const char *libdir, char **why);
  * gets it, if its options fit: those that can also be set later.
  */
 bool duck_warm(size_t step);
+/* The database that was opened so, or NULL. Borrowed. */
+struct duck *duck_warmed(void);
 bool duck_fits_warm(const json_t *options);
 
 /* A database in memory, with memory_limit and threads from `options`, spilling to `scratch`. */
@@ -30,6 +32,16 @@ MUSTCHECK int duck_open(const json_t *options, const char *scratch, struct duck 
 void duck_close(struct duck *db);
 /* Loads avro, httpfs and iceberg; harmless twice. */
 MUSTCHECK int duck_load_iceberg(struct duck *db, struct err *e);
+
+/* A second connection to the same database, for what is asked while a statement of the first is being bound; duck_close ends it.
+ */
+struct duck *duck_beside(struct duck *db, struct err *e);
+/*
+ * A function in SQL of `params` texts that gives a text: `fn` gets them (NULL for SQL NULL) and returns what it allocated, or
+ * NULL with `e` set. It may be called while a statement is bound, and from any of the engine's threads.
+ */
+typedef char *(*duck_text_fn)(const char *const *args, struct err *e);
+MUSTCHECK int duck_function(struct duck *db, const char *name, size_t params, duck_text_fn fn, struct err *e);
 
 /* Statements without an answer. */
 MUSTCHECK int duck_exec(struct duck *db, const char *sql, struct err *e);

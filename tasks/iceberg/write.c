@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/fault.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/iceberg/types.h"
 #include "tasks/iceberg/write_int.h"
@@ -801,6 +802,9 @@ iceberg_attach(struct context *cx)
 			rc = duck_exec(cx->db, b.s, &cx->err);
 		}
 	}
+	if (rc == 0)
+		rc = inspect_define(cx->db, &cx->err);
+	inspect_begin(cx);
 out:
 	json_decref(answer);
 	buf_release(&b);

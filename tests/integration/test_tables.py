@@ -205,3 +205,86 @@ def test_cli_wrong_use(story):
     ):
         done = story.cli("tables", *args, check=False)
         assert done.returncode == 2 and word in done.stderr and done.stdout == "", (args, done)
+
+
+# ---- in SQL ----
+
+
+def told(daemon, query):
+    return [list(row.values()) for row in daemon.sql(query)]
+
+
+def test_states_in_sql(shared, story):
+    for state, want in (("v1", [1, 2, 3]), (str(story.second), [1, 2, 3, 4, 5]), (story.made(story.first), [1, 2, 3]), ("exp", [1, 2, 3, 4, 5, 9]), ("main", [2, 3, 4, 5])):
+        assert told(shared, f"SELECT id FROM as_of('look.t', '{state}') ORDER BY id") == [[i] for i in want], state
+    # The engine's own words work too, but know no names.
+    assert told(shared, f"SELECT count(*) FROM look.t AT (VERSION => {story.first})") == [[3]]
+    assert told(shared, f"SELECT count(*) FROM look.t AT (TIMESTAMP => TIMESTAMP '{story.made(story.first).rstrip('Z')}')") == [[3]]
+    # Two states of one table in one statement.
+    gone = "SELECT old.id FROM as_of('local.look.t', 'v1') old ANTI JOIN look.t USING (id)"
+    assert told(shared, gone) == [[1]]
+
+
+def test_tables_about_a_table(shared, story):
+    assert told(shared, "SELECT snapshot_id, operation FROM snapshots('look.t') ORDER BY committed_at")[0] == [story.first, "append"]
+    assert told(shared, "SELECT snapshot_id FROM history('look.t') WHERE is_current_ancestor ORDER BY made_current_at") == [[s] for s in (story.first, story.second, story.third)]
+    assert told(shared, "SELECT name, type FROM refs('look.t') ORDER BY name") == [["exp", "branch"], ["main", "branch"], ["v1", "tag"]]
+    assert told(shared, "SELECT sum(record_count) FROM files('look.t', 'v1')") == [[3]]
+    assert told(shared, "SELECT count(*), sum(record_count) FROM files('look.t')") == [[2, 4]]
+    assert told(shared, "SELECT partition, record_count FROM partitions('look.t', 'exp')") == [[{}, 6]]
+    assert told(shared, "SELECT sum(added_rows_count) FROM manifests('look.t', 'v1')") == [[3]]
+    assert told(shared, "SELECT operation FROM history('look.t') JOIN snapshots('look.t') USING (snapshot_id) ORDER BY made_current_at")[-1] == ["overwrite"]
+    void = rest(shared).create_table_if_not_exists("look.void", schema=rows([1]).schema).name()
+    for kind in ("snapshots", "history", "refs", "files", "partitions", "manifests"):
+        assert told(shared, f"SELECT * FROM {kind}('{'.'.join(void)}')") == [], kind
+
+
+def test_partitions_by_value(shared):
+    catalog = rest(shared)
+    table = catalog.create_table("look.parts", schema=rows([1]).schema)
+    with table.update_spec() as change:
+        change.add_identity("name")
+    table.append(rows([1, 2, 2]))
+    assert told(shared, "SELECT partition->>'name', record_count, file_count FROM partitions('look.parts') ORDER BY 1") == [["n1", 1, 1], ["n2", 2, 1]]
+    with table.update_spec() as change:
+        change.remove_field("name")
+    table.append(rows([3]))
+    assert told(shared, "SELECT record_count FROM partitions('look.parts') ORDER BY spec_id, partition::VARCHAR") == [[1], [1], [2]]
+
+
+def test_a_state_that_is_not_there_in_sql(shared, story):
+    for query, word in (
+        ("SELECT * FROM as_of('look.t', 'v7')", '"v7" is no branch, tag, snapshot id or time of the table; its branches and tags are'),
+        ("SELECT * FROM files('look.nope')", "there is no table look.nope"),
+        ("SELECT * FROM snapshots('nope')", "write namespace.table"),
+        ("SELECT * FROM as_of(NULL, 'v1')", "must be a table's name"),
+        ("SELECT * FROM as_of('look.t', 'v1''; DROP TABLE look.t; --')", "is no branch"),
+    ):
+        answer = shared.request("POST", "/api/v1/sql", {"sql": query})
+        assert answer.status >= 400 and word in answer.json["detail"], answer
+
+
+def test_types_that_the_engine_has_no_text_for(shared):
+    """A time with a zone came back empty, and others ended the child."""
+    row = shared.sql("SELECT TIMESTAMPTZ '2026-11-21 06:00:00+00' AS t, '101'::BIT AS b, interval 1 day AS i, 'x'::ENUM('x') AS e, '2020-01-01'::TIMESTAMP_NS AS n")[0]
+    assert row == {"t": "2026-11-21 06:00:00+00", "b": "101", "i": "1 day", "e": "x", "n": "2020-01-01 00:00:00"}
+
+
+def test_states_in_a_flow(daemon):
+    past = Story(daemon, "past")
+    daemon.flow(
+        "compare",
+        """\
+        id: compare
+        tasks:
+          - id: c
+            type: curate
+            into: past.gone
+            mode: overwrite
+            sql: SELECT old.id FROM as_of('past.t', 'v1') old ANTI JOIN past.t USING (id)
+        """,
+    )
+    run = daemon.trigger("compare")
+    assert run["state"] == "success", run
+    assert daemon.sql("SELECT id FROM past.gone") == [{"id": 1}]
+    assert past.first
