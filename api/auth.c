@@ -7,6 +7,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -358,6 +359,14 @@ auth_token(struct app *app, const char *token, enum role *role, const char **id,
 		       "the token is not known here: it was deleted, belongs to an attempt that has ended, or to another daemon");
 }
 
+static char *
+user_name(uid_t uid)
+{
+	const struct passwd *pw = getpwuid(uid);
+
+	return pw ? xasprintf("user %s", pw->pw_name) : xasprintf("user %u", (unsigned)uid);
+}
+
 static int
 auth_by_token(struct request *rq, const char *token, struct err *e)
 {
@@ -366,6 +375,8 @@ auth_by_token(struct request *rq, const char *token, struct err *e)
 
 	if (rc == 0 && rq->role == ROLE_CATALOG)
 		rq->attempt = xstrdup(id);
+	else if (rc == 0)
+		rq->who = xasprintf("token %s", id);
 	return rc;
 }
 
@@ -387,6 +398,7 @@ auth_who(struct request *rq, struct err *e)
 			return err_set(e, ERR_UNAUTHORIZED,
 				       "the socket serves the daemon's own user only; another user needs a token");
 		rq->role = ROLE_ADMIN;
+		rq->who = user_name(uid);
 		return 0;
 	}
 	cookie = cookie_token(rq);

@@ -198,6 +198,7 @@ exchange_free(struct exchange *x)
 	buf_release(&x->allow);
 	err_release(&x->refused);
 	free(x->rq.attempt);
+	free(x->rq.who);
 	if (x->response)
 		MHD_destroy_response(x->response);
 	x->magic = 0;

@@ -34,6 +34,7 @@ struct request {
 	struct buf body;
 	enum role role; /* of the caller */
 	char *attempt;  /* "run/task/n" when the caller holds an attempt's token, else NULL */
+	char *who;      /* else: "token ID", or "user NAME" over the unix socket; NULL: nobody in particular */
 	void *data;     /* the handler's own, freed by data_free when the request ends */
 	void (*data_free)(void *data);
 	/*

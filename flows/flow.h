@@ -44,6 +44,8 @@ enum trigger_rule {
 #undef X
 };
 
+/* When others see what tasks write to tables: with the run's success, or with the task's. */
+enum isolation { ISOLATION_RUN, ISOLATION_TASK };
 enum overlap { OVERLAP_QUEUE, OVERLAP_SKIP, OVERLAP_ALLOW };
 enum backoff { BACKOFF_CONSTANT, BACKOFF_EXPONENTIAL };
 
@@ -99,6 +101,7 @@ struct flow {
 	int max_active_runs;  /* 0: no limit */
 	int max_active_tasks; /* 0: no limit of its own */
 	enum overlap overlap;
+	enum isolation isolation;
 	dur_us timeout;         /* of the run; 0: none */
 	struct task_def *tasks; /* in the order of the file; a DAG by deps */
 	size_t ntasks;

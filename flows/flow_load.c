@@ -752,6 +752,7 @@ static void
 load_flow_keys(struct loader *l, json_t *j)
 {
 	static const char *const overlaps[] = { "queue", "skip", "allow" };
+	static const char *const isolations[] = { "run", "task" };
 	const json_t *concurrency = json_object_get(j, "concurrency");
 	struct flow *f = l->flow;
 
@@ -765,6 +766,7 @@ load_flow_keys(struct loader *l, json_t *j)
 	f->max_active_runs = (int)json_integer_value(json_object_get(concurrency, "max_active_runs"));
 	f->max_active_tasks = (int)json_integer_value(json_object_get(concurrency, "max_active_tasks"));
 	f->overlap = (enum overlap)enum_index(overlaps, 3, json_string_value(json_object_get(concurrency, "overlap")));
+	f->isolation = (enum isolation)enum_index(isolations, 2, json_string_value(json_object_get(j, "isolation")));
 	f->timeout = get_dur(j, "timeout");
 	load_vars(l, json_object_get(j, "vars"));
 	params_build(l, json_object_get(j, "params"));

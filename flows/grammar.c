@@ -36,6 +36,8 @@ const struct grammar_row grammar_rows[] = {
 	{ "flow", "triggers", G_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 	{ "flow", "concurrency", G_ONE, G_OBJECT, "concurrency", 0, "{}", NULL,
 	  "How many runs and tasks may be active at once." },
+	{ "flow", "isolation", G_ONE, G_ENUM, "run task", 0, "run", NULL,
+	  "When others see what the tasks write to tables: with the success of the whole run, or of each task." },
 	{ "flow", "priority", G_ONE, G_INT, NULL, G_LATER, NULL, NULL, NULL },
 	{ "flow", "timeout", G_ONE, G_DURATION, NULL, 0, NULL, NULL, "A run that takes longer is stopped and fails." },
 	{ "flow", "retry", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },

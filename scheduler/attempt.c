@@ -598,11 +598,19 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 {
 	struct task *t = a->task;
 	json_t *outputs = json_object_get(a->report, "outputs");
-	struct spawn_call *c = xcalloc(1, sizeof(*c));
+	struct spawn_call *c;
 
-	a->phase = ATTEMPT_ENDED;
 	alarm_cancel(&a->timeout);
 	alarm_cancel(&a->grace);
+	if (ev == TASK_EV_SUCCEED && a->phase != ATTEMPT_PUBLISHING && lake_pending(t->run, t)) {
+		a->phase = ATTEMPT_PUBLISHING;
+		run_mark(t->run);
+		return;
+	}
+	if (ev != TASK_EV_SUCCEED)
+		lake_take_back(a);
+	c = xcalloc(1, sizeof(*c));
+	a->phase = ATTEMPT_ENDED;
 	if (ev == TASK_EV_SUCCEED) {
 		json_decref(t->outputs);
 		t->outputs = json_is_object(outputs) ? json_incref(outputs) : json_object();
@@ -615,6 +623,16 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 	c->key = xstrdup(a->key);
 	store_after_commit(a->sched->store, attempt_ack_now, c);
 	task_attempt_ended(t, ev, reason);
+}
+
+void
+attempt_published(struct attempt *a, const char *reason)
+{
+	if (reason) {
+		a->cause = "conflict";
+		a->exit_code = a->exit_code == 0 ? -1 : a->exit_code;
+	}
+	attempt_end(a, reason ? TASK_EV_FAIL : TASK_EV_SUCCEED, reason);
 }
 
 static void
@@ -637,7 +655,7 @@ on_attempt_exited(void *arg, const struct nursery_exit *x)
 	if (!s->recovered)
 		return; /* it tells again when it is asked for its list */
 	HASH_FIND_STR(s->attempts, x->key, a);
-	if (a == NULL || a->phase == ATTEMPT_ENDED) {
+	if (a == NULL || a->phase == ATTEMPT_ENDED || a->phase == ATTEMPT_PUBLISHING) {
 		if (a == NULL)
 			nursery_ack(s->nursery, x->key); /* recorded before this daemon began, or nobody's */
 		return;
@@ -748,7 +766,7 @@ attempts_reconcile(struct sched *s)
 		return;
 	HASH_ITER(hh, s->attempts, a, tmp)
 	{
-		if (a->phase == ATTEMPT_ENDED || a->message)
+		if (a->phase == ATTEMPT_ENDED || a->phase == ATTEMPT_PUBLISHING || a->message)
 			continue;
 		if (strcmp(a->nursery, s->nursery_id) != 0) {
 			attempt_lose(a, "it was lost: the process that held it ended (a crash or a restart of the machine)");

@@ -52,6 +52,15 @@ record_event(struct sched *s, const char *kind, const struct run *run, const str
 	json_array_append_new(s->events, ev);
 }
 
+json_t *
+record_event_new(struct sched *s, const char *kind, const struct run *run, const char *state, json_t *data)
+{
+	json_t *ev = event_json(kind, run->flow->id, run, NULL, 0, state, data);
+
+	json_object_set_new(ev, "id", json_integer(++s->last_event));
+	return ev;
+}
+
 void
 record_end(const struct attempt *a, json_t *data)
 {
@@ -64,8 +73,8 @@ record_end(const struct attempt *a, json_t *data)
 	json_object_set_new(data, "max_rss_bytes", json_integer(a->max_rss));
 }
 
-static void
-events_tell(struct sched *s, const json_t *ev)
+void
+record_tell(struct sched *s, const json_t *ev)
 {
 	LIST_FOR_EACH (it, &s->subs) {
 		struct sched_sub *sub = LIST_ENTRY(it, struct sched_sub, node);
@@ -79,7 +88,7 @@ record_transient(struct sched *s, const struct task *t, json_t *data)
 {
 	json_t *ev = event_json("task", t->run->flow->id, t->run, t, t->attempts, task_state_name(t->state), data);
 
-	events_tell(s, ev);
+	record_tell(s, ev);
 	json_decref(ev);
 }
 
@@ -88,7 +97,7 @@ record_flows_changed(struct sched *s)
 {
 	json_t *ev = event_json("flow", NULL, NULL, NULL, 0, "changed", NULL);
 
-	events_tell(s, ev);
+	record_tell(s, ev);
 	json_decref(ev);
 }
 
@@ -101,7 +110,7 @@ record_troubles(struct sched *s)
 		return;
 	s->troubles_told = troubles_news();
 	ev = event_json("daemon", NULL, NULL, NULL, 0, "changed", NULL);
-	events_tell(s, ev);
+	record_tell(s, ev);
 	json_decref(ev);
 }
 
@@ -118,7 +127,7 @@ deliver(void *arg)
 	size_t i;
 
 	json_array_foreach (d->events, i, ev)
-		events_tell(d->sched, ev);
+		record_tell(d->sched, ev);
 	json_decref(d->events);
 	free(d);
 }
@@ -186,7 +195,7 @@ task_row(const struct task *t)
 static const char *
 attempt_state_name(const struct attempt *a)
 {
-	if (a->phase == ATTEMPT_RUNNING)
+	if (a->phase == ATTEMPT_RUNNING || a->phase == ATTEMPT_PUBLISHING)
 		return "running";
 	if (a->phase == ATTEMPT_STOPPING)
 		return "stopping";
@@ -241,9 +250,10 @@ record_turn(struct sched *s)
 	       *attempts = json_array();
 	struct attempt *a, *tmp;
 	struct delivery *d;
-	struct list ended;
+	struct list ended, publish;
 
 	list_init(&ended);
+	list_init(&publish);
 	LIST_FOR_EACH (it, &s->dirty) {
 		struct run *run = LIST_ENTRY(it, struct run, dirty_node);
 
@@ -260,6 +270,8 @@ record_turn(struct sched *s)
 		run->fresh = run->dirty = false;
 		if (run_state_terminal(run->state))
 			list_append(&ended, &run->dirty_node);
+		else if (run->state == RUN_PUBLISHING && !run->asked)
+			list_append(&publish, &run->dirty_node);
 	}
 	HASH_ITER(hh, s->attempts, a, tmp)
 	{
@@ -296,6 +308,7 @@ record_turn(struct sched *s)
 		"excluded.user_us, "
 		"system_us = excluded.system_us, max_rss_bytes = excluded.max_rss_bytes, report = excluded.report",
 		attempts);
+	lake_write(s);
 	if (json_array_size(s->events) > 0) {
 		d = xcalloc(1, sizeof(*d));
 		d->sched = s;
@@ -307,6 +320,14 @@ record_turn(struct sched *s)
 			   json_incref(d->events));
 		store_after_commit(s->store, deliver, d);
 	}
+	/* Last, since it looks at what this turn wrote. */
+	LIST_FOR_EACH (it, &publish) {
+		list_remove(it);
+		lake_publish_run(LIST_ENTRY(it, struct run, dirty_node));
+	}
+	HASH_ITER(hh, s->attempts, a, tmp)
+	if (a->phase == ATTEMPT_PUBLISHING && !a->asked)
+		lake_publish_attempt(a);
 	/* What has ended is written; the database is the only place that remembers it. */
 	HASH_ITER(hh, s->attempts, a, tmp)
 	if (a->phase == ATTEMPT_ENDED)

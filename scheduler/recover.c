@@ -98,6 +98,8 @@ recover_run(struct sched *s, const json_t *row)
 		log_error("run %s cannot go on: its flow no longer loads with this config:\n%s", text_from(row, "id"), why.s);
 		store_write(s->store, "UPDATE runs SET state = 'failed', ended_at = now(), error = $2 WHERE id = $1", 2,
 			    (const char *[]){ text_from(row, "id"), why.s });
+		store_write(s->store, "UPDATE commits SET state = 'abandoned' WHERE run_id = $1 AND state = 'private'", 1,
+			    (const char *[]){ text_from(row, "id") });
 		buf_release(&why);
 		diags_release(&diags);
 		return;
@@ -122,6 +124,7 @@ recover_run(struct sched *s, const json_t *row)
 		HASH_ADD_KEYPTR(hh_key, s->runs_by_key, run->idempotency_key, strlen(run->idempotency_key), run);
 	json_array_foreach (json_object_get(row, "tasks"), i, value)
 		recover_task(run, value);
+	lake_recover(run, json_object_get(row, "commits"));
 	if (run->state == RUN_QUEUED) {
 		list_append(&run->fs->queue, &run->queued);
 	} else {
@@ -164,6 +167,8 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 	}
 	json_array_foreach (json_object_get(all, "runs"), i, row)
 		recover_run(s, row);
+	json_array_foreach (json_object_get(all, "untold"), i, row)
+		sched_table_told(s, row);
 	json_decref(all);
 	s->recovered = true;
 	attempts_sweep(s);
@@ -180,18 +185,22 @@ recover_start(struct sched *s)
 	store_query(s->store,
 		    "SELECT json_build_object("
 		    " 'last_event', (SELECT coalesce(max(id), 0) FROM events),"
+		    " 'untold', (SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.id), '[]') FROM commits c WHERE NOT c.told),"
 		    " 'paused', (SELECT coalesce(json_object_agg(id, true), '{}') FROM flows WHERE paused),"
 		    " 'schedules', (SELECT coalesce(json_agg(json_build_object('flow', flow, 'spec', spec, 'handled_at', "
 		    "handled_at)), '[]')"
 		    "               FROM schedules),"
 		    " 'runs', (SELECT coalesce(json_agg(to_jsonb(r) || jsonb_build_object("
 		    "     'source', v.source, 'file', v.file,"
+		    "     'commits', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.id) FROM commits c WHERE c.run_id = r.id AND "
+		    "c.state = 'private'),"
 		    "     'tasks', (SELECT jsonb_agg(to_jsonb(t) || jsonb_build_object("
 		    "         'attempts', (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = "
 		    "t.id),"
 		    "         'live', (SELECT to_jsonb(a) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
 		    "                  AND a.state IN ('running', 'stopping') ORDER BY n DESC LIMIT 1)) ORDER BY t.idx)"
 		    "       FROM tasks t WHERE t.run_id = r.id)) ORDER BY r.created_at, r.id), '[]')"
-		    "   FROM runs r JOIN flow_versions v ON v.hash = r.version WHERE r.state IN ('queued', 'running')))",
+		    "   FROM runs r JOIN flow_versions v ON v.hash = r.version WHERE r.state IN ('queued', 'running', "
+		    "'publishing')))",
 		    0, NULL, on_recovered, s);
 }

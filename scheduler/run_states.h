@@ -14,6 +14,7 @@
 #define RUN_STATES(X)                                                                                                            \
 	X(QUEUED, "queued", false, "waits until its flow has room")                                                              \
 	X(RUNNING, "running", false, "has tasks that may still change")                                                          \
+	X(PUBLISHING, "publishing", false, "every task ended well enough; what it wrote is being made visible")                  \
 	X(SUCCESS, "success", true, "every task ended well enough")                                                              \
 	X(FAILED, "failed", true, "a task failed, or the run timed out")                                                         \
 	X(CANCELLED, "cancelled", true, "somebody asked for it to stop")
@@ -51,8 +52,12 @@ enum task_state {
 	X(QUEUED, CANCEL, CANCELLED)                                                                                             \
 	X(QUEUED, FAIL, FAILED)                                                                                                  \
 	X(RUNNING, SUCCEED, SUCCESS)                                                                                             \
+	X(RUNNING, PUBLISH, PUBLISHING)                                                                                          \
 	X(RUNNING, FAIL, FAILED)                                                                                                 \
-	X(RUNNING, CANCEL, CANCELLED)
+	X(RUNNING, CANCEL, CANCELLED)                                                                                            \
+	X(PUBLISHING, SUCCEED, SUCCESS)                                                                                          \
+	X(PUBLISHING, REDO, RUNNING)                                                                                             \
+	X(PUBLISHING, FAIL, FAILED)
 
 #define TASK_TRANSITIONS(X)                                                                                                      \
 	X(WAITING, DEPS_MET, READY)                                                                                              \
@@ -71,9 +76,25 @@ enum task_state {
 	X(RUNNING, LOSE, LOST)                                                                                                   \
 	X(RUNNING, CANCEL, CANCELLED)                                                                                            \
 	X(RETRY_WAIT, RETRY_DUE, READY)                                                                                          \
-	X(RETRY_WAIT, CANCEL, CANCELLED)
+	X(RETRY_WAIT, CANCEL, CANCELLED)                                                                                         \
+	X(SUCCESS, CONFLICT, FAILED)                                                                                             \
+	X(SUCCESS, REDO, RETRY_WAIT)                                                                                             \
+	X(SUCCESS, RESET, WAITING)                                                                                               \
+	X(SKIPPED, RESET, WAITING)                                                                                               \
+	X(UPSTREAM_FAILED, RESET, WAITING)                                                                                       \
+	X(FAILED, RESET, WAITING)                                                                                                \
+	X(TIMED_OUT, RESET, WAITING)                                                                                             \
+	X(LOST, RESET, WAITING)
 
-enum run_event { RUN_EV_START, RUN_EV_SUCCEED, RUN_EV_FAIL, RUN_EV_CANCEL, RUN_EV_COUNT };
+enum run_event {
+	RUN_EV_START,
+	RUN_EV_SUCCEED,
+	RUN_EV_PUBLISH, /* every task ended well enough, and tables were written */
+	RUN_EV_REDO,    /* a table moved meanwhile: some of it is done again */
+	RUN_EV_FAIL,
+	RUN_EV_CANCEL,
+	RUN_EV_COUNT
+};
 
 enum task_event {
 	TASK_EV_DEPS_MET,      /* the trigger rule says go */
@@ -88,6 +109,9 @@ enum task_event {
 	TASK_EV_TIME_OUT,
 	TASK_EV_LOSE,
 	TASK_EV_CANCEL,
+	TASK_EV_CONFLICT, /* a table that it wrote was changed by somebody else before the run could publish it */
+	TASK_EV_REDO,     /* the same, and another attempt is allowed */
+	TASK_EV_RESET,    /* it depends on one that is done again */
 	TASK_EV_COUNT
 };
 

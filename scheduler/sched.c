@@ -54,6 +54,7 @@ run_new(struct sched *s, struct flow *flow, const char *id)
 	run->open_tasks = flow->ntasks;
 	list_init(&run->queued);
 	list_init(&run->dirty_node);
+	list_init(&run->commits);
 	for (size_t i = 0; i < flow->ntasks; i++) {
 		run->tasks[i].run = run;
 		run->tasks[i].def = &flow->tasks[i];
@@ -82,6 +83,7 @@ run_free(struct run *run)
 		free(t->engine);
 	}
 	alarm_cancel(&run->timeout);
+	lake_release(run);
 	list_remove(&run->queued);
 	list_remove(&run->dirty_node);
 	HASH_DEL(s->runs, run);
@@ -108,35 +110,63 @@ run_mark(struct run *run)
 	sched_wake(run->sched);
 }
 
-void
-run_transition(struct run *run, enum run_event ev, const char *reason)
+static bool
+run_active(enum run_state st)
+{
+	return st == RUN_RUNNING || st == RUN_PUBLISHING;
+}
+
+static void
+run_enter(struct run *run, enum run_event ev, const char *reason)
 {
 	int next = run_state_next(run->state, ev);
-	json_t *data = NULL;
 
 	if (next < 0)
 		BUG("run %s: no transition from %s by event %d", run->id, run_state_name(run->state), (int)ev);
 	log_info("%s/%s %s -> %s%s%s", run->flow->id, run->id, run_state_name(run->state), run_state_name((enum run_state)next),
 		 reason ? ": " : "", reason ? reason : "");
-	if (run->state == RUN_RUNNING)
+	if (run_active(run->state))
 		run->fs->active--;
 	run->state = (enum run_state)next;
 	list_remove(&run->queued);
-	if (run->state == RUN_RUNNING) {
+	alarm_cancel(&run->timeout);
+	run->asked = false;
+	if (run_active(run->state))
 		run->fs->active++;
-		run->started_at = clock_wall();
+	if (run->state == RUN_RUNNING) {
+		if (run->started_at == 0)
+			run->started_at = clock_wall();
 		run_arm_timeout(run);
 	} else if (run_state_terminal(run->state)) {
 		run->ended_at = clock_wall();
-		alarm_cancel(&run->timeout);
 		if (reason && run->error == NULL)
 			run->error = xstrdup(reason);
+		if (run->state != RUN_SUCCESS)
+			lake_abandon(run);
 	}
+}
+
+void
+run_transition(struct run *run, enum run_event ev, const char *reason)
+{
+	json_t *data = NULL;
+
+	run_enter(run, ev, reason);
 	run->dirty = true;
 	if (run->error)
 		data = json_pack("{s:s}", "error", run->error);
 	record_event(run->sched, "run", run, NULL, 0, run_state_name(run->state), data);
 	run_mark(run);
+}
+
+void
+run_published(struct run *run, wall_us ended, json_t *event)
+{
+	run_enter(run, RUN_EV_SUCCEED, NULL);
+	run->ended_at = ended;
+	record_tell(run->sched, event);
+	json_decref(event);
+	run_mark(run); /* there is no more to write, but to be done with it */
 }
 
 static void
@@ -161,7 +191,7 @@ run_arm_timeout(struct run *run)
 void
 run_stop(struct run *run, enum stop_reason why, const char *reason)
 {
-	if (run->stop != STOP_NONE || run_state_terminal(run->state))
+	if (run->stop != STOP_NONE || run_state_terminal(run->state) || run->state == RUN_PUBLISHING)
 		return;
 	run->stop = why;
 	run->dirty = true; /* a daemon that takes over must know that it was given up */
@@ -203,6 +233,10 @@ task_transition(struct task *t, enum task_event ev, const char *reason)
 	if (t->state == TASK_STATE_RUNNING) {
 		s->slots_used--;
 		run->fs->running_tasks--;
+	}
+	if (task_state_terminal(t->state)) { /* done again */
+		run->open_tasks++;
+		t->ended_at = 0;
 	}
 	t->state = (enum task_state)next;
 	list_remove(&t->ready);
@@ -259,10 +293,10 @@ task_retry_later(struct task *t, wall_us at)
 	alarm_set(&t->retry, t->run->sched->loop, at - clock_wall(), task_retry_due, t);
 }
 
-/* The pause before attempt `next`: backoff, its ceiling, and jitter so that a herd spreads out. */
-static dur_us
-retry_pause(const struct retry *r, int next)
+dur_us
+task_retry_pause(const struct task *t, int next)
 {
+	const struct retry *r = &t->def->retry;
 	double pause = (double)r->interval;
 	uint32_t noise;
 
@@ -292,7 +326,7 @@ task_attempt_ended(struct task *t, enum task_event ev, const char *reason)
 		t->attempt = NULL; /* record.c keeps it until it is written */
 		return;
 	}
-	t->next_attempt_at = clock_wall() + retry_pause(r, t->attempts + 1);
+	t->next_attempt_at = clock_wall() + task_retry_pause(t, t->attempts + 1);
 	task_transition(t, TASK_EV_RETRY, reason);
 	t->attempt = NULL;
 	task_retry_later(t, t->next_attempt_at);
@@ -440,7 +474,7 @@ run_finish(struct run *run)
 		why = xasprintf("task %s: %s", bad->def->id, bad->error ? bad->error : task_state_name(bad->state));
 		run_transition(run, RUN_EV_FAIL, why);
 	} else {
-		run_transition(run, RUN_EV_SUCCEED, NULL);
+		run_transition(run, lake_pending(run, NULL) ? RUN_EV_PUBLISH : RUN_EV_SUCCEED, NULL);
 	}
 	free(why);
 }
@@ -850,7 +884,7 @@ done_committed(void *arg)
 	free(d);
 }
 
-static void
+void
 done_after_commit(struct sched *s, sched_done_cb cb, void *arg)
 {
 	struct done_call *d = xcalloc(1, sizeof(*d));
@@ -901,6 +935,15 @@ sched_cancel(struct sched *s, const char *run_id, const char *reason, sched_done
 	if (sched_refuse_unwritable(s, cb, arg))
 		return;
 	HASH_FIND_STR(s->runs, run_id, run);
+	if (run && run->state == RUN_PUBLISHING) {
+		struct err e = ERR_INIT;
+
+		err_set(&e, ERR_CONFLICT, "the run is over: what it wrote is being made visible; `sluice undo %s` takes it back",
+			run_id);
+		cb(arg, &e);
+		err_release(&e);
+		return;
+	}
 	if (run == NULL || run_state_terminal(run->state)) {
 		struct done_call *d = xcalloc(1, sizeof(*d));
 
@@ -949,7 +992,7 @@ sched_status(struct sched *s)
 	HASH_ITER(hh, s->runs, run, tmp)
 	{
 		queued += run->state == RUN_QUEUED;
-		running += run->state == RUN_RUNNING;
+		running += run_active(run->state);
 	}
 	return json_pack("{s:{s:i,s:i},s:{s:i,s:i}}", "runs", "queued", queued, "running", running, "slots", "used",
 			 s->slots_used, "total", s->slots_total);
@@ -1008,6 +1051,8 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 	s->events = json_array();
 	s->versions = json_object();
 	s->unbegun = json_array();
+	s->commits = json_array();
+	s->abandoned = json_array();
 	s->handled = json_object();
 	s->nursery = nursery_open(loop, home, libdir, &attempt_nursery_events, s, e);
 	if (s->nursery == NULL) {
@@ -1091,6 +1136,8 @@ sched_close(struct sched *s, bool stop_nursery)
 	alarm_cancel(&s->relist_alarm);
 	hold_release(s);
 	json_decref(s->unbegun);
+	json_decref(s->commits);
+	json_decref(s->abandoned);
 	json_decref(s->events);
 	json_decref(s->versions);
 	json_decref(s->handled);

@@ -71,6 +71,42 @@ json_t *sched_progress(struct sched *s, const char *run_id, const char *task_id)
 /* {runs: {queued, running}, slots: {used, total}} ; the caller owns it. */
 json_t *sched_status(struct sched *s);
 
+/* ---- commits to tables (see docs/architecture.md, "Run transactions") ---- */
+
+/* What a commit does to one table's pointer. */
+struct table_change {
+	const char *ns, *name, *type; /* "TABLE" or "VIEW" */
+	const char *before, *after;   /* metadata files; NULL: there is no such table */
+	const json_t *facts;          /* {action, operation, snapshot_before, snapshot_after, rows_added, …}; borrowed */
+};
+
+/* What a table is to this attempt ("run/task/n"), where its run, or its task, has written to it: false when it has not. */
+struct table_seen {
+	const char *location, *type; /* borrowed; location NULL: its run has dropped it */
+};
+bool sched_table_seen(struct sched *s, const char *attempt, const char *ns, const char *name, struct table_seen *seen);
+/* Every table and view of a namespace that is something else to this attempt than to the others. Borrowed. */
+typedef void (*sched_table_cb)(void *arg, const char *name, const struct table_seen *seen);
+void sched_tables_seen(struct sched *s, const char *attempt, const char *ns, sched_table_cb cb, void *arg);
+/*
+ * Commits for an attempt: its run sees it, the others when it is published. `cb` gets ERR_FORBIDDEN when the attempt is not
+ * current, ERR_CONFLICT when a `before` is not what the run sees.
+ */
+void sched_tables_commit(struct sched *s, const char *attempt, const struct table_change *changes, size_t n, sched_done_cb cb,
+			 void *arg);
+/*
+ * How tables that moved while a run wrote to them are dealt with: `tables` is [{namespace, name, before, after, have}] (metadata
+ * files: where the run began, where it arrived, what is there now). The answer is [{namespace, name, before, after}], the run's
+ * changes on top of `have`; or an error, when they cannot be had there. Both borrowed.
+ */
+typedef void (*sched_rebased_cb)(void *arg, const json_t *tables, struct err *e);
+typedef void (*sched_rebase_fn)(void *arg, const json_t *tables, sched_rebased_cb cb, void *cb_arg);
+void sched_on_moved(struct sched *s, sched_rebase_fn fn, void *arg);
+/* The row of `commits` for a change that is visible at once, by `who`; its number is taken. The caller owns it. */
+json_t *sched_table_row(struct sched *s, const struct table_change *change, const char *who);
+/* The event of a row of `commits` that was written with told = false. */
+void sched_table_told(struct sched *s, const json_t *row);
+
 /*
  * Events, after their commit: {id, at, kind, run, flow, task, attempt, state, …}. The subscriber is called for each; borrowed.
  */

@@ -23,8 +23,9 @@
 
 /* attempts.state beyond the task's own terminal names */
 enum attempt_phase {
-	ATTEMPT_RUNNING,  /* current: its token may commit */
-	ATTEMPT_STOPPING, /* given up: fenced, its process is being ended */
+	ATTEMPT_RUNNING,    /* current: its token may commit */
+	ATTEMPT_STOPPING,   /* given up: fenced, its process is being ended */
+	ATTEMPT_PUBLISHING, /* it ended well; what it wrote is being made visible (isolation: task) */
 	ATTEMPT_ENDED
 };
 
@@ -58,6 +59,7 @@ struct attempt {
 	json_t *report;    /* folded */
 	bool dirty, fresh; /* fresh: not yet in the database */
 	bool adopted;      /* the nursery has told about it since this daemon started */
+	bool asked;        /* while PUBLISHING: it is under way */
 	struct alarm *timeout, *grace;
 	size_t report_seen; /* bytes of the report that were told as progress */
 	sched_adhoc_cb adhoc_cb;
@@ -95,6 +97,8 @@ struct run {
 	size_t open_tasks;     /* not terminal */
 	enum stop_reason stop; /* the whole run was given up */
 	struct alarm *timeout;
+	struct list commits;      /* of struct commit: what it wrote and nobody else sees yet, oldest first */
+	bool asked;               /* while PUBLISHING: it is under way */
 	bool dirty, fresh, check; /* check: sched_turn must look at it */
 	struct list queued;       /* in fs->queue while QUEUED */
 	struct list dirty_node;   /* in sched->dirty while dirty or check */
@@ -155,7 +159,11 @@ struct sched {
 	struct alarm *plan_alarm, *progress_alarm, *recover_alarm, *relist_alarm, *trim_alarm;
 	struct hold hold;
 	unsigned troubles_told;
-	json_t *unbegun; /* attempts whose rows go, of this turn */
+	json_t *unbegun;             /* attempts whose rows go, of this turn */
+	json_t *commits, *abandoned; /* of this turn: rows of commits to tables, and the ids of those that are taken back */
+	int64_t last_commit;
+	sched_rebase_fn rebase;
+	void *rebase_arg;
 	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
 	int handles;
 };
@@ -171,9 +179,14 @@ void run_mark(struct run *run);
 void run_free(struct run *run);
 struct run *run_new(struct sched *s, struct flow *flow, const char *id);
 void run_transition(struct run *run, enum run_event ev, const char *reason);
+/* As run_transition to success, which is in the database already, with `event`, which is delivered. Takes it over. */
+void run_published(struct run *run, wall_us ended, json_t *event);
 void task_transition(struct task *t, enum task_event ev, const char *reason);
 /* An attempt ended: retries or ends its task. `ev` is SUCCEED, FAIL, TIME_OUT, LOSE or CANCEL. */
 void task_attempt_ended(struct task *t, enum task_event ev, const char *reason);
+/* The pause before attempt `next`: backoff, its ceiling, and jitter so that a herd spreads out. */
+dur_us task_retry_pause(const struct task *t, int next);
+void done_after_commit(struct sched *s, sched_done_cb cb, void *arg);
 void run_stop(struct run *run, enum stop_reason why, const char *reason);
 void task_retry_later(struct task *t, wall_us at);
 void run_arm_timeout(struct run *run);
@@ -192,8 +205,26 @@ void attempts_sweep(struct sched *s);
 /* Ends its process: TERM, and after the grace time KILL. */
 void attempt_stop(struct attempt *a, enum stop_reason why);
 void attempt_free(struct attempt *a);
+/* What it wrote is visible, or (`reason`) could not be made so. */
+void attempt_published(struct attempt *a, const char *reason);
 /* Every attempt that this nursery does not know is lost, or never began. */
 void attempts_reconcile(struct sched *s);
+
+/* lake.c */
+/* Is there anything to publish: of the run, or (isolation: task) of one task? */
+bool lake_pending(const struct run *run, const struct task *t);
+/* Takes back what this attempt has committed: it did not end well. */
+void lake_take_back(const struct attempt *a);
+/* Takes back everything that is not visible: the run ends, and not well. */
+void lake_abandon(struct run *run);
+/* Queues what makes the run's commits visible, behind this turn's rows. */
+void lake_publish_run(struct run *run);
+void lake_publish_attempt(struct attempt *a);
+/* This turn's rows of commits. */
+void lake_write(struct sched *s);
+/* The private commits of a run that was active before. */
+void lake_recover(struct run *run, const json_t *rows);
+void lake_release(struct run *run);
 
 /* hold.c */
 /* The attempt could not be forked for a cause that will pass: its task is ready again. Frees the attempt. */
@@ -215,6 +246,10 @@ json_t *attempt_report(const struct attempt *a);
 /* record.c */
 void record_event(struct sched *s, const char *kind, const struct run *run, const struct task *t, int attempt, const char *state,
 		  json_t *data);
+/* An event that is written elsewhere, with its number; the caller owns it. */
+json_t *record_event_new(struct sched *s, const char *kind, const struct run *run, const char *state, json_t *data);
+/* Tells subscribers of an event that is written. */
+void record_tell(struct sched *s, const json_t *event);
 /* Adds to an event's data how the attempt ended: cause, exit code or signal, and what it used. */
 void record_end(const struct attempt *a, json_t *data);
 /* Tells subscribers at once; not stored. */

@@ -111,6 +111,9 @@ bool warehouse_in_use(const char *location);
 /* Removes a table's folder, if it lies inside the warehouse. */
 void warehouse_purge(const char *warehouse, const char *table_location);
 
+/* rebase.c: for sched_on_moved; `arg` is the catalog. */
+void catalog_rebase(void *arg, const json_t *tables, sched_rebased_cb cb, void *cb_arg);
+
 /* ---- what clients need to reach files (access.c) ---- */
 
 /*

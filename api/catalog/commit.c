@@ -7,8 +7,8 @@
  *     verify   only when the answer to the swap was lost: did it land?
  *
  * A pointer that moved in between begins again at `look`, and the requirements decide anew: this is how changes that do not
- * touch each other both succeed. The swap also holds the row of the attempt that writes, if it is still running: an attempt
- * that was given up changes nothing.
+ * touch each other both succeed. For an attempt of a run there is no swap: the scheduler notes the commit as one that only the
+ * run sees, or refuses it, when the attempt was given up.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +19,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/fault.h"
+#include "base/log.h"
 #include "scheduler/alarm.h"
 
 #define TRIES_MAX    6
@@ -82,6 +83,8 @@ part_forget_new(struct job *j, struct part *p, bool unlink_file)
 	p->text = NULL;
 	json_decref(p->json);
 	p->json = NULL;
+	json_decref(p->facts);
+	p->facts = NULL;
 }
 
 /* With write.metadata.delete-after-commit.enabled: files that fell out of the metadata log go. */
@@ -95,7 +98,8 @@ part_forget_old(struct job *j, const struct part *p)
 	const char *oldest = json_string_value(json_object_get(json_array_get(log, 0), "metadata-file"));
 	size_t i;
 
-	if (!p->written || oldest == NULL || wish == NULL || strcasecmp(wish, "true") != 0)
+	/* What a run replaced is still everybody else's. */
+	if (j->attempt || !p->written || oldest == NULL || wish == NULL || strcasecmp(wish, "true") != 0)
 		return;
 	json_array_foreach (before, i, entry) {
 		const char *file = json_string_value(json_object_get(entry, "metadata-file"));
@@ -117,7 +121,9 @@ job_free(struct job *j)
 	}
 	free(j->parts);
 	json_decref(j->body);
-	fence_release(&j->fence);
+	json_decref(j->rows);
+	free(j->attempt);
+	free(j->who);
 	alarm_cancel(&j->pause);
 	err_release(&j->e);
 	list_remove(&j->node);
@@ -146,22 +152,97 @@ job_fail(struct job *j, struct err *e)
 	job_free(j);
 }
 
+/* ---- the files of a dropped table ---- */
+
+struct purge {
+	uv_work_t work;
+	char *warehouse, *location;
+	struct job *job;
+};
+
+static void
+purge_work(uv_work_t *w)
+{
+	struct purge *p = w->data;
+
+	warehouse_purge(p->warehouse, p->location);
+}
+
+static void
+on_purged(uv_work_t *w, int status)
+{
+	struct purge *p = w->data;
+
+	(void)status;
+	reply_empty(p->job->rq, 204);
+	job_free(p->job);
+	free(p->warehouse);
+	free(p->location);
+	free(p);
+}
+
+static void
+on_neighbours(void *arg, const struct rows *r, struct err *e)
+{
+	struct purge *p = arg;
+
+	if (r == NULL || strcmp(rows_get(r, 0, 0), "0") != 0) {
+		log_warn("catalog: the files of the dropped table %s.%s stay: %s", p->job->parts[0].ns, p->job->parts[0].name,
+			 r ? "another table uses the same folder" : e->msg);
+		on_purged(&p->work, 0);
+		return;
+	}
+	uv_queue_work(p->job->catalog->app->loop, &p->work, purge_work, on_purged);
+}
+
+/* The folder of a table is where its metadata/ lies; nothing is purged when that is not so. */
+static bool
+job_purge(struct job *j)
+{
+	const char *old = j->parts[0].old, *file = strrchr(old, '/');
+	struct purge *p;
+	char *folder;
+
+	if (!j->purge || j->attempt || file == NULL || file - old < 10 || strncmp(file - 9, "/metadata", 9) != 0)
+		return false;
+	p = xcalloc(1, sizeof(*p));
+	p->work.data = p;
+	p->job = j;
+	p->warehouse = xstrdup(j->catalog->warehouse);
+	p->location = xstrndup(old, (size_t)(file - 9 - old));
+	folder = xasprintf("%s/", p->location);
+	store_query(j->catalog->app->store, "SELECT count(*) FROM iceberg_tables WHERE starts_with(metadata_location, $1)", 1,
+		    (const char *const[]){ folder }, on_neighbours, p);
+	free(folder);
+	return true;
+}
+
+/* ---- the end ---- */
+
 /* Each part's metadata stays in memory: the next request for the table is likely to want it. */
 static void
 job_succeed(struct job *j)
 {
 	struct meta *m = NULL;
+	json_t *row;
+	size_t k;
 
+	json_array_foreach (j->rows, k, row)
+		sched_table_told(j->catalog->app->sched, row);
 	for (size_t i = 0; i < j->nparts; i++) {
 		struct part *p = &j->parts[i];
 
+		if (p->json == NULL)
+			continue;
 		meta_unref(m);
 		part_forget_old(j, p);
 		m = meta_keep(j->catalog, p->new, p->text, p->len, p->json);
 		p->text = NULL;
 		p->json = NULL;
 	}
-	if (j->kind == KIND_TRANSACTION)
+	if (j->kind == KIND_DROP && job_purge(j))
+		return;
+	if (m == NULL || j->kind == KIND_TRANSACTION)
 		reply_empty(j->rq, 204);
 	else
 		tables_reply(j->rq, m, j->kind != KIND_COMMIT);
@@ -184,9 +265,22 @@ job_stopped(struct job *j)
 
 /* ---- one after the other ---- */
 
+/* Do both work on the same state of tables: that of everybody, or of the same run? */
+static bool
+jobs_same_view(const struct job *a, const struct job *b)
+{
+	size_t n = a->attempt ? strcspn(a->attempt, "/") : 0;
+
+	if (a->attempt == NULL || b->attempt == NULL)
+		return a->attempt == b->attempt;
+	return strcspn(b->attempt, "/") == n && strncmp(a->attempt, b->attempt, n) == 0;
+}
+
 static bool
 jobs_meet(const struct job *a, const struct job *b)
 {
+	if (!jobs_same_view(a, b))
+		return false;
 	for (size_t i = 0; i < a->nparts; i++)
 		for (size_t k = 0; k < b->nparts; k++)
 			if (strcmp(a->parts[i].name, b->parts[k].name) == 0 && strcmp(a->parts[i].ns, b->parts[k].ns) == 0)
@@ -252,20 +346,18 @@ job_parts_text(const struct job *j)
 }
 
 static void
-job_fenced(struct job *j)
-{
-	job_forget_files(j);
-	catalog_reply_fenced(j->rq);
-	job_free(j);
-}
-
-static void
 job_unknown(struct job *j, const char *why)
 {
 	catalog_reply_error(
 		j->rq, 504, "CommitStateUnknownException",
 		"the connection to the database was lost during the commit, and it cannot be told whether it happened: %s", why);
 	job_free(j); /* the files stay: they may be the table */
+}
+
+static bool
+same_text(const char *a, const char *b)
+{
+	return a && b ? strcmp(a, b) == 0 : a == b;
 }
 
 /*
@@ -283,13 +375,11 @@ on_verified(void *arg, const struct rows *r, struct err *e)
 		const char *have = rows_get(r, i, 0), *before = rows_get(r, i, 1), *old = j->parts[i].old;
 
 		/* Another commit may have come on top of it already. */
-		landed += (have && strcmp(have, j->parts[i].new) == 0) || (before && strcmp(before, j->parts[i].new) == 0);
-		untouched += have && old ? strcmp(have, old) == 0 : have == old;
+		landed += same_text(have, j->parts[i].new) || (before && same_text(before, j->parts[i].new));
+		untouched += same_text(have, old);
 	}
 	if (r && landed == j->nparts) {
 		job_succeed(j);
-	} else if (j->fenced && untouched == j->nparts) {
-		job_fenced(j);
 	} else if (j->catalog->closing || clock_mono() - j->lost_at > VERIFY_FOR) {
 		job_unknown(j, r ? "it was tried too often" : e->msg);
 	} else if (r == NULL) {
@@ -337,22 +427,18 @@ static void
 on_swapped(void *arg, const struct rows *r, struct err *e)
 {
 	struct job *j = arg;
-	bool fenced = r && strcmp(rows_get(r, 0, 0), "f") == 0;
 
 	FAULT("catalog.swap.after");
-	if (r && strcmp(rows_get(r, 0, 1), "t") == 0) {
+	if (r && strcmp(rows_get(r, 0, 0), "t") == 0) {
 		job_succeed(j);
 	} else if (j->lost_at || (r == NULL && e->code == ERR_UNAVAILABLE)) {
 		/* This swap, or one before it, may have landed: its files must not be touched. */
-		j->fenced = fenced;
 		if (j->lost_at == 0)
 			j->lost_at = clock_mono();
 		if (j->catalog->closing)
 			job_unknown(j, "the daemon is stopping");
 		else
 			job_verify(j);
-	} else if (fenced) {
-		job_fenced(j);
 	} else if (r || e->code == ERR_CONFLICT) {
 		if (!job_stopped(j))
 			job_again(j);
@@ -361,10 +447,34 @@ on_swapped(void *arg, const struct rows *r, struct err *e)
 	}
 }
 
+static struct table_change
+part_change_of(const struct part *p)
+{
+	return (struct table_change){
+		.ns = p->ns, .name = p->name, .type = "TABLE", .before = p->old, .after = p->new, .facts = p->facts
+	};
+}
+
+/* Rows of `commits` for what changes, made once: a swap that is sent again must not be noted as another one. */
+static char *
+job_rows_text(struct job *j)
+{
+	if (j->rows == NULL) {
+		j->rows = json_array();
+		for (size_t i = 0; i < j->nparts; i++) {
+			struct table_change ch = part_change_of(&j->parts[i]);
+
+			if (ch.facts)
+				json_array_append_new(j->rows, sched_table_row(j->catalog->app->sched, &ch, j->who));
+		}
+	}
+	return json_dumps(j->rows, JSON_COMPACT);
+}
+
 static void
 job_swap(struct job *j)
 {
-	char *text = job_parts_text(j);
+	char *text = job_parts_text(j), *rows = job_rows_text(j);
 
 	FAULT("catalog.swap.before");
 	/*
@@ -374,30 +484,71 @@ job_swap(struct job *j)
 	 */
 	store_query(j->catalog->app->store,
 		    "WITH part AS (SELECT x->>'ns' AS ns, x->>'name' AS name, x->>'old' AS old, x->>'new' AS new FROM "
-		    "json_array_elements($2::json) x), " SQL_FENCE(
-			    "$3", "$4",
-			    "$5") ", held AS ("
-				  "SELECT t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND "
-				  "t.table_name = p.name"
-				  " WHERE t.catalog_name = $1 AND t.metadata_location = p.old ORDER BY t.table_namespace, "
-				  "t.table_name FOR UPDATE OF t), fit AS ("
-				  "SELECT (SELECT yes FROM fence) AND (SELECT count(*) FROM held) = (SELECT count(*) FROM part "
-				  "WHERE old IS NOT NULL) AS yes), moved AS ("
-				  "UPDATE iceberg_tables t SET metadata_location = p.new,"
-				  " previous_metadata_location = CASE WHEN p.new = p.old THEN t.previous_metadata_location ELSE "
-				  "p.old END"
-				  " FROM part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1 AND t.table_namespace = p.ns "
-				  "AND t.table_name = p.name"
-				  " AND t.metadata_location = p.old RETURNING 1), made AS ("
-				  "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, "
-				  "iceberg_type)"
-				  " SELECT $1, ns, name, new, 'TABLE' FROM part WHERE old IS NULL AND (SELECT yes FROM fit) "
-				  "RETURNING 1)"
-				  "SELECT (SELECT yes FROM fence), (SELECT yes FROM fit)"
-				  " AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made) = (SELECT count(*) FROM part)",
-		    5, (const char *const[]){ j->catalog->name, text, j->fence.part[0], j->fence.part[1], j->fence.part[2] },
-		    on_swapped, j);
+		    "json_array_elements($2::json) x), held AS ("
+		    "SELECT t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND t.table_name = p.name"
+		    " WHERE t.catalog_name = $1 AND t.metadata_location = p.old ORDER BY t.table_namespace, t.table_name"
+		    " FOR UPDATE OF t), fit AS ("
+		    "SELECT (SELECT count(*) FROM held) = (SELECT count(*) FROM part WHERE old IS NOT NULL) AS yes), moved AS ("
+		    "UPDATE iceberg_tables t SET metadata_location = p.new,"
+		    " previous_metadata_location = CASE WHEN p.new = p.old THEN t.previous_metadata_location ELSE p.old END"
+		    " FROM part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1 AND t.table_namespace = p.ns"
+		    " AND t.table_name = p.name AND t.metadata_location = p.old AND p.new IS NOT NULL RETURNING 1), gone AS ("
+		    "DELETE FROM iceberg_tables t USING part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1"
+		    " AND t.table_namespace = p.ns AND t.table_name = p.name AND t.metadata_location = p.old AND p.new IS NULL"
+		    " RETURNING t.table_namespace), stay AS (" /* the namespace, when its last table goes */
+		    "INSERT INTO iceberg_namespace_properties SELECT DISTINCT $1, table_namespace, 'exists', 'true' FROM gone"
+		    " ON CONFLICT DO NOTHING), made AS ("
+		    "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
+		    " SELECT $1, ns, name, new, 'TABLE' FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1), "
+		    "noted AS ("
+		    "INSERT INTO commits SELECT * FROM jsonb_populate_recordset(NULL::commits, $3::jsonb)"
+		    " WHERE (SELECT yes FROM fit))"
+		    "SELECT (SELECT yes FROM fit) AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made)"
+		    " + (SELECT count(*) FROM gone) = (SELECT count(*) FROM part)",
+		    3, (const char *const[]){ j->catalog->name, text, rows }, on_swapped, j);
 	free(text);
+	free(rows);
+}
+
+/* ---- the same for a run ---- */
+
+static void
+on_noted(void *arg, struct err *e)
+{
+	struct job *j = arg;
+
+	if (e == NULL)
+		job_succeed(j);
+	else if (e->code == ERR_CONFLICT && !j->catalog->closing)
+		job_again(j);
+	else if (e->code == ERR_FORBIDDEN) {
+		job_forget_files(j);
+		catalog_reply_fenced(j->rq);
+		job_free(j);
+	} else
+		job_fail(j, e);
+}
+
+static void
+job_note(struct job *j)
+{
+	struct table_change *changes = xcalloc(j->nparts, sizeof(*changes));
+	size_t n = 0;
+
+	for (size_t i = 0; i < j->nparts; i++)
+		if (j->parts[i].facts)
+			changes[n++] = part_change_of(&j->parts[i]);
+	sched_tables_commit(j->catalog->app->sched, j->attempt, changes, n, on_noted, j);
+	free(changes);
+}
+
+static void
+job_move(struct job *j)
+{
+	if (j->attempt)
+		job_note(j);
+	else
+		job_swap(j);
 }
 
 /* ---- between the steps ---- */
@@ -459,7 +610,7 @@ on_worked(uv_work_t *w, int status)
 		return;
 	for (size_t i = 0; i < j->nparts; i++)
 		part_settle(&j->parts[i]);
-	job_swap(j);
+	job_move(j);
 }
 
 static bool
@@ -481,7 +632,8 @@ part_wants_creation(const struct part *p)
 static bool
 part_found(struct job *j, struct part *p, const char *location, const char *type, bool namespace_exists)
 {
-	bool creates = j->kind == KIND_CREATE || j->kind == KIND_STAGE || j->kind == KIND_REGISTER;
+	bool creates = j->kind == KIND_CREATE || j->kind == KIND_STAGE || j->kind == KIND_REGISTER ||
+		       (j->kind == KIND_RENAME && p != &j->parts[0]);
 	bool view = type && strcmp(type, "VIEW") == 0;
 
 	if (location && (view || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !view) &&
@@ -509,6 +661,20 @@ part_found(struct job *j, struct part *p, const char *location, const char *type
 	return true;
 }
 
+/* Nothing is built: the pointers go, or get another name. */
+static void
+job_unname(struct job *j)
+{
+	struct part *from = &j->parts[0];
+
+	from->facts = json_pack("{s:s}", "action", j->kind == KIND_DROP ? "drop" : "rename");
+	if (j->kind == KIND_RENAME) {
+		j->parts[1].new = xstrdup(from->old);
+		j->parts[1].facts = json_incref(from->facts);
+	}
+	job_move(j);
+}
+
 static void
 on_looked(void *arg, const struct rows *r, struct err *e)
 {
@@ -518,9 +684,19 @@ on_looked(void *arg, const struct rows *r, struct err *e)
 		job_fail(j, e);
 		return;
 	}
-	for (size_t i = 0; i < j->nparts; i++)
-		if (!part_found(j, &j->parts[i], rows_get(r, i, 0), rows_get(r, i, 1), strcmp(rows_get(r, i, 2), "t") == 0))
+	for (size_t i = 0; i < j->nparts; i++) {
+		struct part *p = &j->parts[i];
+		struct table_seen seen = { .location = rows_get(r, i, 0), .type = rows_get(r, i, 1) };
+
+		if (j->attempt)
+			sched_table_seen(j->catalog->app->sched, j->attempt, p->ns, p->name, &seen);
+		if (!part_found(j, p, seen.location, seen.location ? seen.type : NULL, strcmp(rows_get(r, i, 2), "t") == 0))
 			return;
+	}
+	if (j->kind == KIND_DROP || j->kind == KIND_RENAME) {
+		job_unname(j);
+		return;
+	}
 	j->work.data = j;
 	uv_queue_work(j->catalog->app->loop, &j->work, job_work, on_worked);
 }
@@ -555,7 +731,8 @@ job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts)
 	j->body = body;
 	j->nparts = nparts;
 	j->parts = xcalloc(nparts, sizeof(*j->parts));
-	fence_init(&j->fence, rq->attempt);
+	j->attempt = xstrdup_null(rq->attempt);
+	j->who = xstrdup_null(rq->who);
 	return j;
 }
 
@@ -646,6 +823,48 @@ transactions_commit(struct request *rq)
 					     j->parts[i].name);
 		if (rc < 0)
 			break;
+	}
+	if (rc < 0)
+		job_fail(j, &e);
+	else
+		job_begin(j);
+}
+
+void
+tables_drop(struct request *rq)
+{
+	const char *purge = request_query(rq, "purgeRequested");
+	struct err e = ERR_INIT;
+	struct job *j;
+
+	if (!catalog_may_write(rq))
+		return;
+	j = job_new(rq, KIND_DROP, NULL, 1);
+	j->purge = purge && strcasecmp(purge, "true") == 0;
+	if (part_init(&j->parts[0], namespace_of_param(rq->param[0], &e), rq->param[1], NULL, &e) < 0) {
+		err_release(&e); /* there can be no such table */
+		catalog_reply_no_table(rq, rq->param[0], rq->param[1]);
+		job_free(j);
+	} else
+		job_begin(j);
+}
+
+void
+tables_rename(struct request *rq)
+{
+	static const char *const sides[] = { "source", "destination" };
+	struct err e = ERR_INIT;
+	json_t *body, *id;
+	struct job *j;
+	int rc = 0;
+
+	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
+		return;
+	j = job_new(rq, KIND_RENAME, body, 2);
+	for (size_t i = 0; i < 2 && rc == 0; i++) {
+		id = json_object_get(body, sides[i]);
+		rc = part_init(&j->parts[i], namespace_of_json(json_object_get(id, "namespace"), &e),
+			       json_string_value(json_object_get(id, "name")), NULL, &e);
 	}
 	if (rc < 0)
 		job_fail(j, &e);

@@ -42,8 +42,8 @@ default_location(const struct job *j, const struct part *p, const char *uuid)
 }
 
 /* METADATA/00007-UUID.metadata.json: one more than the file before. */
-static char *
-next_location(const json_t *md, const char *old)
+char *
+metadata_location_next(const json_t *md, const char *old)
 {
 	const char *folder = json_string_value(json_object_get(json_object_get(md, "properties"), "write.metadata.path"));
 	const char *location = json_string_value(json_object_get(md, "location")), *file = old ? strrchr(old, '/') : NULL;
@@ -70,18 +70,21 @@ sign_snapshots(const struct job *j, json_t *updates)
 {
 	static const char *const keys[] = { "sluice.run-id", "sluice.task-id", "sluice.attempt" };
 	json_t *u, *summary;
+	struct fence f;
 	size_t i;
 
+	fence_init(&f, j->attempt);
 	json_array_foreach (updates, i, u) {
 		const char *action = json_string_value(json_object_get(u, "action"));
 
-		if (j->fence.part[0] == NULL || action == NULL || strcmp(action, "add-snapshot") != 0)
+		if (f.part[0] == NULL || action == NULL || strcmp(action, "add-snapshot") != 0)
 			continue;
 		summary = json_object_get(json_object_get(u, "snapshot"), "summary");
 		for (size_t k = 0; k < 3; k++)
 			if (summary && json_object_get(summary, keys[k]) == NULL)
-				json_object_set_new(summary, keys[k], json_string(j->fence.part[k]));
+				json_object_set_new(summary, keys[k], json_string(f.part[k]));
 	}
+	fence_release(&f);
 }
 
 static int
@@ -128,6 +131,49 @@ part_change(struct job *j, struct part *p, struct err *e)
 	return md;
 }
 
+static json_t *
+snapshot_id(const json_t *md)
+{
+	json_t *id = json_object_get(md, "current-snapshot-id");
+
+	return json_is_integer(id) && json_integer_value(id) != -1 ? json_incref(id) : json_null();
+}
+
+/* What the new snapshots say of themselves, summed up: rows and files, as numbers. */
+static void
+facts_add(json_t *facts, const json_t *summary)
+{
+	static const struct {
+		const char *fact, *key;
+	} sums[] = { { "rows_added", "added-records" },
+		     { "rows_removed", "deleted-records" },
+		     { "files_added", "added-data-files" },
+		     { "files_removed", "deleted-data-files" } };
+
+	for (size_t i = 0; i < sizeof(sums) / sizeof(sums[0]); i++) {
+		const char *text = json_string_value(json_object_get(summary, sums[i].key));
+		json_int_t before = json_integer_value(json_object_get(facts, sums[i].fact));
+
+		json_object_set_new(facts, sums[i].fact, json_integer(before + (text ? strtoll(text, NULL, 10) : 0)));
+	}
+	json_object_set(facts, "operation", json_object_get(summary, "operation"));
+}
+
+/* For the row of `commits`: from what to what, and how much. */
+static json_t *
+part_facts(const struct part *p, const char *action)
+{
+	json_t *facts = json_pack("{s:s,s:o,s:o}", "action", action, "snapshot_before", snapshot_id(part_base(p)),
+				  "snapshot_after", snapshot_id(p->json)),
+	       *u;
+	size_t i;
+
+	json_array_foreach (p->updates, i, u)
+		if (strcmp(json_string_value(json_object_get(u, "action")), "add-snapshot") == 0)
+			facts_add(facts, json_object_get(json_object_get(u, "snapshot"), "summary"));
+	return facts;
+}
+
 static int
 part_build(struct job *j, struct part *p, struct err *e)
 {
@@ -145,12 +191,13 @@ part_build(struct job *j, struct part *p, struct err *e)
 		return e->code;
 	if (j->kind == KIND_STAGE) /* nothing is there until the client commits */
 		return 0;
-	p->new = next_location(p->json, p->old);
+	p->new = metadata_location_next(p->json, p->old);
 	if (strlen(p->new) > LOCATION_MAX)
 		return err_set(e, ERR_INVALID, "the location %s is longer than %d bytes", p->new, LOCATION_MAX);
 	if (warehouse_write(p->new, p->text, p->len, e) < 0)
 		return e->code;
 	p->written = true;
+	p->facts = part_facts(p, p->old ? "commit" : "create");
 	return 0;
 }
 
@@ -162,6 +209,7 @@ part_register(struct job *j, struct part *p, struct err *e)
 	if (location == NULL || strlen(location) > LOCATION_MAX)
 		return err_set(e, ERR_INVALID, "\"metadata-location\" must name the table's metadata file");
 	p->new = xstrdup(location);
+	p->facts = json_pack("{s:s}", "action", "register");
 	return warehouse_read(location, &p->base_text, &p->base_len, &p->base_json, e);
 }
 

@@ -4,7 +4,7 @@
 
 #include "api/catalog/catalog_int.h"
 
-enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER };
+enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER, KIND_DROP, KIND_RENAME };
 
 /* What happens to one table. */
 struct part {
@@ -15,9 +15,10 @@ struct part {
 	char *base_text;                /* read by the worker otherwise, and for `register` */
 	size_t base_len;
 	json_t *base_json;
-	char *new;    /* where it will be; equal to `old` when nothing changes */
-	bool written; /* we wrote that file, so it is ours to remove */
-	char *text;   /* its content */
+	char *new;     /* where it will be; equal to `old` when nothing changes; NULL: gone */
+	json_t *facts; /* what a row of `commits` tells of it; NULL: nothing changes */
+	bool written;  /* we wrote that file, so it is ours to remove */
+	char *text;    /* its content */
 	size_t len;
 	json_t *json;
 };
@@ -30,17 +31,21 @@ struct job {
 	enum kind kind;
 	json_t *body;
 	bool overwrite; /* of register */
+	bool purge;     /* of drop */
+	char *attempt;  /* "run/task/n": the commit is private to its run; NULL: visible at once */
+	char *who;
+	json_t *rows; /* of `commits`, for what is visible at once */
 	struct part *parts;
 	size_t nparts;
 	int tries, verified;
 	mono_us lost_at; /* when the answer to a swap was lost first; 0: never */
-	bool fenced;     /* the swap was refused after an answer had been lost */
 	struct alarm *pause;
-	struct fence fence;
 	uv_work_t work;
 	struct err e; /* of the worker */
 };
 
+/* Where the next metadata file of a table goes, after the one at `old` (NULL: none). The caller frees it. */
+char *metadata_location_next(const json_t *md, const char *old);
 /* In a worker thread: reads what is needed, checks, applies, writes; `e` of the job tells how it went. */
 void job_work(uv_work_t *w);
 

@@ -27,11 +27,32 @@ ask_table(struct request *rq)
 
 /* ---- list ---- */
 
+/* The names of a page, which the run of whoever asks may see differently. */
+struct listing {
+	json_t *names;             /* object: name -> true */
+	const char *after, *until; /* until NULL: to the end */
+};
+
+static void
+page_see(void *arg, const char *name, const struct table_seen *seen)
+{
+	struct listing *p = arg;
+
+	if (strcmp(name, p->after) <= 0 || (p->until && strcmp(name, p->until) > 0))
+		return;
+	if (seen->location && strcmp(seen->type, "TABLE") == 0)
+		json_object_set_new(p->names, name, json_true());
+	else
+		json_object_del(p->names, name);
+}
+
 static void
 on_listed(void *arg, const struct rows *r, struct err *e)
 {
 	struct ask *a = arg;
-	json_t *list, *body;
+	const char *token = request_query(a->rq, "pageToken"), *name;
+	struct listing listing = { .after = token ? token : "" };
+	json_t *list, *body, *yes;
 	size_t n;
 
 	if (r == NULL) {
@@ -41,12 +62,18 @@ on_listed(void *arg, const struct rows *r, struct err *e)
 	} else {
 		list = json_array();
 		n = rows_get(r, 0, 1) ? rows_count(r) : 0;
+		listing.names = json_object();
 		for (size_t i = 0; i < n && (long)i < a->limit; i++)
-			json_array_append_new(
-				list, json_pack("{s:o,s:s}", "namespace", namespace_json(a->ns), "name", rows_get(r, i, 1)));
-		body = json_pack("{s:o}", "identifiers", list);
+			json_object_set_new(listing.names, rows_get(r, i, 1), json_true());
 		if ((long)n > a->limit)
-			json_object_set_new(body, "next-page-token", json_string(rows_get(r, (size_t)a->limit - 1, 1)));
+			listing.until = rows_get(r, (size_t)a->limit - 1, 1);
+		sched_tables_seen(a->rq->app->sched, a->rq->attempt, a->ns, page_see, &listing);
+		json_object_foreach (listing.names, name, yes)
+			json_array_append_new(list, json_pack("{s:o,s:s}", "namespace", namespace_json(a->ns), "name", name));
+		json_decref(listing.names);
+		body = json_pack("{s:o}", "identifiers", list);
+		if (listing.until)
+			json_object_set_new(body, "next-page-token", json_string(listing.until));
 		reply_json(a->rq, 200, body);
 	}
 	ask_done(a);
@@ -196,17 +223,14 @@ not_modified(struct request *rq, const char *location)
 	return have && (strstr(have, etag) || strcmp(have, "*") == 0);
 }
 
+/* Answers with the table whose metadata lies there; NULL: no such table. */
 static void
-on_pointer(void *arg, const struct rows *r, struct err *e)
+ask_load(struct ask *a, const char *location)
 {
-	struct ask *a = arg;
-	const char *location = r && rows_count(r) ? rows_get(r, 0, 0) : NULL;
 	struct reading *rd;
 	struct meta *m;
 
-	if (r == NULL) {
-		catalog_reply_err(a->rq, e);
-	} else if (location == NULL) {
+	if (location == NULL) {
 		catalog_reply_no_table(a->rq, a->ns, a->name);
 	} else if (strcmp(a->rq->method, "HEAD") == 0) {
 		reply_empty(a->rq, 204);
@@ -226,10 +250,24 @@ on_pointer(void *arg, const struct rows *r, struct err *e)
 	ask_done(a);
 }
 
+static void
+on_pointer(void *arg, const struct rows *r, struct err *e)
+{
+	struct ask *a = arg;
+
+	if (r == NULL) {
+		catalog_reply_err(a->rq, e);
+		ask_done(a);
+	} else {
+		ask_load(a, rows_count(r) ? rows_get(r, 0, 0) : NULL);
+	}
+}
+
 void
 tables_load(struct request *rq)
 {
 	const char *snapshots = request_query(rq, "snapshots");
+	struct table_seen seen;
 	struct ask *a;
 
 	if (snapshots && strcmp(snapshots, "all") != 0 && strcmp(snapshots, "refs") != 0) {
@@ -237,175 +275,13 @@ tables_load(struct request *rq)
 		return;
 	}
 	a = ask_table(rq);
-	if (a)
+	if (a == NULL)
+		return;
+	if (rq->attempt && sched_table_seen(rq->app->sched, rq->attempt, a->ns, a->name, &seen))
+		ask_load(a, seen.location && strcmp(seen.type, "TABLE") == 0 ? seen.location : NULL);
+	else
 		store_query(rq->app->store,
 			    "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
 			    " AND table_name = $3 AND " SQL_IS_TABLE,
 			    3, (const char *const[]){ a->catalog->name, a->ns, a->name }, on_pointer, a);
-}
-
-/* ---- drop ---- */
-
-struct purge {
-	uv_work_t work;
-	struct ask *ask;
-	char *warehouse, *location;
-};
-
-static void
-purge_work(uv_work_t *w)
-{
-	struct purge *p = w->data;
-
-	warehouse_purge(p->warehouse, p->location);
-}
-
-static void
-on_purged(uv_work_t *w, int status)
-{
-	struct purge *p = w->data;
-
-	(void)status;
-	reply_empty(p->ask->rq, 204);
-	ask_done(p->ask);
-	free(p->warehouse);
-	free(p->location);
-	free(p);
-}
-
-/* The folder of a table is where its metadata/ lies; nothing is purged when that is not so. */
-static bool
-drop_purge(struct ask *a, const char *metadata_location, const char *neighbours)
-{
-	const char *file = strrchr(metadata_location, '/');
-	struct purge *p;
-
-	if (file == NULL || file - metadata_location < 10 || strncmp(file - 9, "/metadata", 9) != 0)
-		return false;
-	if (strcmp(neighbours, "0") != 0) {
-		log_warn("catalog: the files of the dropped table %s.%s stay: another table uses the same folder", a->ns,
-			 a->name);
-		return false;
-	}
-	p = xcalloc(1, sizeof(*p));
-	p->work.data = p;
-	p->ask = a;
-	p->warehouse = xstrdup(a->catalog->warehouse);
-	p->location = xstrndup(metadata_location, (size_t)(file - 9 - metadata_location));
-	uv_queue_work(a->catalog->app->loop, &p->work, purge_work, on_purged);
-	return true;
-}
-
-static void
-on_dropped(void *arg, const struct rows *r, struct err *e)
-{
-	struct ask *a = arg;
-
-	if (r == NULL)
-		catalog_reply_err(a->rq, e);
-	else if (strcmp(rows_get(r, 0, 0), "f") == 0)
-		catalog_reply_fenced(a->rq);
-	else if (rows_get(r, 0, 1) == NULL)
-		catalog_reply_no_table(a->rq, a->ns, a->name);
-	else if (a->flag && drop_purge(a, rows_get(r, 0, 1), rows_get(r, 0, 2)))
-		return;
-	else
-		reply_empty(a->rq, 204);
-	ask_done(a);
-}
-
-void
-tables_drop(struct request *rq)
-{
-	const char *purge = request_query(rq, "purgeRequested");
-	struct fence f;
-	struct ask *a;
-
-	if (!catalog_may_write(rq) || (a = ask_table(rq)) == NULL)
-		return;
-	a->flag = purge && strcasecmp(purge, "true") == 0;
-	fence_init(&f, rq->attempt);
-	/* The namespace stays when its last table goes, also if it was never made by itself. */
-	store_query(rq->app->store,
-		    "WITH " SQL_FENCE("$4", "$5", "$6") ", gone AS ("
-							"DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace "
-							"= $2 AND table_name = $3 AND " SQL_IS_TABLE
-							" AND (SELECT yes FROM fence) RETURNING metadata_location), stay AS ("
-							"INSERT INTO iceberg_namespace_properties SELECT $1, $2, 'exists', "
-							"'true' FROM gone ON CONFLICT DO NOTHING)"
-							"SELECT fence.yes, gone.metadata_location, (SELECT count(*) FROM "
-							"iceberg_tables o WHERE starts_with(o.metadata_location,"
-							" regexp_replace(gone.metadata_location, '/metadata/[^/]*$', '/'))"
-							" AND (o.catalog_name, o.table_namespace, o.table_name) <> ($1, $2, $3)) "
-							"FROM fence LEFT JOIN gone ON true",
-		    6, (const char *const[]){ a->catalog->name, a->ns, a->name, f.part[0], f.part[1], f.part[2] }, on_dropped, a);
-	fence_release(&f);
-}
-
-/* ---- rename ---- */
-
-static void
-on_renamed(void *arg, const struct rows *r, struct err *e)
-{
-	struct ask *a = arg;
-
-	if (r == NULL && e->code == ERR_CONFLICT)
-		catalog_reply_error(a->rq, 409, "AlreadyExistsException",
-				    "Table %s.%s cannot be renamed: there is something of the new name already", a->ns, a->name);
-	else if (r == NULL)
-		catalog_reply_err(a->rq, e);
-	else if (strcmp(rows_get(r, 0, 0), "f") == 0)
-		catalog_reply_fenced(a->rq);
-	else if (strcmp(rows_get(r, 0, 1), "f") == 0)
-		catalog_reply_error(a->rq, 404, "NoSuchNamespaceException",
-				    "Table %s.%s cannot be renamed: namespace does not exist: %s", a->ns, a->name, a->to);
-	else if (strcmp(rows_get(r, 0, 2), "0") == 0)
-		catalog_reply_no_table(a->rq, a->ns, a->name);
-	else
-		reply_empty(a->rq, 204);
-	ask_done(a);
-}
-
-void
-tables_rename(struct request *rq)
-{
-	struct err e = ERR_INIT;
-	json_t *body, *from, *to;
-	char *ns, *new_ns = NULL;
-	const char *name, *new_name;
-	struct fence f;
-	struct ask *a;
-
-	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
-		return;
-	from = json_object_get(body, "source");
-	to = json_object_get(body, "destination");
-	name = json_string_value(json_object_get(from, "name"));
-	new_name = json_string_value(json_object_get(to, "name"));
-	if ((ns = namespace_of_json(json_object_get(from, "namespace"), &e)) == NULL ||
-	    (new_ns = namespace_of_json(json_object_get(to, "namespace"), &e)) == NULL || table_name_check(name, &e) < 0 ||
-	    table_name_check(new_name, &e) < 0) {
-		free(ns);
-		free(new_ns);
-		json_decref(body);
-		catalog_reply_err(rq, &e);
-		return;
-	}
-	a = ask_new(rq, ns, xstrdup(name));
-	a->to = new_ns;
-	fence_init(&f, rq->attempt);
-	store_query(rq->app->store,
-		    "WITH " SQL_FENCE("$6", "$7", "$8") ", there AS (SELECT " SQL_NAMESPACE_EXISTS(
-			    "$1", "$4::text") " AS yes), moved AS ("
-					      "UPDATE iceberg_tables SET table_namespace = $4, table_name = $5 WHERE "
-					      "catalog_name = $1 AND table_namespace = $2"
-					      " AND table_name = $3 AND " SQL_IS_TABLE
-					      " AND (SELECT yes FROM fence) AND (SELECT yes FROM there) RETURNING 1), stay AS ("
-					      "INSERT INTO iceberg_namespace_properties SELECT $1, $2, 'exists', 'true' FROM "
-					      "moved ON CONFLICT DO NOTHING)"
-					      "SELECT fence.yes, there.yes, (SELECT count(*) FROM moved) FROM fence, there",
-		    8, (const char *const[]){ a->catalog->name, ns, name, new_ns, new_name, f.part[0], f.part[1], f.part[2] },
-		    on_renamed, a);
-	fence_release(&f);
-	json_decref(body);
 }

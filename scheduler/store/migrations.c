@@ -1,6 +1,9 @@
 /* The schema, as numbered steps: a step that has landed anywhere is never edited, a new one is added below it. */
 #include "scheduler/store/migrations.h"
 
+/* Inside of sluice.publish: the tables that it moves, by its variable `moving`. */
+#define MOVING "jsonb_to_recordset(moving) AS m(namespace text, name text, type text, base text, after text)"
+
 const char *const migrations[] = {
 	/* 1: everything that a first release needs. Our tables live in the schema `sluice`; the catalog's keep the names and
 	 * the place (the default schema) that PyIceberg's SqlCatalog and Spark's JdbcCatalog expect. */
@@ -64,5 +67,56 @@ const char *const migrations[] = {
 	"  catalog text NOT NULL, namespace text NOT NULL, name text NOT NULL, kind text NOT NULL, sender text, report json NOT "
 	"NULL);"
 	"CREATE INDEX metrics_reports_by_table ON sluice.metrics_reports (catalog, namespace, name, id DESC);",
+	/* 5: run transactions: every commit to a table, by anyone. What is `private` is seen by its run alone; `abandoned` by
+	   nobody. */
+	"CREATE TABLE sluice.commits ("
+	"  id bigint PRIMARY KEY, at timestamptz NOT NULL, state text NOT NULL, visible_at timestamptz, told bool NOT NULL,"
+	"  run_id text, task_id text, attempt int, who text, namespace text NOT NULL, name text NOT NULL, type text NOT NULL,"
+	"  metadata_before text, metadata_after text, action text NOT NULL, operation text, snapshot_before bigint,"
+	"  snapshot_after bigint, rows_added bigint, rows_removed bigint, files_added bigint, files_removed bigint);"
+	"CREATE INDEX commits_by_run ON sluice.commits (run_id, id) WHERE run_id IS NOT NULL;"
+	"CREATE INDEX commits_by_table ON sluice.commits (namespace, name, id);"
+	"CREATE INDEX commits_untold ON sluice.commits (id) WHERE NOT told;"
+	"DROP INDEX sluice.runs_active;"
+	"CREATE INDEX runs_active ON sluice.runs (created_at) WHERE state IN ('queued','running','publishing');"
+	/* Makes what a run (or one task of it) wrote visible, all or nothing, and a run that is publishing a success. Returns the
+	 * tables that moved meanwhile, [] when there are none. Asked again after it was done, it does nothing and says []. */
+	"CREATE FUNCTION sluice.publish(catalog text, run text, task text, ended timestamptz, news jsonb) RETURNS jsonb"
+	" LANGUAGE plpgsql AS $$ DECLARE moving jsonb; moved jsonb; BEGIN"
+	"  IF task IS NULL THEN"
+	"    PERFORM 1 FROM sluice.runs r WHERE r.id = run AND r.state = 'publishing' FOR UPDATE;"
+	"    IF NOT FOUND THEN RETURN '[]'; END IF;"
+	"  END IF;"
+	"  SELECT coalesce(jsonb_agg(to_jsonb(g)), '[]') INTO moving FROM (SELECT c.namespace, c.name,"
+	"    (array_agg(c.type ORDER BY c.id DESC))[1] AS type, (array_agg(c.metadata_before ORDER BY c.id))[1] AS base,"
+	"    (array_agg(c.metadata_after ORDER BY c.id DESC))[1] AS after FROM sluice.commits c"
+	"    WHERE c.run_id = run AND c.state = 'private' AND (task IS NULL OR c.task_id = task) GROUP BY c.namespace, c.name) g;"
+	"  PERFORM 1 FROM " MOVING " JOIN iceberg_tables t ON t.table_namespace = m.namespace AND t.table_name = m.name"
+	"    WHERE t.catalog_name = catalog ORDER BY t.table_namespace, t.table_name FOR UPDATE OF t;"
+	"  SELECT jsonb_agg(jsonb_build_object('namespace', m.namespace, 'name', m.name, 'have', t.metadata_location))"
+	"    INTO moved FROM " MOVING " LEFT JOIN iceberg_tables t"
+	"    ON t.catalog_name = catalog AND t.table_namespace = m.namespace AND t.table_name = m.name"
+	"    WHERE t.metadata_location IS DISTINCT FROM m.base;"
+	"  IF moved IS NOT NULL THEN RETURN moved; END IF;"
+	"  BEGIN"
+	"    UPDATE iceberg_tables t SET metadata_location = m.after, previous_metadata_location = m.base, iceberg_type = m.type"
+	"      FROM " MOVING " WHERE t.catalog_name = catalog AND t.table_namespace = m.namespace AND t.table_name = m.name"
+	"      AND m.after IS NOT NULL AND m.after <> m.base;"
+	"    DELETE FROM iceberg_tables t USING " MOVING " WHERE t.catalog_name = catalog AND t.table_namespace = m.namespace"
+	"      AND t.table_name = m.name AND m.after IS NULL;"
+	"    INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
+	"      SELECT catalog, m.namespace, m.name, m.after, m.type FROM " MOVING " WHERE m.base IS NULL AND m.after IS NOT NULL;"
+	"    INSERT INTO iceberg_namespace_properties SELECT DISTINCT catalog, m.namespace, 'exists', 'true' FROM " MOVING
+	"      WHERE m.after IS NULL ON CONFLICT DO NOTHING;" /* the namespace stays when its last table goes */
+	"  EXCEPTION WHEN unique_violation THEN"              /* made by somebody else this very moment */
+	"    SELECT jsonb_agg(jsonb_build_object('namespace', m.namespace, 'name', m.name)) INTO moved FROM " MOVING
+	"      WHERE m.base IS NULL;"
+	"    RETURN moved;"
+	"  END;"
+	"  UPDATE sluice.commits c SET state = 'visible', visible_at = ended WHERE c.run_id = run AND c.state = 'private'"
+	"    AND (task IS NULL OR c.task_id = task);"
+	"  IF task IS NULL THEN UPDATE sluice.runs r SET state = 'success', ended_at = ended WHERE r.id = run; END IF;"
+	"  INSERT INTO sluice.events SELECT * FROM jsonb_populate_recordset(NULL::sluice.events, news) ON CONFLICT DO NOTHING;"
+	"  RETURN '[]'; END $$;",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);

@@ -59,6 +59,7 @@ struct op {
 	char **params;
 	store_rows_cb cb;
 	void *arg;
+	PGresult *answer; /* of a write with cb, until its batch is committed */
 };
 
 struct after {
@@ -186,6 +187,7 @@ op_free(struct op *op)
 		free(op->params[i]);
 	free(op->params);
 	free(op->own_sql);
+	PQclear(op->answer);
 	free(op);
 }
 
@@ -312,6 +314,7 @@ static void
 writer_batch_done(struct conn *c)
 {
 	struct store *s = c->store;
+	struct list done;
 
 	if (c->batch_failed) {
 		/* Nothing of it happened. Put it back and start afresh after a pause. */
@@ -326,11 +329,20 @@ writer_batch_done(struct conn *c)
 		store_is_back(s);
 	}
 	FAULT("store.commit.after");
+	list_init(&done);
 	LIST_FOR_EACH (it, &s->batch) {
 		list_remove(it);
-		op_free(LIST_ENTRY(it, struct op, node));
+		list_append(&done, it);
 	}
 	after_run(&s->after_batch);
+	LIST_FOR_EACH (it, &done) {
+		struct op *op = LIST_ENTRY(it, struct op, node);
+
+		list_remove(it);
+		if (op->cb)
+			op->cb(op->arg, &(struct rows){ op->answer }, NULL);
+		op_free(op);
+	}
 	store_wake(s); /* not at once: what waits for a commit in this turn must not overtake the turn's own writes */
 }
 
@@ -380,6 +392,8 @@ conn_result(struct conn *c, struct sent *sent, PGresult *res)
 		return;
 	}
 	if (c->writer) {
+		if (ok && sent->op->cb)
+			sent->op->answer = PQcopyResult(res, PG_COPYRES_TUPLES);
 		if (!ok) {
 			if (status != PGRES_PIPELINE_ABORTED && !sqlstate_temporary(sqlstate))
 				BUG("the database refused a write of ours: %s (%s)", PQresultErrorMessage(res), sent->op->sql);
@@ -667,6 +681,8 @@ conn_down(struct conn *c, const char *why)
 		/* Back to the front of the queue, in order; each statement is idempotent. */
 		for (struct list *it = s->batch.prev; it != &s->batch; it = s->batch.prev) {
 			list_remove(it);
+			PQclear(LIST_ENTRY(it, struct op, node)->answer);
+			LIST_ENTRY(it, struct op, node)->answer = NULL;
 			it->next = s->waiting.next;
 			it->prev = &s->waiting;
 			it->next->prev = it;
@@ -818,7 +834,13 @@ store_query(struct store *s, const char *sql, size_t nparams, const char *const 
 void
 store_write(struct store *s, const char *sql, size_t nparams, const char *const *params)
 {
-	struct op *op = op_new(sql, nparams, params, NULL, NULL);
+	store_write_rows(s, sql, nparams, params, NULL, NULL);
+}
+
+void
+store_write_rows(struct store *s, const char *sql, size_t nparams, const char *const *params, store_rows_cb cb, void *arg)
+{
+	struct op *op = op_new(sql, nparams, params, cb, arg);
 
 	list_append(&s->waiting, &op->node);
 	store_wake(s);

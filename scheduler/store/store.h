@@ -54,6 +54,9 @@ bool store_idle(const struct store *s);
 void store_query(struct store *s, const char *sql, size_t nparams, const char *const *params, store_rows_cb cb, void *arg);
 /* Joins this turn's transaction. Must be idempotent: it is sent again when the answer to a commit was lost. */
 void store_write(struct store *s, const char *sql, size_t nparams, const char *const *params);
+/* The same for a statement that answers: `cb` gets its rows, never NULL, when they are durable, after what store_after_commit
+ * calls. */
+void store_write_rows(struct store *s, const char *sql, size_t nparams, const char *const *params, store_rows_cb cb, void *arg);
 /* Runs when everything written so far is durable, in order of registration. At once in the next turn if nothing is pending. */
 void store_after_commit(struct store *s, store_done_cb cb, void *arg);
 

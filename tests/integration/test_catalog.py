@@ -460,48 +460,8 @@ def test_an_attempt_that_was_given_up_cannot_commit(daemon, folder):
     daemon.ended(run)
     assert [i["name"] for i in ask(daemon, "GET", path("fenced") + "/tables")["identifiers"]] == ["t", "u"]
     metadata = table(daemon, "fenced", "t")["metadata"]
-    assert metadata["properties"].get("before") == "1" and metadata["snapshots"] == []
+    assert "before" not in metadata["properties"] and metadata["snapshots"] == []
     wait_until(lambda: sorted(p.name for p in local(metadata["location"]).rglob("*")) <= files, "the removal of files written in vain")
-
-
-def test_the_fence_is_in_the_database(daemon, folder):
-    """Another daemon, or the same one before it was restored, may have given the attempt up: the row decides, in the commit itself."""
-    make(daemon, "fence", "t", "u")
-    run, secret, end = holding(daemon, "holder", folder)
-    where = daemon.url + path("fence")
-    with contextlib.closing(postgres(daemon)) as connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE sluice.attempts SET state = 'lost' WHERE run_id = %s", (run,))
-        for method, url, body in (
-            ("POST", where + "/tables/t", snapshot(1)),
-            ("POST", where + "/tables", {"name": "new", "schema": SCHEMA}),
-            ("DELETE", where + "/tables/u?purgeRequested=true", None),
-            ("POST", daemon.url + "/iceberg/v1/tables/rename", {"source": {"namespace": ["fence"], "name": "u"}, "destination": {"namespace": ["fence"], "name": "v"}}),
-            ("POST", daemon.url + "/iceberg/v1/transactions/commit", {"table-changes": [{"identifier": {"namespace": ["fence"], "name": "u"}, **set_property(a="1")}]}),
-        ):
-            error = ask(daemon, method, url.removeprefix(daemon.url), body, token=secret, status=403)
-            assert error["type"] == "ForbiddenException" and f"attempt {run}/hold/1 is no longer current" in error["message"]
-        # A commit that finds the row locked waits for what becomes of it.
-        cursor.execute("UPDATE sluice.attempts SET state = 'running' WHERE run_id = %s", (run,))
-        connection.autocommit = False
-        cursor.execute("UPDATE sluice.attempts SET state = 'lost' WHERE run_id = %s", (run,))
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            late = pool.submit(ask, daemon, "POST", path("fence") + "/tables/t", snapshot(1), secret, 403)
-            with contextlib.closing(postgres(daemon)) as other, other.cursor() as watching:
-
-                def waits():
-                    watching.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-                    return watching.fetchone()[0]
-
-                wait_until(waits, "the commit to wait for the row")
-            connection.commit()
-            assert late.result()["type"] == "ForbiddenException"
-        cursor.execute("UPDATE sluice.attempts SET state = 'running' WHERE run_id = %s", (run,))
-        connection.commit()
-    assert [i["name"] for i in ask(daemon, "GET", path("fence") + "/tables")["identifiers"]] == ["t", "u"]
-    assert table(daemon, "fence", "t")["metadata"]["snapshots"] == []
-    ask(daemon, "POST", path("fence") + "/tables/t", snapshot(1), token=secret)
-    end.touch()
-    assert daemon.ended(run)["state"] == "success"
 
 
 # ---- what breaks ----

@@ -8,7 +8,6 @@
 #include <cmocka.h>
 
 #include "scheduler/run_states.h"
-#include "scheduler/store/migrations.h"
 
 #define MAX_STATES 16
 
@@ -58,9 +57,8 @@ task_next(int s, int ev)
 }
 
 static const struct machine machines[] = {
-	{ "sluice.runs", RUN_STATE_COUNT, RUN_EV_COUNT, RUN_QUEUED, run_name, run_state_parse, run_terminal, run_next },
-	{ "sluice.tasks", TASK_STATE_COUNT, TASK_EV_COUNT, TASK_STATE_WAITING, task_name, task_state_parse, task_terminal,
-	  task_next },
+	{ "runs", RUN_STATE_COUNT, RUN_EV_COUNT, RUN_QUEUED, run_name, run_state_parse, run_terminal, run_next },
+	{ "tasks", TASK_STATE_COUNT, TASK_EV_COUNT, TASK_STATE_WAITING, task_name, task_state_parse, task_terminal, task_next },
 };
 #define COUNT (sizeof(machines) / sizeof(machines[0]))
 
@@ -95,7 +93,14 @@ test_every_state_is_reachable(void **state)
 	}
 }
 
-/* An end has no exits; whatever is no end leads to one, so that nothing hangs for ever. */
+/* The events by which a run that could not be published has tasks done again. */
+static bool
+undoes(const struct machine *m, int ev)
+{
+	return m->parse == task_state_parse && (ev == TASK_EV_CONFLICT || ev == TASK_EV_REDO || ev == TASK_EV_RESET);
+}
+
+/* An end has no exits but to be done again; whatever is no end leads to one, so that nothing hangs for ever. */
 static void
 test_ends(void **state)
 {
@@ -108,7 +113,7 @@ test_ends(void **state)
 			int exits = 0;
 
 			for (int ev = 0; ev < m->events; ev++)
-				exits += m->next(s, ev) >= 0;
+				exits += !undoes(m, ev) && m->next(s, ev) >= 0;
 			if (m->terminal(s) != (exits == 0))
 				fail_msg("%s: %s has %d exits", m->table, m->name(s), exits);
 			walk(m, s, seen);
@@ -119,14 +124,15 @@ test_ends(void **state)
 	}
 }
 
-/* Whatever has not ended can be cancelled, at once or by way of `running`. */
+/* Whatever has not ended can be cancelled, at once or by way of `running`; but for a run that is being made visible: it is over.
+ */
 static void
 test_cancel(void **state)
 {
 	(void)state;
 	for (int s = 0; s < RUN_STATE_COUNT; s++)
 		assert_int_equal(run_state_next((enum run_state)s, RUN_EV_CANCEL),
-				 run_state_terminal((enum run_state)s) ? -1 : RUN_CANCELLED);
+				 run_state_terminal((enum run_state)s) || s == RUN_PUBLISHING ? -1 : RUN_CANCELLED);
 	for (int s = 0; s < TASK_STATE_COUNT; s++)
 		assert_int_equal(task_state_next((enum task_state)s, TASK_EV_CANCEL),
 				 task_state_terminal((enum task_state)s) ? -1 : TASK_STATE_CANCELLED);
@@ -162,38 +168,6 @@ test_rows(void **state)
 	assert_int_equal(task_state_next(TASK_STATE_RETRY_WAIT, TASK_EV_START), -1);
 }
 
-/* The CHECK of a table's `state`, as the first step of the schema has it, against the names that the daemon writes. */
-static void
-test_database_knows_the_same_states(void **state)
-{
-	(void)state;
-	for (size_t i = 0; i < COUNT; i++) {
-		const struct machine *m = &machines[i];
-		char create[64];
-		const char *p, *end;
-		int n = 0;
-
-		snprintf(create, sizeof(create), "CREATE TABLE %s (", m->table);
-		p = strstr(migrations[0], create);
-		assert_non_null(p);
-		p = strstr(p, "CHECK (state IN (");
-		assert_non_null(p);
-		end = strchr(p, ')');
-		for (p = strchr(p, '\''); p && p < end; p = strchr(p + 1, '\'')) {
-			char name[32];
-			const char *close = strchr(++p, '\'');
-
-			assert_non_null(close);
-			snprintf(name, sizeof(name), "%.*s", (int)(close - p), p);
-			if (m->parse(name) < 0)
-				fail_msg("%s allows '%s', which is no state", m->table, name);
-			n++;
-			p = close;
-		}
-		assert_int_equal(n, m->states);
-	}
-}
-
 int
 main(void)
 {
@@ -203,7 +177,6 @@ main(void)
 		cmocka_unit_test(test_cancel),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_rows),
-		cmocka_unit_test(test_database_knows_the_same_states),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,135 @@
+/*
+ * rebase: gives snapshots that appended to a table a new place, on top of what was committed meanwhile. Only manifest lists are
+ * written: each holds the manifests that its snapshot added, and those of the one before it.
+ *
+ *     {"tables": [{"head": LIST or null, "snapshots": [{"id", "sequence", "list": LIST, "into": LIST}]}]}
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "tasks/context.h"
+#include "tasks/engines/duckdb.h"
+
+/* The fields of a manifest list with their ids, as the table specification numbers them; from 507 on nested. */
+static const struct {
+	const char *name, *ids;
+} list_fields[] = {
+#define REQ(id) "{__duckdb_field_id: " #id ", __duckdb_nullable: false}"
+	{ "manifest_path", REQ(500) },
+	{ "manifest_length", REQ(501) },
+	{ "partition_spec_id", REQ(502) },
+	{ "content", REQ(517) },
+	{ "sequence_number", REQ(515) },
+	{ "min_sequence_number", REQ(516) },
+	{ "added_snapshot_id", REQ(503) },
+	{ "added_files_count", REQ(504) },
+	{ "existing_files_count", REQ(505) },
+	{ "deleted_files_count", REQ(506) },
+	{ "added_rows_count", REQ(512) },
+	{ "existing_rows_count", REQ(513) },
+	{ "deleted_rows_count", REQ(514) },
+	{ "key_metadata", "519" },
+	{ "first_row_id", "520" },
+#undef REQ
+};
+
+static const char *
+local_path(const char *url)
+{
+	if (strncmp(url, "file://", 7) == 0)
+		return url + 7;
+	return strncmp(url, "file:/", 6) == 0 ? url + 5 : url;
+}
+
+/* The option for these columns; -1 for a column that is not known. */
+static int
+list_ids(struct context *cx, const json_t *columns, struct buf *out)
+{
+	json_t *column;
+	size_t i, k;
+
+	json_array_foreach (columns, i, column) {
+		const char *name = json_string_value(json_object_get(column, "name")),
+			   *type = json_string_value(json_object_get(column, "type"));
+
+		buf_adds(out, i ? ", " : "{");
+		buf_add_sql_name(out, name);
+		buf_adds(out, ": ");
+		if (strcmp(name, "partitions") == 0) {
+			buf_adds(out, "{__duckdb_field_id: 507, list: {__duckdb_field_id: 508, contains_null: "
+				      "{__duckdb_field_id: 509, __duckdb_nullable: false}");
+			if (strstr(type, "contains_nan"))
+				buf_adds(out, ", contains_nan: 518");
+			buf_adds(out, ", lower_bound: 510, upper_bound: 511}}");
+			continue;
+		}
+		for (k = 0; k < sizeof(list_fields) / sizeof(list_fields[0]); k++)
+			if (strcmp(name, list_fields[k].name) == 0)
+				break;
+		if (k == sizeof(list_fields) / sizeof(list_fields[0]))
+			return task_fail(cx, ERR_UNSUPPORTED, "its manifest list has a field \"%s\", which is not known here",
+					 name);
+		buf_adds(out, list_fields[k].ids);
+	}
+	buf_addc(out, '}');
+	return 0;
+}
+
+/* One snapshot's new manifest list; `before` is the list that it comes on top of, or NULL. */
+static int
+rebase_one(struct context *cx, const json_t *snapshot, const char *before)
+{
+	long long id = json_integer_value(json_object_get(snapshot, "id")),
+		  sequence = json_integer_value(json_object_get(snapshot, "sequence"));
+	const char *list = json_string_value(json_object_get(snapshot, "list")),
+		   *into = json_string_value(json_object_get(snapshot, "into"));
+	struct buf select = BUF_INIT, copy = BUF_INIT;
+	json_t *columns;
+	int rc = -1;
+
+	buf_addf(&select,
+		 "SELECT * REPLACE (%lld::BIGINT AS sequence_number, %lld::BIGINT AS min_sequence_number) FROM read_avro(",
+		 sequence, sequence);
+	buf_add_sql_string(&select, local_path(list));
+	buf_addf(&select, ") WHERE added_snapshot_id = %lld", id);
+	if (before) {
+		buf_adds(&select, " UNION ALL BY NAME SELECT * FROM read_avro(");
+		buf_add_sql_string(&select, local_path(before));
+		buf_adds(&select, ")");
+	}
+	if ((columns = duck_describe(cx->db, select.s, &cx->err)) == NULL)
+		goto out;
+	buf_addf(&copy, "COPY (%s) TO ", select.s);
+	buf_add_sql_string(&copy, local_path(into));
+	buf_adds(&copy, " (FORMAT avro, ROOT_NAME 'manifest_file', FIELD_IDS ");
+	if (list_ids(cx, columns, &copy) < 0)
+		goto out;
+	buf_addf(&copy, ", METADATA {'snapshot-id': '%lld', 'sequence-number': '%lld', 'format-version': '2'})", id, sequence);
+	rc = duck_exec(cx->db, copy.s, &cx->err);
+out:
+	json_decref(columns);
+	buf_release(&select);
+	buf_release(&copy);
+	return rc < 0 ? -1 : 0;
+}
+
+int
+rebase_run(struct context *cx)
+{
+	json_t *table, *snapshot;
+	size_t i, k;
+
+	if (duck_load_iceberg(cx->db, &cx->err) < 0)
+		return -1;
+	json_array_foreach (json_object_get(cx->spec, "tables"), i, table) {
+		const char *before = json_string_value(json_object_get(table, "head"));
+
+		json_array_foreach (json_object_get(table, "snapshots"), k, snapshot) {
+			if (rebase_one(cx, snapshot, before) < 0)
+				return -1;
+			before = json_string_value(json_object_get(snapshot, "into"));
+		}
+	}
+	return 0;
+}
