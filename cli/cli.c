@@ -43,14 +43,21 @@ static const struct command commands[] = {
 	  "check flow files; needs no daemon", "Exit status 0: good, 1: problems, 2: a file cannot be read.\n" },
 	{ "schema", cmd_schema, "json", 0, 0, "schema", "print the JSON Schema of the flow language",
 	  "  sluice schema > flow.schema.json      for an editor's YAML support\n" },
-	{ "tables", cmd_tables, "home url json at limit", 0, 2, "tables [list | WHAT TABLE] [--at STATE] [--limit N] [--json]",
-	  "list tables, or show one and its history",
-	  "A STATE is a branch, a tag, a snapshot id, `previous`, or a time: \"2026-11-21 06:00\"\n(UTC), \"2h ago\".\n\n"
-	  "  sluice tables                      all tables, their rows, size and last change\n"
-	  "  sluice tables show stg.orders      columns, partitions, properties\n"
-	  "  sluice tables history stg.orders   what was current when\n"
-	  "  sluice tables snapshots stg.orders what each write did, and which run it was\n"
-	  "  sluice tables refs stg.orders      branches and tags\n" },
+	{ "tables", cmd_tables, "home url json csv at limit", 0, 2,
+	  "tables [list | WHAT TABLE] [--at STATE] [--limit N] [--json | --csv]",
+	  "list tables, or show one: schema, history, files, rows",
+	  "WHAT is one of\n"
+	  "  show        columns, partitions, properties, branches, tags\n"
+	  "  history     what was current when\n"
+	  "  snapshots   what each write did, and which run it was\n"
+	  "  refs        branches and tags\n"
+	  "  files, partitions, manifests      what a state consists of\n"
+	  "  schema      columns and types\n"
+	  "  preview     some rows\n\n"
+	  "STATE says how the table was: a branch, a tag, a snapshot id, `previous`, or a\n"
+	  "time (\"2026-11-21 06:00\", in UTC without a zone; \"2h ago\"). In SQL it is\n"
+	  "as_of('stg.orders', 'STATE').\n\n"
+	  "  sluice tables preview stg.orders --at \"2h ago\"\n" },
 	{ "sql", cmd_sql, "home url json csv limit", 1, 1, "sql \"SELECT ...\" [--limit N] [--json | --csv]", "query the tables",
 	  "  sluice sql \"SELECT * FROM cur.employee_counts ORDER BY cnt DESC\"\n" },
 	{ "token", cmd_token, "home url scope json", 1, 2,

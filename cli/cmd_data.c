@@ -5,6 +5,7 @@
 
 #include "base/alloc.h"
 #include "cli/follow.h"
+#include "cli/tables_text.h"
 #include "cli/term.h"
 
 #define LIMIT_MAX 100000
@@ -128,8 +129,8 @@ sql_csv(const json_t *columns, const json_t *rows)
 	}
 }
 
-static void
-sql_print(const struct args *a, const json_t *answer)
+void
+print_result(const struct args *a, const json_t *answer)
 {
 	const json_t *columns = json_object_get(answer, "columns"), *rows = json_object_get(answer, "rows");
 	size_t n = json_array_size(rows);
@@ -168,7 +169,7 @@ cmd_sql(const struct args *a)
 	c = client_open(a);
 	rc = client_do(c, "POST", "/api/v1/sql", body, &answer);
 	if (rc == EXIT_OK)
-		sql_print(a, answer);
+		print_result(a, answer);
 	json_decref(answer);
 	client_close(c);
 	return rc;

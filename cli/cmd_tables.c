@@ -68,14 +68,13 @@ get_list(struct client *c, const char *path, long limit, json_t **out)
 
 struct listing {
 	const char *verb;
-	bool paged, at;
+	bool at; /* takes a state */
 	void (*print)(const json_t *items);
 };
 
 static const struct listing listings[] = {
-	{ "history", true, false, print_history },
-	{ "snapshots", true, false, print_snapshots },
-	{ "refs", false, false, print_refs },
+	{ "history", false, print_history }, { "snapshots", false, print_snapshots },  { "refs", false, print_refs },
+	{ "files", true, print_files },      { "partitions", true, print_partitions }, { "manifests", true, print_manifests },
 };
 
 static int
@@ -134,12 +133,34 @@ show_one(const struct args *a, struct client *c, const char *table, const char *
 	return rc;
 }
 
+/* Some rows; JSON and CSV as `sluice sql` gives them. */
+static int
+preview(const struct args *a, struct client *c, const char *table)
+{
+	char *own = table_path(table, "/preview");
+	struct buf path = BUF_INIT;
+	json_t *answer = NULL;
+	int rc;
+
+	buf_adds(&path, own);
+	add_query(&path, "at", a->at);
+	add_query(&path, "limit", a->limit_text);
+	rc = client_do(c, "GET", path.s, NULL, &answer);
+	if (rc == EXIT_OK)
+		print_result(a, answer);
+	json_decref(answer);
+	buf_release(&path);
+	free(own);
+	return rc;
+}
+
 /* ---- the command ---- */
 
 #define LIMIT_DEFAULT 100
 #define LIMIT_MAX     100000
 
-static const char *const verbs[] = { "list", "show", "history", "snapshots", "refs", "schema" };
+static const char *const verbs[] = { "list",  "show",       "history",   "snapshots", "refs",
+				     "files", "partitions", "manifests", "schema",    "preview" };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
 
 static int
@@ -171,7 +192,7 @@ takes_at(const char *verb)
 {
 	const struct listing *l = listing_of(verb);
 
-	return strcmp(verb, "schema") == 0 || (l && l->at);
+	return strcmp(verb, "schema") == 0 || strcmp(verb, "preview") == 0 || (l && l->at);
 }
 
 static int
@@ -185,6 +206,8 @@ tables_run(const struct args *a, struct client *c, const char *verb, const char 
 		return show_one(a, c, table, "", print_table);
 	if (strcmp(verb, "schema") == 0)
 		return show_one(a, c, table, "/schema", print_schema);
+	if (strcmp(verb, "preview") == 0)
+		return preview(a, c, table);
 	return list_one(a, c, l, table, limit);
 }
 
@@ -213,6 +236,8 @@ cmd_tables(const struct args *a)
 		return refuse("`sluice tables show TABLE` shows one", "`sluice tables list` takes no table");
 	if (!list && table == NULL)
 		return refuse("`sluice tables` lists them", "usage: sluice tables %s TABLE", verb);
+	if (a->csv && (a->json || strcmp(verb, "preview") != 0))
+		return refuse(NULL, "--csv is for `sluice tables preview` without --json");
 	if (a->at && !takes_at(verb))
 		return refuse(NULL, "`sluice tables %s` does not take --at: it tells of all times", verb);
 	c = client_open(a);

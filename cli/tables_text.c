@@ -200,6 +200,90 @@ print_refs(const json_t *items)
 	print_rows(headers, 5, rows, "lllll", "it has no branches and no tags: no rows were written yet");
 }
 
+/* ---- files ---- */
+
+static const char *
+base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+/* "region=eu, day=2026-11-21"; the caller frees it. */
+static char *
+partition_of(const json_t *item)
+{
+	json_t *partition = json_object_get(item, "partition"), *value;
+	struct buf b = BUF_INIT;
+	const char *key;
+
+	json_object_foreach (partition, key, value) {
+		char *text = json_is_string(value) ? xstrdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
+
+		buf_addf(&b, "%s%s=%s", b.len ? ", " : "", key, text);
+		free(text);
+	}
+	return buf_detach(&b);
+}
+
+void
+print_files(const json_t *items)
+{
+	static const char *const headers[] = { "FILE", "CONTENT", "ROWS", "SIZE", "PARTITION" };
+	char number[NUMBER_TEXT], bytes[NUMBER_TEXT];
+	json_t *rows = json_array(), *item;
+	size_t i;
+
+	json_array_foreach (items, i, item) {
+		char *partition = partition_of(item);
+
+		json_array_append_new(rows, json_pack("[s,s,s,s,s]", base_name(text_of(item, "file_path")),
+						      text_of(item, "content"), number_of(item, "record_count", number),
+						      bytes_of(item, "file_size_in_bytes", bytes), partition));
+		free(partition);
+	}
+	print_rows(headers, 5, rows, "llrrl", "it has no files: no rows are in it");
+}
+
+void
+print_partitions(const json_t *items)
+{
+	static const char *const headers[] = { "PARTITION", "ROWS", "FILES", "SIZE", "DELETED ROWS" };
+	char number[NUMBER_TEXT], files[NUMBER_TEXT], bytes[NUMBER_TEXT], gone[NUMBER_TEXT];
+	json_t *rows = json_array(), *item;
+	size_t i;
+
+	json_array_foreach (items, i, item) {
+		char *partition = partition_of(item);
+
+		json_array_append_new(rows,
+				      json_pack("[s,s,s,s,s]", *partition ? partition : "(not partitioned)",
+						number_of(item, "record_count", number), number_of(item, "file_count", files),
+						bytes_of(item, "total_data_file_size_in_bytes", bytes),
+						number_of(item, "position_delete_record_count", gone)));
+		free(partition);
+	}
+	print_rows(headers, 5, rows, "lrrrr", "it has no partitions: no rows are in it");
+}
+
+void
+print_manifests(const json_t *items)
+{
+	static const char *const headers[] = { "MANIFEST", "CONTENT", "ADDED", "KEPT", "GONE", "SIZE" };
+	char added[NUMBER_TEXT], kept[NUMBER_TEXT], gone[NUMBER_TEXT], bytes[NUMBER_TEXT];
+	json_t *rows = json_array(), *item;
+	size_t i;
+
+	json_array_foreach (items, i, item)
+		json_array_append_new(rows,
+				      json_pack("[s,s,s,s,s,s]", base_name(text_of(item, "path")), text_of(item, "content"),
+						number_of(item, "added_files_count", added),
+						number_of(item, "existing_files_count", kept),
+						number_of(item, "deleted_files_count", gone), bytes_of(item, "length", bytes)));
+	print_rows(headers, 6, rows, "llrrrr", "it has no manifests: no rows were written yet");
+}
+
 /* ---- one table ---- */
 
 static void

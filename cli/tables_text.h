@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "base/buf.h"
+#include "cli/cli.h"
 
 void print_tables(const json_t *items);
 void print_table(const json_t *table);
@@ -12,6 +13,11 @@ void print_schema(const json_t *schema);
 void print_history(const json_t *items);
 void print_snapshots(const json_t *items);
 void print_refs(const json_t *items);
+void print_files(const json_t *items);
+void print_partitions(const json_t *items);
+void print_manifests(const json_t *items);
+/* {columns, rows, truncated} of a query: as a table, or as --json and --csv say (cmd_data.c). */
+void print_result(const struct args *a, const json_t *answer);
 
 /* "/api/v1/tables/TABLE" and `part`; the caller frees it. */
 char *table_path(const char *table, const char *part);

@@ -378,5 +378,9 @@ const struct route browse_routes[] = {
 	{ "GET", TABLE "/refs", refs_get, ROLE_VIEWER, 0, "Lists a table's branches and tags." },
 	{ "GET", TABLE "/schemas", schemas_get, ROLE_VIEWER, 0, "Lists all schemas that a table had." },
 	{ "GET", TABLE "/schema", schema_get, ROLE_VIEWER, 0, "Shows a table's schema, now or at a snapshot." },
+	{ "GET", TABLE "/files", table_files, ROLE_VIEWER, 0, "Lists the files of a table's state." },
+	{ "GET", TABLE "/partitions", table_partitions, ROLE_VIEWER, 0, "Lists partitions with their rows and files." },
+	{ "GET", TABLE "/manifests", table_manifests, ROLE_VIEWER, 0, "Lists the manifests of a table's state." },
+	{ "GET", TABLE "/preview", table_preview, ROLE_VIEWER, 0, "Shows some rows of a table, now or as it was." },
 };
 const size_t browse_routes_count = sizeof(browse_routes) / sizeof(browse_routes[0]);

@@ -37,6 +37,12 @@ char *browse_name(const struct browsed *t);
 /* The snapshot that `at` means, see base/table_at.h; NULL after a 404. Borrowed. */
 const json_t *browse_at(struct browse *b, const char *at);
 
+/* The ways in of browse_files.c. */
+void table_files(struct request *rq);
+void table_partitions(struct request *rq);
+void table_manifests(struct request *rq);
+void table_preview(struct request *rq);
+
 extern const struct route browse_routes[];
 extern const size_t browse_routes_count;
 
