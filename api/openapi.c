@@ -45,6 +45,10 @@ static const struct extra extras[] = {
 	{ "GET", "/api/v1/tables/{table}/partitions", "at limit cursor", "", "List" },
 	{ "GET", "/api/v1/tables/{table}/manifests", "at limit cursor", "", "List" },
 	{ "GET", "/api/v1/tables/{table}/preview", "at limit", "", "Result" },
+	{ "POST", "/api/v1/tables/{table}/rollback", "", "to:string!", "RefChange" },
+	{ "PUT", "/api/v1/tables/{table}/refs/{name}", "",
+	  "type:string! at:string retain:string snapshot_age:string keep_snapshots:integer replace:boolean", "RefChange" },
+	{ "DELETE", "/api/v1/tables/{table}/refs/{name}", "type", "", "RefChange" },
 	{ "POST", "/api/v1/validate", "", "source:string! file:string", "Validation" },
 	{ "POST", "/api/v1/tokens", "", "scope:string!", "Token" },
 	{ "GET", "/metrics", "", "", "text/plain" },
@@ -120,6 +124,9 @@ static const char schemas[] =
 	"\"Ref\":{\"type\":\"object\",\"required\":[\"name\",\"type\",\"snapshot_id\"],\"properties\":{\"name\":{\"type\":\"string\"},"
 	"\"type\":{\"enum\":[\"branch\",\"tag\"]},\"snapshot_id\":{\"type\":\"string\"},\"at\":{\"$ref\":\"#/components/schemas/Time\"},"
 	"\"max_ref_age_ms\":{\"type\":\"integer\"},\"max_snapshot_age_ms\":{\"type\":\"integer\"},\"min_snapshots_to_keep\":{\"type\":\"integer\"}}},"
+	"\"RefChange\":{\"type\":\"object\",\"required\":[\"table\",\"name\",\"type\"],\"properties\":{\"table\":{\"type\":\"string\"},"
+	"\"name\":{\"type\":\"string\"},\"type\":{\"enum\":[\"branch\",\"tag\"]},\"before\":{\"type\":[\"string\",\"null\"]},"
+	"\"snapshot_id\":{\"type\":[\"string\",\"null\"]}}},"
 	"\"RefList\":{\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Ref\"}},"
 	"\"next\":{\"type\":[\"string\",\"null\"]}}},"
 	"\"List\":{\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"next\":{\"type\":[\"string\","

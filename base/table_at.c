@@ -97,6 +97,27 @@ at_time(const json_t *md, wall_us t, struct err *e)
 	return NULL;
 }
 
+/*
+ * What the current snapshot was made from. One that replaced the whole table says nothing of what was there: then what was
+ * current before it became so for the first time.
+ */
+static json_int_t
+previous_of(const json_t *md)
+{
+	json_int_t current = table_current(md), id = id_of(table_snapshot(md, current), "parent-snapshot-id");
+	const json_t *log = json_object_get(md, "snapshot-log"), *entry;
+	size_t i;
+
+	if (id != NO_SNAPSHOT)
+		return id;
+	json_array_foreach (log, i, entry) {
+		if (id_of(entry, "snapshot-id") == current)
+			break;
+		id = id_of(entry, "snapshot-id");
+	}
+	return id;
+}
+
 static const json_t *
 at_id(const json_t *md, json_int_t id, const char *what, struct err *e)
 {
@@ -125,7 +146,7 @@ table_at(const json_t *md, const char *at, wall_us now, struct err *e)
 	if (at[strspn(at, "0123456789")] == '\0')
 		return at_id(md, strtoll(at, NULL, 10), at, e);
 	if (strcmp(at, "previous") == 0)
-		return at_id(md, id_of(table_snapshot(md, table_current(md)), "parent-snapshot-id"), "previous", e);
+		return at_id(md, previous_of(md), "previous", e);
 	if (time_parse(at, &t) == 0)
 		return at_time(md, t, e);
 	if (read_ago(at, &ago))

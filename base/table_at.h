@@ -1,6 +1,6 @@
 /*
  * Which state of a table a word means, in one place for the daemon and for tasks. The word is, in this order: a branch or a
- * tag; a snapshot's id; `previous`, what the current snapshot was made from; a time, which means what was current then
+ * tag; a snapshot's id; `previous`, what was there before the current snapshot; a time, which means what was current then
  * ("2026-11-21", "2026-11-21 06:00", with a zone or in UTC, "2h ago"). Pure: Iceberg metadata in, a snapshot out.
  */
 #ifndef BASE_TABLE_AT_H

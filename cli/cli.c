@@ -58,6 +58,25 @@ static const struct command commands[] = {
 	  "time (\"2026-11-21 06:00\", in UTC without a zone; \"2h ago\"). In SQL it is\n"
 	  "as_of('stg.orders', 'STATE').\n\n"
 	  "  sluice tables preview stg.orders --at \"2h ago\"\n" },
+	{ "rollback", cmd_rollback, "home url to json", 1, 1, "rollback TABLE --to STATE [--json]",
+	  "set a table back to an earlier state",
+	  "STATE is a snapshot id, a tag, `previous`, or a time (\"2026-11-21 06:00\", in UTC\n"
+	  "without a zone; \"2h ago\"). Nothing is lost: the later snapshots stay, and a\n"
+	  "rollback to them takes it back. Columns stay as they are now.\n\n"
+	  "  sluice tables history stg.orders           which states there were\n"
+	  "  sluice rollback stg.orders --to previous\n" },
+	{ "tag", cmd_tag, "home url at retain replace delete json", 1, 2,
+	  "tag TABLE [NAME [--at STATE] [--retain 30d] [--replace] | NAME --delete]", "name a state of a table, for good",
+	  "Without NAME it lists the tags. A tag keeps its snapshot from expiring, for ever\n"
+	  "or as long as --retain says.\n\n"
+	  "  sluice tag stg.orders end-of-year\n"
+	  "  sluice tables preview stg.orders --at end-of-year\n" },
+	{ "branch", cmd_branch, "home url at retain keep-snapshots snapshot-age replace delete json", 1, 2,
+	  "branch TABLE [NAME [--at STATE] [--retain 30d] [--replace] | NAME --delete]",
+	  "make a line of writes beside a table's own",
+	  "Without NAME it lists the branches. Engines that know branches, such as Spark and\n"
+	  "PyIceberg, write to one; everybody reads it by name.\n\n"
+	  "  sluice branch stg.orders trial --retain 7d\n" },
 	{ "sql", cmd_sql, "home url json csv limit", 1, 1, "sql \"SELECT ...\" [--limit N] [--json | --csv]", "query the tables",
 	  "  sluice sql \"SELECT * FROM cur.employee_counts ORDER BY cnt DESC\"\n" },
 	{ "token", cmd_token, "home url scope json", 1, 2,
@@ -91,6 +110,12 @@ static const struct option options[] = {
 	{ "attempt", NULL, VALUE(attempt_text), "N      of this attempt; default: the newest" },
 	{ "key", NULL, VALUE(key), "K      an idempotency key: a second trigger with it gives the first one's run" },
 	{ "at", NULL, VALUE(at), "STATE  as the table was: a snapshot, time, branch or tag" },
+	{ "to", NULL, VALUE(to), "STATE  the state to go back to" },
+	{ "retain", NULL, VALUE(retain), "AGE    remove the name when it is so old, such as 30d; default: never" },
+	{ "keep-snapshots", NULL, VALUE(keep_text), "N      keep at least so many of the branch's snapshots" },
+	{ "snapshot-age", NULL, VALUE(snapshot_age), "AGE    keep the branch's snapshots so long" },
+	{ "replace", NULL, FLAG(replace), "       move a name that is there already" },
+	{ "delete", NULL, FLAG(remove), "       remove the name" },
 	{ "param", "p", 1, 0, "n=v    a param; may be repeated" },
 	{ "engine", NULL, 2, 0, "[t=]E  the engine of all tasks, or of one; may be repeated" },
 	{ "json", NULL, FLAG(json), "       the API's own JSON on stdout" },

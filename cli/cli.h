@@ -15,10 +15,11 @@ struct args {
 	const char *operands[64];
 	size_t count;
 	const char *home, *config, *flows, *listen, *database, *url; /* NULL: not given */
-	const char *format, *scope, *state, *limit_text, *count_text, *attempt_text, *key, *at;
+	const char *format, *scope, *state, *limit_text, *count_text, *attempt_text, *key, *at, *to, *retain, *keep_text,
+		*snapshot_age;
 	const char *params[128], *engines[64];
 	size_t nparams, nengines;
-	bool json, wait, follow, csv, ephemeral, help, quiet;
+	bool json, wait, follow, csv, ephemeral, help, quiet, replace, remove;
 };
 
 struct command {
@@ -48,6 +49,9 @@ int cmd_flows(const struct args *a);
 int cmd_validate(const struct args *a);
 int cmd_schema(const struct args *a);
 int cmd_tables(const struct args *a);
+int cmd_rollback(const struct args *a);
+int cmd_tag(const struct args *a);
+int cmd_branch(const struct args *a);
 int cmd_sql(const struct args *a);
 int cmd_token(const struct args *a);
 int cmd_doctor(const struct args *a);

@@ -13,6 +13,7 @@
 
 #define LIST_DEFAULT 100
 #define LIST_MAX     1000
+#define BODY_MAX     65536
 
 /* ---- finding and reading ---- */
 
@@ -382,5 +383,8 @@ const struct route browse_routes[] = {
 	{ "GET", TABLE "/partitions", table_partitions, ROLE_VIEWER, 0, "Lists partitions with their rows and files." },
 	{ "GET", TABLE "/manifests", table_manifests, ROLE_VIEWER, 0, "Lists the manifests of a table's state." },
 	{ "GET", TABLE "/preview", table_preview, ROLE_VIEWER, 0, "Shows some rows of a table, now or as it was." },
+	{ "POST", TABLE "/rollback", table_rollback, ROLE_ADMIN, BODY_MAX, "Sets a table back to an earlier state." },
+	{ "PUT", TABLE "/refs/{name}", table_ref_put, ROLE_ADMIN, BODY_MAX, "Makes or moves a tag or a branch." },
+	{ "DELETE", TABLE "/refs/{name}", table_ref_delete, ROLE_ADMIN, 0, "Removes a tag or a branch; no snapshot goes." },
 };
 const size_t browse_routes_count = sizeof(browse_routes) / sizeof(browse_routes[0]);

@@ -43,6 +43,11 @@ void table_partitions(struct request *rq);
 void table_manifests(struct request *rq);
 void table_preview(struct request *rq);
 
+/* The ways in of change.c. */
+void table_rollback(struct request *rq);
+void table_ref_put(struct request *rq);
+void table_ref_delete(struct request *rq);
+
 extern const struct route browse_routes[];
 extern const size_t browse_routes_count;
 

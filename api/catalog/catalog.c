@@ -269,8 +269,12 @@ catalog_reply_error(struct request *rq, int status, const char *type, const char
 	text = json_string(message);
 	if (text == NULL) /* a name in it is not UTF-8 */
 		text = json_string(shown.s);
-	reply_json(rq, status,
-		   json_pack("{s:{s:o,s:s,s:i,s:[]}}", "error", "message", text, "type", type, "code", status, "stack"));
+	if (change_asked(rq))
+		change_reply_error(rq, status, json_string_value(text));
+	else
+		reply_json(rq, status,
+			   json_pack("{s:{s:O,s:s,s:i,s:[]}}", "error", "message", text, "type", type, "code", status, "stack"));
+	json_decref(text);
 	buf_release(&shown);
 	free(message);
 }

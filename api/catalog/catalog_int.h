@@ -155,6 +155,12 @@ void tables_create(struct request *rq);
 void tables_register(struct request *rq);
 void tables_commit(struct request *rq);
 void transactions_commit(struct request *rq);
+/* Commits {requirements, updates}, taken over, to one table for a request of /api/v1, which is answered by change.c. */
+void tables_change(struct request *rq, const char *ns, const char *name, json_t *change);
+/* Did the request come by /api/v1, so that its answer is in that API's words? */
+bool change_asked(const struct request *rq);
+void change_reply(struct request *rq, const struct meta *m);
+void change_reply_error(struct request *rq, int status, const char *message);
 /* Answers with a table: {"metadata-location", "metadata"} and with `config` what a client needs to load it. */
 void tables_reply(struct request *rq, const struct meta *m, bool config);
 

@@ -795,6 +795,18 @@ tables_commit(struct request *rq)
 }
 
 void
+tables_change(struct request *rq, const char *ns, const char *name, json_t *change)
+{
+	struct err e = ERR_INIT;
+	struct job *j = job_new(rq, KIND_COMMIT, change, 1);
+
+	if (part_init(&j->parts[0], xstrdup(ns), name, change, &e) < 0)
+		job_fail(j, &e);
+	else
+		job_begin(j);
+}
+
+void
 transactions_commit(struct request *rq)
 {
 	struct err e = ERR_INIT;

@@ -152,8 +152,8 @@ refs_text(const json_t *md)
 	return text;
 }
 
-void
-tables_reply(struct request *rq, const struct meta *m, bool config)
+static void
+reply_loaded(struct request *rq, const struct meta *m, bool config)
 {
 	json_t *location = json_string(m->location);
 	char *quoted = json_dumps(location, JSON_ENCODE_ANY), etag[24], *some = wants_refs(rq) ? refs_text(m->json) : NULL;
@@ -171,6 +171,15 @@ tables_reply(struct request *rq, const struct meta *m, bool config)
 	free(some);
 	free(quoted);
 	json_decref(location);
+}
+
+void
+tables_reply(struct request *rq, const struct meta *m, bool config)
+{
+	if (change_asked(rq))
+		change_reply(rq, m);
+	else
+		reply_loaded(rq, m, config);
 }
 
 /* A file that is being read for a request. */

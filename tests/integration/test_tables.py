@@ -1,17 +1,19 @@
 """Tables as people and scripts look at them: the API's and the command line's lists, states of the past, diff, rollback, tags and branches."""
 
+import concurrent.futures
 import json
 import pathlib
 import shutil
 import tempfile
 import time
+import urllib.parse
 
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.types import IntegerType
 
-from conftest import Daemon, wait_until
+from conftest import Daemon
 
 
 @pytest.fixture(scope="module")
@@ -288,3 +290,165 @@ def test_states_in_a_flow(daemon):
     assert run["state"] == "success", run
     assert daemon.sql("SELECT id FROM past.gone") == [{"id": 1}]
     assert past.first
+
+
+# ---- files and rows of a state, by API and command line ----
+
+
+def test_files_partitions_manifests_preview(shared, story):
+    answer = story.get("/files?at=v1")
+    assert answer["snapshot_id"] == str(story.first) and [f["record_count"] for f in answer["items"]] == [3] and answer["next"] is None
+    first = story.get("/files?limit=1")
+    second = story.get(f"/files?limit=1&cursor={first['next']}")
+    assert first["items"] != second["items"] and second["next"] is None
+    assert {f["file_path"] for f in first["items"] + second["items"]} == {t.file.file_path for t in story.table.scan().plan_files()}
+    assert story.get("/partitions?at=exp")["items"] == [
+        {**story.get("/partitions?at=exp")["items"][0], "partition": {}, "record_count": 6, "file_count": 3, "delete_file_count": 0}
+    ]
+    assert sum(m["added_rows_count"] for m in story.get("/manifests?at=v1")["items"]) == 3
+    rows_of = story.get("/preview?at=v1")
+    assert [c["name"] for c in rows_of["columns"]] == ["id", "name"] and len(rows_of["rows"]) == 3 and not rows_of["truncated"]
+    assert story.get("/preview?limit=1")["truncated"]
+    assert "no snapshot 7" in story.refused("GET", "/preview?at=7", 404)
+    void = rest(shared).create_table_if_not_exists("look.void", schema=rows([1]).schema)
+    assert void and shared.get("/api/v1/tables/look.void/files")["items"] == [] and shared.get("/api/v1/tables/look.void/preview")["rows"] == []
+
+
+def test_cli_files(story):
+    assert story.cli("tables", "files", story.name).stdout.count(".parquet") == 2
+    assert "(not partitioned)" in story.cli("tables", "partitions", story.name).stdout
+    assert ".avro" in story.cli("tables", "manifests", story.name, "--at", "previous").stdout
+    done = story.cli("tables", "preview", story.name, "--at", "v1", "--csv")
+    assert sorted(done.stdout.splitlines()) == ["1,n1", "2,n2", "3,n3", "id,name"]
+    assert len(json.loads(story.cli("tables", "preview", story.name, "--json").stdout)) == 4
+
+
+def test_odd_names(shared):
+    catalog = rest(shared)
+    catalog.create_namespace_if_not_exists("look.deep")
+    for name in ("dotted.name", "o'clock", 'quo"ted', "blank space", "Ünï", "50%"):
+        table = catalog.create_table(("look", "deep", name), schema=rows([1]).schema)
+        table.append(rows([1, 2]))
+        where = "/api/v1/tables/" + urllib.parse.quote(f"look.deep.{name}")
+        assert shared.get(where)["rows"] == 2 and shared.get(where)["table"] == name
+        assert len(shared.get(where + "/preview")["rows"]) == 2, name
+        assert "2 in 1 file" in shared.cli("tables", "show", f"look.deep.{name}").stdout
+
+
+# ---- rollback, tags, branches ----
+
+
+@pytest.fixture
+def changing(shared, request):
+    """A table that the test may change."""
+    return Story(shared, "c_" + request.node.name[5:25])
+
+
+def ids(story, **kw):
+    story.table.refresh()
+    return sorted(story.table.scan(**kw).to_arrow()["id"].to_pylist())
+
+
+def test_rollback(shared, changing):
+    s = changing
+    answer = shared.post(s.path + "/rollback", {"to": str(s.second)})
+    assert answer == {"table": s.name, "name": "main", "type": "branch", "before": str(s.third), "snapshot_id": str(s.second)}
+    assert ids(s) == [1, 2, 3, 4, 5] and told(shared, f"SELECT count(*) FROM {s.name}") == [[5]]
+    history = s.get("/history")["items"]
+    assert [(h["snapshot_id"], h["ancestor"]) for h in history[:2]] == [(str(s.second), True), (str(s.third), False)]
+    told_now = s.cli("rollback", s.name, "--to", s.made(s.first))
+    assert f"is at {s.first} now, was at {s.second}" in told_now.stdout and f"sluice rollback {s.name} --to {s.second}" in told_now.stderr
+    assert ids(s) == [1, 2, 3]
+    s.cli("rollback", s.name, "--to", s.third)  # forward again
+    assert ids(s) == [2, 3, 4, 5]
+    s.cli("rollback", s.name, "--to", "previous")
+    assert s.table.refresh().current_snapshot().snapshot_id == s.second
+    assert "as before" in s.cli("rollback", s.name, "--to", str(s.second)).stdout
+    s.table.append(rows([7], [70]))  # what comes next builds on it
+    assert ids(s) == [1, 2, 3, 4, 5, 7]
+
+
+def test_rollback_refused(shared, changing):
+    s = changing
+    assert "belongs to a branch" in s.refused("POST", "/rollback", 409, {"to": "exp"})
+    assert "is no branch" in s.refused("POST", "/rollback", 404, {"to": "never"})
+    for body in ({}, {"to": ""}, {"to": 5}):
+        assert '"to"' in s.refused("POST", "/rollback", 400, body)
+    assert shared.request("POST", "/api/v1/tables/no.such/rollback", {"to": "x"}).status == 404
+    assert "--to" in s.cli("rollback", s.name, check=False).stderr
+    viewer = shared.post("/api/v1/tokens", {"scope": "runner"})["token"]
+    assert shared.request("POST", s.path + "/rollback", {"to": "v1"}, headers={"Authorization": f"Bearer {viewer}"}).status == 403
+    assert s.table.refresh().current_snapshot().snapshot_id == s.third
+
+
+def test_previous_of_a_replaced_table(daemon):
+    """A replaced table's snapshot has no parent, or one: what was there before is meant all the same."""
+    daemon.flow("twice", 'id: twice\nparams: {n: {type: int, default: 1}}\ntasks:\n  - {id: c, type: curate, into: a.t, mode: replace, sql: "SELECT ${params.n} AS n"}\n')
+    for n in (1, 2):
+        assert daemon.trigger("twice", {"n": n})["state"] == "success"
+    assert daemon.sql("SELECT n FROM as_of('a.t', 'previous')") == [{"n": 1}]
+    daemon.cli("rollback", "a.t", "--to", "previous")
+    assert daemon.sql("SELECT n FROM a.t") == [{"n": 1}]
+
+
+def test_tags(shared, changing):
+    s = changing
+    assert "made at" in s.cli("tag", s.name, "eoy", "--at", str(s.second), "--retain", "30d").stdout
+    ref = s.table.refresh().metadata.refs["eoy"]
+    assert (ref.snapshot_id, ref.snapshot_ref_type, ref.max_ref_age_ms) == (s.second, "tag", 30 * 86400 * 1000)
+    assert ids(s, snapshot_id=s.table.snapshot_by_name("eoy").snapshot_id) == [1, 2, 3, 4, 5]
+    assert "has a tag eoy already" in s.cli("tag", s.name, "eoy", check=False).stderr
+    s.cli("tag", s.name, "eoy", "--replace")
+    ref = s.table.refresh().metadata.refs["eoy"]
+    assert (ref.snapshot_id, ref.max_ref_age_ms) == (s.third, 30 * 86400 * 1000), "moved, and kept as long as before"
+    assert "kept 30d" in s.cli("tag", s.name).stdout and "exp" not in s.cli("tag", s.name).stdout
+    assert "removed" in s.cli("tag", s.name, "eoy", "--delete").stdout
+    assert "eoy" not in s.table.refresh().metadata.refs
+    assert s.cli("tag", s.name, "eoy", "--delete", check=False).returncode == 2
+    assert "is a branch, not a tag" in s.cli("tag", s.name, "exp", "--delete", check=False).stderr
+
+
+def test_branches(shared, changing):
+    s = changing
+    s.cli("branch", s.name, "trial", "--at", "v1", "--keep-snapshots", "3", "--snapshot-age", "7d")
+    ref = s.table.refresh().metadata.refs["trial"]
+    assert (ref.snapshot_ref_type, ref.snapshot_id, ref.min_snapshots_to_keep, ref.max_snapshot_age_ms) == ("branch", s.first, 3, 7 * 86400 * 1000)
+    s.table.append(rows([8], [80]), branch="trial")
+    assert ids(s, snapshot_id=s.table.snapshot_by_name("trial").snapshot_id) == [1, 2, 3, 8] and ids(s) == [2, 3, 4, 5]
+    assert told(shared, f"SELECT count(*) FROM as_of('{s.name}', 'trial')") == [[4]]
+    s.cli("branch", s.name, "trial", "--delete")
+    assert "trial" not in s.table.refresh().metadata.refs
+    assert "cannot be removed" in s.cli("branch", s.name, "main", "--delete", check=False).stderr
+
+
+def test_names_that_cannot_be_given(changing):
+    s = changing
+    for name, body, status, word in (
+        ("123", {"type": "tag"}, 400, "reads as a snapshot id"),
+        ("2026-01-01", {"type": "tag"}, 400, "reads as a snapshot id or a time"),
+        ("previous", {"type": "tag"}, 400, "hide"),
+        ("main", {"type": "branch"}, 409, "rollback"),
+        ("x", {"type": "twig"}, 400, '"tag" or "branch"'),
+        ("x", {"type": "tag", "retain": "soon"}, 400, "duration"),
+        ("x", {"type": "tag", "keep_snapshots": 3}, 400, "for branches"),
+        ("x", {"type": "branch", "keep_snapshots": 0}, 400, "whole number"),
+        ("x", {"type": "tag", "at": "nowhere"}, 404, "is no branch"),
+        ("exp", {"type": "tag", "replace": True}, 409, "has a branch exp already"),
+    ):
+        assert word in s.refused("PUT", f"/refs/{name}", status, body), name
+    s.daemon.request("PUT", s.path + "/refs/a%20%22b%22", {"type": "tag"})
+    assert s.table.refresh().metadata.refs['a "b"'].snapshot_id == s.third
+
+
+def test_a_change_meets_another(shared, changing):
+    """Twenty people tag and one rolls back at the same time: each is refused with a reason or done, none is lost."""
+    s = changing
+
+    def one(i):
+        if i == 10:
+            return shared.request("POST", s.path + "/rollback", {"to": "v1"}).status
+        return shared.request("PUT", f"{s.path}/refs/t{i}", {"type": "tag", "at": str(s.first)}).status
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(one, range(20))) == {200}
+    assert {f"t{i}" for i in range(20) if i != 10} <= set(s.table.refresh().metadata.refs) and ids(s) == [1, 2, 3]
