@@ -27,6 +27,7 @@
 #include "base/log.h"
 #include "scheduler/alarm.h"
 #include "scheduler/cluster.h"
+#include "scheduler/store/jdbc_uri.h"
 #include "scheduler/turns.h"
 
 #define LOCK_TRIES   50 /* half a second in all */
@@ -302,19 +303,43 @@ write_url(void *arg)
 	free(tmp);
 }
 
+/*
+ * Where the state lies: what the options, the environment or the config name; with a JDBC catalog in that catalog's database,
+ * since a run's success and the pointers of its tables are one transaction; else in a cluster of our own. NULL with `e` set;
+ * the caller frees it.
+ */
+static char *
+daemon_dsn(struct daemon *d, const struct serve_options *o, struct err *e)
+{
+	const char *given = o->database ? o->database : getenv("SLUICE_DATABASE"), *type = config_get(d->config, "catalog.type"),
+		   *jdbc;
+
+	if (given == NULL || *given == '\0')
+		given = config_get(d->config, "server.database");
+	jdbc = type && strcmp(type, "jdbc") == 0 ? config_get(d->config, "catalog.jdbc_uri") : NULL;
+	if (jdbc && given && *given) {
+		err_set(e, ERR_INVALID,
+			"both a database for the daemon and catalog.jdbc_uri are given: the daemon keeps its state in the "
+			"catalog's "
+			"database, in a schema of its own; leave out --database, SLUICE_DATABASE and server.database");
+		return NULL;
+	}
+	if (jdbc)
+		return jdbc_uri_dsn(jdbc, config_get(d->config, "catalog.user"), config_get(d->config, "catalog.password"), e);
+	if (given && *given)
+		return xstrdup(given);
+	d->cluster = cluster_open(&d->loop, d->home, e);
+	return d->cluster ? xstrdup(cluster_dsn(d->cluster)) : NULL;
+}
+
 static int
 daemon_open(struct daemon *d, const struct serve_options *o, struct err *e)
 {
-	const char *dsn = o->database ? o->database : getenv("SLUICE_DATABASE"), *listen = o->listen;
-	char *sock = xasprintf("%s/api.sock", d->home);
+	const char *listen = o->listen;
+	char *sock = xasprintf("%s/api.sock", d->home), *dsn = daemon_dsn(d, o, e);
 	int rc;
 
-	if (dsn == NULL || *dsn == '\0') {
-		if ((d->cluster = cluster_open(&d->loop, d->home, e)) == NULL)
-			goto fail;
-		dsn = cluster_dsn(d->cluster);
-	}
-	if ((d->app.store = store_open(&d->loop, dsn, e)) == NULL)
+	if (dsn == NULL || (d->app.store = store_open(&d->loop, dsn, e)) == NULL)
 		goto fail;
 	if ((d->app.registry = registry_open(&d->loop, d->flows, d->config, on_flows_changed, d, e)) == NULL)
 		goto fail;
@@ -335,10 +360,12 @@ daemon_open(struct daemon *d, const struct serve_options *o, struct err *e)
 	if ((d->api = api_start(&d->app, listen ? listen : "127.0.0.1:8080", sock, e)) == NULL)
 		goto fail;
 	free(sock);
+	free(dsn);
 	return 0;
 fail:
 	rc = e->code;
 	free(sock);
+	free(dsn);
 	return rc;
 }
 

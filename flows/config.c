@@ -334,7 +334,7 @@ complete_config(struct reading *r, json_t *j)
 		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type jdbc needs \"jdbc_uri\"");
 	if ((strcmp(type, "rest") == 0 || strcmp(type, "hive") == 0) && !json_object_get(catalog, "uri"))
 		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type %s needs \"uri\"", type);
-	if (strcmp(type, "sluice") != 0 && r->diags->errors == errors)
+	if (strcmp(type, "sluice") != 0 && strcmp(type, "jdbc") != 0 && r->diags->errors == errors)
 		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
 			  "a catalog of type %s is not supported yet: flows that use tables are refused; set catalog.type: "
 			  "sluice to use "

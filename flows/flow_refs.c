@@ -397,7 +397,7 @@ check_table_name(struct loader *l, const struct task_def *t, const char *key)
 	pos_find(t->pos, key, &line, &col);
 	if (l->config)
 		c = config_get(l->config, "catalog.type");
-	if (text && c && strcmp(c, "sluice") != 0)
+	if (text && c && strcmp(c, "sluice") != 0 && strcmp(c, "jdbc") != 0)
 		load_error(l, line, col,
 			   "task \"%s\" writes or reads tables, and the config's catalog \"%s\" is of type %s, which is not "
 			   "supported yet; set catalog.type: sluice to use the catalog in the daemon",

@@ -293,7 +293,8 @@ const struct grammar_row grammar_rows[] = {
 	{ "catalog", "type", G_ONE, G_ENUM, "sluice jdbc rest hive glue", 0, NULL, NULL,
 	  "sluice is the embedded catalog, the default without jdbc_uri and uri." },
 	{ "catalog", "jdbc_uri", G_ONE, G_STRING, NULL, 0, NULL, NULL,
-	  "Database of a JDBC catalog; the jdbc: prefix is optional." },
+	  "Database of a JDBC catalog, as PyIceberg or Spark made it: served as it is, and the daemon's own state lies "
+	  "there too, in the schema sluice. PostgreSQL; the jdbc: prefix is optional." },
 	{ "catalog", "uri", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Address of a REST or Hive catalog." },
 	{ "catalog", "user", G_ONE, G_STRING, NULL, 0, NULL, NULL, "User of a JDBC catalog." },
 	{ "catalog", "password", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Password of a JDBC catalog." },

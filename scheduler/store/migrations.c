@@ -44,15 +44,24 @@ const char *const migrations[] = {
 	"CREATE INDEX events_by_run ON sluice.events (run, id);"
 	"CREATE TABLE sluice.tokens ("
 	"  id text PRIMARY KEY, scope text NOT NULL, hash text NOT NULL, created_at timestamptz NOT NULL DEFAULT now());"
-	"CREATE TABLE IF NOT EXISTS iceberg_tables ("
+	/* To a user named like our schema, that schema is the default one: tables found anywhere on the path are the catalog's.
+	 */
+	"DO $$ BEGIN IF to_regclass('iceberg_tables') IS NULL THEN"
+	" CREATE TABLE iceberg_tables ("
 	"  catalog_name varchar(255) NOT NULL, table_namespace varchar(255) NOT NULL, table_name varchar(255) NOT NULL,"
 	"  metadata_location varchar(1000), previous_metadata_location varchar(1000), iceberg_type varchar(5),"
-	"  PRIMARY KEY (catalog_name, table_namespace, table_name));"
-	"CREATE TABLE IF NOT EXISTS iceberg_namespace_properties ("
+	"  PRIMARY KEY (catalog_name, table_namespace, table_name)); END IF;"
+	" IF to_regclass('iceberg_namespace_properties') IS NULL THEN"
+	" CREATE TABLE iceberg_namespace_properties ("
 	"  catalog_name varchar(255) NOT NULL, namespace varchar(255) NOT NULL, property_key varchar(255) NOT NULL,"
-	"  property_value varchar(1000) NOT NULL, PRIMARY KEY (catalog_name, namespace, property_key));",
-	/* 2: a catalog of the JDBC schema's version 0 does not tell tables from views. */
-	"ALTER TABLE iceberg_tables ADD COLUMN IF NOT EXISTS iceberg_type varchar(5);",
+	"  property_value varchar(1000) NOT NULL, PRIMARY KEY (catalog_name, namespace, property_key)); END IF; END $$;",
+	/* 2: a catalog of the JDBC schema's version 0 does not tell tables from views.
+	 * Where the column is there, its owner need not be us. */
+	"DO $$ BEGIN"
+	" IF NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = 'iceberg_tables'::regclass AND attname = 'iceberg_type') "
+	"THEN"
+	"  ALTER TABLE iceberg_tables ADD COLUMN iceberg_type varchar(5);"
+	" END IF; END $$;",
 	/* 3: only the daemon writes here, from its state tables: what it cannot get wrong is not checked again by each write of
 	 * each transition (a seventh of PostgreSQL's time). Who deletes runs deletes their attempts first. */
 	"ALTER TABLE sluice.runs DROP CONSTRAINT IF EXISTS runs_state_check;"

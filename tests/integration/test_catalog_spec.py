@@ -14,7 +14,7 @@ import urllib.parse
 import jsonschema
 import pytest
 
-from conftest import Daemon, http, postgres
+from conftest import Daemon, http, postgres, wait_until
 
 DOCUMENT = json.loads((pathlib.Path(__file__).parent / "catalog_spec.json").read_text())
 COMPONENTS = {"components": {"schemas": DOCUMENT["schemas"]}}
@@ -76,6 +76,8 @@ def folder(binary):
 def daemon(folder):
     (folder / "flows").mkdir()
     daemon = Daemon(folder / "home", folder / "flows").start()
+    # Until the tokens of attempts are known an unknown one is 503.
+    wait_until(lambda: http("GET", daemon.url + "/iceberg/v1/config", headers={"Authorization": "Bearer no"}).status == 401, "the tokens")
     yield daemon
     daemon.clean_up()
 

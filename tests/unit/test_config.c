@@ -111,18 +111,15 @@ test_team_config(void **state)
 	assert_null(config_get(c, "nothing.there"));
 	assert_int_equal(json_integer_value(json_object_get(json_object_get(c->json, "housekeeping"), "target_file_size")),
 			 134217728);
-	assert_string_equal(
-		out.s, "sluice.yaml:0:0: a catalog of type jdbc is not supported yet: flows that use tables are refused; set "
-		       "catalog.type: sluice to use the catalog in the daemon\n"
-		       "sluice.yaml:0:0: object stores are not supported yet: flows that use a path such as "
-		       "s3://data-staging/intermediate are refused\n");
+	assert_string_equal(out.s, "sluice.yaml:0:0: object stores are not supported yet: flows that use a path such as "
+				   "s3://data-staging/intermediate are refused\n");
 	assert_null(flow_load("f.yaml", flow, strlen(flow), c, &d));
 	assert_int_equal(d.count, 3);
 	assert_string_equal(d.items[0].message, "object stores are not supported yet, and \"source/path\" of task \"s\" uses "
 						"s3://data-raw/employees/*.csv; use a local path");
 	assert_string_equal(d.items[1].message,
-			    "task \"p\" writes or reads tables, and the config's catalog \"local\" is of type jdbc, which is "
-			    "not supported yet; set catalog.type: sluice to use the catalog in the daemon");
+			    "task \"p\" writes or reads tables, and the config's warehouse is s3a://iceberg-warehouse/: object "
+			    "stores are not supported yet; use a local folder");
 	assert_string_equal(d.items[2].message,
 			    "object stores are not supported yet, and \"source/path\" of task \"t\" uses s3://b/x; use a "
 			    "local path");
