@@ -122,6 +122,10 @@ integration: all ## the tests against the real program and PostgreSQL; ARGS="-k 
 integration-debug: debug ## the same against the sanitized program
 	@SLUICE_BINARY=$(abspath $(BUILD))/debug/sluice SLUICE_TEST_PATIENCE=60 tools/integration $(BUILD) $(ARGS)
 
+.PHONY: interop
+interop: all ## DuckDB, PyIceberg and Spark on the same tables, in both directions; SPARKS="4.1 3.5" ARGS="-k rollback"
+	@tools/interop $(BUILD) "$(or $(SPARKS),4.1 3.5)" $(ARGS)
+
 .PHONY: faults
 faults: all ## kill, stop and starve every process and check that nothing is lost; SEED= ROUNDS=500, ONLY=17 repeats one round
 	@tools/faults $(BUILD) $(if $(SEED),--seed $(SEED)) $(if $(ONLY),--only $(ONLY),--rounds $(or $(ROUNDS),500) --long --write) $(ARGS)
