@@ -45,6 +45,7 @@ static const struct extra extras[] = {
 	{ "GET", "/api/v1/tables/{table}/partitions", "at limit cursor", "", "List" },
 	{ "GET", "/api/v1/tables/{table}/manifests", "at limit cursor", "", "List" },
 	{ "GET", "/api/v1/tables/{table}/preview", "at limit", "", "Result" },
+	{ "GET", "/api/v1/tables/{table}/diff", "from to key limit", "", "Diff" },
 	{ "POST", "/api/v1/tables/{table}/rollback", "", "to:string!", "RefChange" },
 	{ "PUT", "/api/v1/tables/{table}/refs/{name}", "",
 	  "type:string! at:string retain:string snapshot_age:string keep_snapshots:integer replace:boolean", "RefChange" },
@@ -124,6 +125,10 @@ static const char schemas[] =
 	"\"Ref\":{\"type\":\"object\",\"required\":[\"name\",\"type\",\"snapshot_id\"],\"properties\":{\"name\":{\"type\":\"string\"},"
 	"\"type\":{\"enum\":[\"branch\",\"tag\"]},\"snapshot_id\":{\"type\":\"string\"},\"at\":{\"$ref\":\"#/components/schemas/Time\"},"
 	"\"max_ref_age_ms\":{\"type\":\"integer\"},\"max_snapshot_age_ms\":{\"type\":\"integer\"},\"min_snapshots_to_keep\":{\"type\":\"integer\"}}},"
+	"\"Diff\":{\"type\":\"object\",\"properties\":{\"table\":{\"type\":\"string\"},"
+	"\"from\":{\"$ref\":\"#/components/schemas/Snapshot\"},\"to\":{\"$ref\":\"#/components/schemas/Snapshot\"},"
+	"\"schema\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"columns\":{\"type\":\"array\",\"items\":{\"type\":\"string\"}},"
+	"\"counts\":{\"type\":\"object\"},\"rows\":{\"type\":\"array\",\"items\":{\"type\":\"object\"}},\"truncated\":{\"type\":\"boolean\"}}},"
 	"\"RefChange\":{\"type\":\"object\",\"required\":[\"table\",\"name\",\"type\"],\"properties\":{\"table\":{\"type\":\"string\"},"
 	"\"name\":{\"type\":\"string\"},\"type\":{\"enum\":[\"branch\",\"tag\"]},\"before\":{\"type\":[\"string\",\"null\"]},"
 	"\"snapshot_id\":{\"type\":[\"string\",\"null\"]}}},"

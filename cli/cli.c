@@ -58,6 +58,13 @@ static const struct command commands[] = {
 	  "time (\"2026-11-21 06:00\", in UTC without a zone; \"2h ago\"). In SQL it is\n"
 	  "as_of('stg.orders', 'STATE').\n\n"
 	  "  sluice tables preview stg.orders --at \"2h ago\"\n" },
+	{ "diff", cmd_diff, "home url key limit json", 1, 3, "diff TABLE [FROM [TO]] [--key COLUMN,...] [--limit N] [--json]",
+	  "what changed between two states of a table",
+	  "FROM and TO are states: a snapshot id, a tag, a branch, `previous`, or a time; by\n"
+	  "default what changed last. Prints changes of columns, counts, and the rows: + added,\n"
+	  "- removed, and with --key ~ changed. Exit status 0, whether there are changes or not.\n\n"
+	  "  sluice diff stg.orders\n"
+	  "  sluice diff stg.orders \"2026-11-20 06:00\" main --key id\n" },
 	{ "rollback", cmd_rollback, "home url to json", 1, 1, "rollback TABLE --to STATE [--json]",
 	  "set a table back to an earlier state",
 	  "STATE is a snapshot id, a tag, `previous`, or a time (\"2026-11-21 06:00\", in UTC\n"
@@ -108,7 +115,7 @@ static const struct option options[] = {
 	{ "limit", NULL, VALUE(limit_text), "N      at most so many rows" },
 	{ "count", NULL, VALUE(count_text), "N      how many" },
 	{ "attempt", NULL, VALUE(attempt_text), "N      of this attempt; default: the newest" },
-	{ "key", NULL, VALUE(key), "K      an idempotency key: a second trigger with it gives the first one's run" },
+	{ "key", NULL, VALUE(key), "K      of trigger: a second one with it gives the first one's run; of diff: columns" },
 	{ "at", NULL, VALUE(at), "STATE  as the table was: a snapshot, time, branch or tag" },
 	{ "to", NULL, VALUE(to), "STATE  the state to go back to" },
 	{ "retain", NULL, VALUE(retain), "AGE    remove the name when it is so old, such as 30d; default: never" },

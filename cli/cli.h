@@ -49,6 +49,7 @@ int cmd_flows(const struct args *a);
 int cmd_validate(const struct args *a);
 int cmd_schema(const struct args *a);
 int cmd_tables(const struct args *a);
+int cmd_diff(const struct args *a);
 int cmd_rollback(const struct args *a);
 int cmd_tag(const struct args *a);
 int cmd_branch(const struct args *a);

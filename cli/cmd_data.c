@@ -25,8 +25,7 @@ real_text(double d)
 	return text;
 }
 
-/* A value as people read it: no quotes around strings, NULL as such. The caller frees it. */
-static char *
+char *
 value_text(const json_t *v, const char *null)
 {
 	if (v == NULL || json_is_null(v))

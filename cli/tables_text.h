@@ -16,6 +16,8 @@ void print_refs(const json_t *items);
 void print_files(const json_t *items);
 void print_partitions(const json_t *items);
 void print_manifests(const json_t *items);
+/* A value as people read it: no quotes around strings, `null` where there is none. The caller frees it (cmd_data.c). */
+char *value_text(const json_t *v, const char *null);
 /* {columns, rows, truncated} of a query: as a table, or as --json and --csv say (cmd_data.c). */
 void print_result(const struct args *a, const json_t *answer);
 

@@ -26,6 +26,7 @@ int publish_run(struct context *cx);
 int curate_run(struct context *cx);
 int validate_run(struct context *cx);
 int query_run(struct context *cx);
+int diff_run(struct context *cx);
 int rebase_run(struct context *cx);
 
 /* Borrowed; NULL when absent or not a string. */

@@ -383,6 +383,7 @@ const struct route browse_routes[] = {
 	{ "GET", TABLE "/partitions", table_partitions, ROLE_VIEWER, 0, "Lists partitions with their rows and files." },
 	{ "GET", TABLE "/manifests", table_manifests, ROLE_VIEWER, 0, "Lists the manifests of a table's state." },
 	{ "GET", TABLE "/preview", table_preview, ROLE_VIEWER, 0, "Shows some rows of a table, now or as it was." },
+	{ "GET", TABLE "/diff", table_diff, ROLE_VIEWER, 0, "Compares two states of a table: schema, counts, rows." },
 	{ "POST", TABLE "/rollback", table_rollback, ROLE_ADMIN, BODY_MAX, "Sets a table back to an earlier state." },
 	{ "PUT", TABLE "/refs/{name}", table_ref_put, ROLE_ADMIN, BODY_MAX, "Makes or moves a tag or a branch." },
 	{ "DELETE", TABLE "/refs/{name}", table_ref_delete, ROLE_ADMIN, 0, "Removes a tag or a branch; no snapshot goes." },

@@ -42,6 +42,7 @@ void table_files(struct request *rq);
 void table_partitions(struct request *rq);
 void table_manifests(struct request *rq);
 void table_preview(struct request *rq);
+void table_diff(struct request *rq);
 
 /* The ways in of change.c. */
 void table_rollback(struct request *rq);

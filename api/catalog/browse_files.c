@@ -4,14 +4,17 @@
 
 #include "api/api.h"
 #include "api/catalog/browse.h"
+#include "api/catalog/table_json.h"
 #include "base/alloc.h"
 #include "base/table_at.h"
+#include "flows/suggest.h"
 
-#define ITEMS_DEFAULT 100
-#define ITEMS_MAX     10000
-#define ROWS_DEFAULT  20
-#define OFFSET_MAX    1000000000
-#define QUERY_TIMEOUT (300 * US_PER_S)
+#define ITEMS_DEFAULT   100
+#define ITEMS_MAX       10000
+#define ROWS_DEFAULT    20
+#define OFFSET_MAX      1000000000
+#define KEY_COLUMNS_MAX 100 /* that a hint looks at */
+#define QUERY_TIMEOUT   (300 * US_PER_S)
 
 /* A query that is under way. */
 struct reading {
@@ -151,6 +154,131 @@ preview_done(struct browse *b)
 	query_start(b, snapshot, buf_detach(&sql), limit, 0, answer_rows);
 }
 
+/* ---- what differs between two states ---- */
+
+struct comparing {
+	struct request *rq;
+	json_t *answer; /* what metadata told */
+};
+
+static void
+on_compared(void *arg, const json_t *report, struct err *e)
+{
+	struct comparing *c = arg;
+	json_t *result = json_object_get(report, "result");
+
+	if (report == NULL) {
+		reply_err(c->rq, e);
+	} else if (result == NULL) {
+		reply_problem(c->rq, ERR_INTERNAL, "the comparison ended without a result");
+	} else {
+		json_object_update(c->answer, result);
+		reply_json(c->rq, 200, json_incref(c->answer));
+	}
+	json_decref(c->answer);
+	free(c);
+}
+
+/* The places of the key's columns ("a,b"); NULL after an answer. */
+static json_t *
+key_places(struct browse *b, const json_t *names, const char *key)
+{
+	const char *all[KEY_COLUMNS_MAX];
+	size_t n = 0, i;
+	json_t *out = json_array(), *name;
+	struct buf hint = BUF_INIT;
+
+	json_array_foreach (names, i, name)
+		if (n < KEY_COLUMNS_MAX)
+			all[n++] = json_string_value(name);
+	while (key && *key && out) {
+		size_t len = strcspn(key, ",");
+		char *one = xstrndup(key, len);
+
+		for (i = 0; i < json_array_size(names); i++)
+			if (strcmp(json_string_value(json_array_get(names, i)), one) == 0)
+				break;
+		if (i < json_array_size(names)) {
+			json_array_append_new(out, json_integer((json_int_t)i));
+		} else {
+			suggest_hint(&hint, one, all, n, "its columns are");
+			reply_problem(b->rq, ERR_INVALID, "table %s.%s has no column \"%s\" to be its key%s", b->tables[0].ns,
+				      b->tables[0].name, one, hint.s);
+			json_decref(out);
+			out = NULL;
+		}
+		free(one);
+		key += len + (key[len] == ',');
+	}
+	buf_release(&hint);
+	return out;
+}
+
+static json_t *
+names_shown(const json_t *columns)
+{
+	json_t *out = json_array(), *column;
+	size_t i;
+
+	json_array_foreach (columns, i, column)
+		json_array_append(out, json_object_get(column, "name"));
+	return out;
+}
+
+static json_t *
+names_at(const json_t *names, const json_t *places)
+{
+	json_t *out = json_array(), *place;
+	size_t i;
+
+	json_array_foreach (places, i, place)
+		json_array_append(out, json_array_get(names, (size_t)json_integer_value(place)));
+	return out;
+}
+
+static void
+compare(struct browse *b, const json_t *from, const json_t *to, long limit)
+{
+	const struct browsed *t = &b->tables[0];
+	const json_t *md = t->meta->json;
+	json_t *before = table_schema_json(md, from), *after = table_schema_json(md, to), *columns = table_columns(before, after),
+	       *names = names_shown(columns), *key = key_places(b, names, request_query(b->rq, "key")), *spec;
+	struct comparing *c;
+
+	if (key) {
+		c = xcalloc(1, sizeof(*c));
+		c->rq = b->rq;
+		c->answer = json_pack("{s:o,s:o,s:o,s:o,s:O,s:o}", "table", json_sprintf("%s.%s", t->ns, t->name), "from",
+				      table_snapshot_json(md, from), "to", table_snapshot_json(md, to), "schema",
+				      table_schema_diff(before, after), "columns", names, "key", names_at(names, key));
+		spec = json_pack("{s:s,s:s,s:o,s:o,s:O,s:O,s:I}", "namespace", t->ns, "table", t->name, "before",
+				 json_sprintf("%" JSON_INTEGER_FORMAT, json_integer_value(json_object_get(from, "snapshot-id"))),
+				 "after",
+				 json_sprintf("%" JSON_INTEGER_FORMAT, json_integer_value(json_object_get(to, "snapshot-id"))),
+				 "columns", columns, "key", key, "limit", (json_int_t)limit);
+		b->rq->patience = QUERY_TIMEOUT + 30 * US_PER_S;
+		sched_adhoc(b->rq->app->sched, "diff", spec, QUERY_TIMEOUT, on_compared, c);
+		json_decref(spec);
+	}
+	json_decref(key);
+	json_decref(names);
+	json_decref(columns);
+	json_decref(after);
+	json_decref(before);
+}
+
+static void
+diff_done(struct browse *b)
+{
+	const char *from = request_query(b->rq, "from"), *to = request_query(b->rq, "to");
+	long limit = request_number(b->rq, "limit", ITEMS_DEFAULT, 1, ITEMS_MAX);
+	const json_t *before, *after;
+
+	if (limit < 0 || (after = browse_at(b, to)) == NULL || (before = browse_at(b, from && *from ? from : "previous")) == NULL)
+		return;
+	compare(b, before, after, limit);
+}
+
 void
 table_files(struct request *rq)
 {
@@ -173,4 +301,10 @@ void
 table_preview(struct request *rq)
 {
 	browse_table(rq, preview_done);
+}
+
+void
+table_diff(struct request *rq)
+{
+	browse_table(rq, diff_done);
 }

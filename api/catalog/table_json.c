@@ -181,6 +181,46 @@ table_schema_diff(const json_t *before, const json_t *after)
 	return list;
 }
 
+/* Is there a column of that name? */
+static bool
+has_name(const json_t *fields, const json_t *name)
+{
+	const json_t *f;
+	size_t i;
+
+	json_array_foreach (fields, i, f)
+		if (json_equal(json_object_get(f, "name"), name))
+			return true;
+	return false;
+}
+
+json_t *
+table_columns(const json_t *before, const json_t *after)
+{
+	json_t *out = json_array(), *old = json_object_get(before, "fields"), *new = json_object_get(after, "fields"), *f, *other;
+	size_t i;
+
+	json_array_foreach (new, i, f) {
+		json_t *name = json_object_get(f, "name");
+
+		other = metadata_find(old, "id", metadata_int(f, "id", NO_ID), NULL);
+		json_array_append_new(
+			out, json_pack("{s:O,s:O*,s:O}", "name", name, "before", json_object_get(other, "name"), "after", name));
+	}
+	json_array_foreach (old, i, f) {
+		json_t *name = json_object_get(f, "name");
+
+		if (metadata_find(new, "id", metadata_int(f, "id", NO_ID), NULL))
+			continue;
+		/* One that went and came again under the same name is two. */
+		json_array_append_new(
+			out, json_pack("{s:o,s:O}", "name",
+				       json_sprintf("%s%s", json_string_value(name), has_name(new, name) ? " (before)" : ""),
+				       "before", name));
+	}
+	return out;
+}
+
 /* ---- partitions and order ---- */
 
 static json_t *

@@ -19,6 +19,8 @@ json_t *table_refs_json(const json_t *md);
 json_t *table_schemas_json(const json_t *md);
 /* The schema that a snapshot was written with; that of the table when it says none, or `snapshot` is NULL. */
 json_t *table_schema_json(const json_t *md, const json_t *snapshot);
+/* The columns of two schemas, one column being one whatever it is called: [{name, before, after}], its names then and now. */
+json_t *table_columns(const json_t *before, const json_t *after);
 /* What must be done to the first schema to get the second: [{change, column, type, …}]. */
 json_t *table_schema_diff(const json_t *before, const json_t *after);
 

@@ -11,7 +11,7 @@ import urllib.parse
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog.rest import RestCatalog
-from pyiceberg.types import IntegerType
+from pyiceberg.types import IntegerType, LongType, StringType
 
 from conftest import Daemon
 
@@ -94,21 +94,21 @@ def story(shared):
 
 
 def test_list(shared, story):
-    rest(shared).create_table("look.void", schema=rows([1]).schema)
-    Story(shared, "look2")
+    Story(shared, "list")
+    rest(shared).create_table("list.void", schema=rows([1]).schema)
     items = {i["name"]: i for i in shared.get("/api/v1/tables")["items"]}
-    t, void = items["look.t"], items["look.void"]
+    t, void = items["look.t"], items["list.void"]
     assert (t["namespace"], t["table"], t["rows"], t["files"], t["snapshots"], t["format_version"]) == ("look", "t", 4, 2, 4, 2)
     assert t["snapshot_id"] == str(story.third) and t["changed_at"].startswith("20") and t["bytes"] > 0
     assert (void["rows"], void["snapshot_id"]) == (0, None)
 
     names, cursor = [], ""
     while cursor is not None:
-        page = shared.get(f"/api/v1/tables?namespace=look&limit=1&cursor={cursor}")
+        page = shared.get(f"/api/v1/tables?namespace=list&limit=1&cursor={cursor}")
         assert len(page["items"]) == 1
         names.append(page["items"][0]["name"])
         cursor = page["next"]
-    assert names == ["look.t", "look.void"]
+    assert names == ["list.t", "list.void"]
     assert shared.request("GET", "/api/v1/tables?limit=0").status == 400
 
 
@@ -241,7 +241,7 @@ def test_tables_about_a_table(shared, story):
         assert told(shared, f"SELECT * FROM {kind}('{'.'.join(void)}')") == [], kind
 
 
-def test_partitions_by_value(shared):
+def test_partitions_by_value(shared, story):
     catalog = rest(shared)
     table = catalog.create_table("look.parts", schema=rows([1]).schema)
     with table.update_spec() as change:
@@ -323,7 +323,7 @@ def test_cli_files(story):
     assert len(json.loads(story.cli("tables", "preview", story.name, "--json").stdout)) == 4
 
 
-def test_odd_names(shared):
+def test_odd_names(shared, story):
     catalog = rest(shared)
     catalog.create_namespace_if_not_exists("look.deep")
     for name in ("dotted.name", "o'clock", 'quo"ted', "blank space", "Ünï", "50%"):
@@ -452,3 +452,74 @@ def test_a_change_meets_another(shared, changing):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert set(pool.map(one, range(20))) == {200}
     assert {f"t{i}" for i in range(20) if i != 10} <= set(s.table.refresh().metadata.refs) and ids(s) == [1, 2, 3]
+
+
+# ---- diff ----
+
+
+def changes(answer):
+    """{(sign, id)} of the rows that differ."""
+    return {(r["change"], (r["after"] or r["before"])["id"], r["times"]) for r in answer["rows"]}
+
+
+def test_diff(story):
+    answer = story.get("/diff?from=v1")
+    assert (answer["from"]["snapshot_id"], answer["to"]["snapshot_id"]) == (str(story.first), str(story.third))
+    assert answer["schema"] == [{"change": "added", "column": "age", "type": "int"}] and answer["columns"] == ["id", "name", "age"]
+    assert answer["counts"] == {"before": 3, "after": 4, "added": 2, "removed": 1, "changed": 0}
+    assert changes(answer) == {("removed", 1, 1), ("added", 4, 1), ("added", 5, 1)}
+    assert changes(story.get("/diff")) == {("removed", 1, 1)}, "what changed last"
+    assert changes(story.get("/diff?from=main&to=v1")) == {("added", 1, 1), ("removed", 4, 1), ("removed", 5, 1)}
+    assert story.get("/diff?from=v1&to=v1")["rows"] == []
+    page = story.get("/diff?from=v1&limit=2")
+    assert len(page["rows"]) == 2 and page["truncated"] and page["counts"]["added"] == 2
+
+
+def test_diff_by_key(shared):
+    s = Story(shared, "keyed")
+    catalog = rest(shared)
+    t = catalog.load_table(s.name)
+    before = t.current_snapshot().snapshot_id
+    t.overwrite(pa.table({"id": pa.array([2, 3, 4, 6, 6], pa.int64()), "name": ["n2", "new", "n4", "a", "a"], "age": pa.array([None, None, 40, 1, 1], pa.int32())}))
+    answer = shared.get(f"{s.path}/diff?from={before}&key=id")
+    assert answer["counts"] == {"before": 4, "after": 5, "added": 2, "removed": 1, "changed": 1} and answer["key"] == ["id"]
+    assert changes(answer) == {("changed", 3, 1), ("removed", 5, 1), ("added", 6, 2)}
+    row = next(r for r in answer["rows"] if r["change"] == "changed")
+    assert (row["before"]["name"], row["after"]["name"]) == ("n3", "new")
+    # Without a key the changed row is one gone and one come.
+    answer = shared.get(f"{s.path}/diff?from={before}")
+    assert answer["counts"] == {"before": 4, "after": 5, "added": 3, "removed": 2, "changed": 0}
+    told_now = shared.cli("diff", s.name, str(before), "main", "--key", "id")
+    assert "n3 -> new" in told_now.stdout and "+2 times" in told_now.stdout and "1 changed" in told_now.stdout
+    assert "--key" in shared.cli("diff", s.name, str(before)).stderr
+    assert 'did you mean "name"' in shared.cli("diff", s.name, str(before), "--key", "id,nam", check=False).stderr
+    assert json.loads(shared.cli("diff", s.name, str(before), "--json").stdout) == answer
+
+
+def test_diff_over_a_changed_schema(shared):
+    """A renamed column is one column; one that went and came again is two; a widened one compares by value."""
+    s = Story(shared, "bent")
+    t = rest(shared).load_table(s.name)
+    before = t.current_snapshot().snapshot_id
+    with t.update_schema() as change:
+        change.rename_column("name", "title").update_column("age", LongType())
+    t.append(pa.table({"id": pa.array([7], pa.int64()), "title": ["n7"], "age": pa.array([1 << 40], pa.int64())}))
+    answer = shared.get(f"{s.path}/diff?from={before}&key=id")
+    assert {(c["change"], c["column"], c["before"]) for c in answer["schema"]} == {("renamed", "title", "name"), ("type", "age", "int")}
+    assert changes(answer) == {("added", 7, 1)}
+    with t.update_schema() as change:
+        change.delete_column("age")
+    with t.update_schema() as change:
+        change.add_column("age", StringType())
+    t.append(pa.table({"id": pa.array([8], pa.int64()), "title": ["n8"], "age": ["old"]}))
+    answer = shared.get(f"{s.path}/diff?from={before}&key=id")
+    assert answer["columns"] == ["id", "title", "age", "age (before)"]
+    assert {("changed", 4, 1), ("changed", 5, 1), ("added", 8, 1)} <= changes(answer)
+    assert "column title was called name" in shared.cli("diff", s.name, str(before)).stdout
+
+
+def test_diff_refused(shared, story):
+    assert "is no branch" in story.refused("GET", "/diff?from=nowhere", 404)
+    rest(shared).create_table_if_not_exists("look.void", schema=rows([1]).schema)
+    answer = shared.request("GET", "/api/v1/tables/look.void/diff")
+    assert answer.status == 404 and "no current snapshot" in answer.json["detail"]
