@@ -314,6 +314,15 @@ catalog_reply_no_namespace(struct request *rq, const char *ns)
 }
 
 void
+catalog_reply_none(struct request *rq, bool view, const char *ns, const char *name)
+{
+	if (view)
+		catalog_reply_error(rq, 404, "NoSuchViewException", "View does not exist: %s.%s", ns, name);
+	else
+		catalog_reply_no_table(rq, ns, name);
+}
+
+void
 catalog_reply_no_table(struct request *rq, const char *ns, const char *name)
 {
 	catalog_reply_error(rq, 404, "NoSuchTableException", "Table does not exist: %s.%s", ns, name);

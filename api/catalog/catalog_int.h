@@ -57,6 +57,7 @@ void catalog_reply_error(struct request *rq, int status, const char *type, const
 void catalog_reply_err(struct request *rq, struct err *e);
 void catalog_reply_no_namespace(struct request *rq, const char *ns);
 void catalog_reply_no_table(struct request *rq, const char *ns, const char *name);
+void catalog_reply_none(struct request *rq, bool view, const char *ns, const char *name);
 /* The body, or NULL after an answer was given. */
 json_t *catalog_body(struct request *rq);
 /* Ad hoc queries may only read. Answers itself when not. */
@@ -83,7 +84,8 @@ void catalog_reply_fenced(struct request *rq);
 	"(EXISTS (SELECT 1 FROM iceberg_namespace_properties p WHERE p.catalog_name = " name " AND (p.namespace = " ns           \
 	" OR starts_with(p.namespace, " ns " || '.'))) OR EXISTS (SELECT 1 FROM iceberg_tables q WHERE q.catalog_name = " name   \
 	" AND (q.table_namespace = " ns " OR starts_with(q.table_namespace, " ns " || '.'))))"
-#define SQL_IS_TABLE "(iceberg_type IS NULL OR iceberg_type = 'TABLE')"
+#define SQL_KIND(type) "coalesce(iceberg_type, 'TABLE') = " type
+#define SQL_IS_TABLE   "(iceberg_type IS NULL OR iceberg_type = 'TABLE')"
 
 /* A request that waits for the store; freed by ask_done. */
 struct ask {
@@ -91,6 +93,7 @@ struct ask {
 	struct request *rq;
 	char *ns, *name; /* owned, may be NULL */
 	char *to;        /* the namespace that a table goes to; the same */
+	bool view;       /* not a table */
 	bool flag;       /* the handler's own */
 	long limit;
 };
@@ -127,8 +130,9 @@ void access_add(struct buf *b, struct request *rq, const char *location);
 
 /* ---- the ways in (namespaces.c, tables.c, commit.c, access.c, reports.c, oauth.c) ---- */
 
-/* The namespace and table of the path; answers 404 itself and returns NULL when there can be no such table. */
+/* The namespace and table (or view) of the path; answers 404 itself and returns NULL when there can be no such thing. */
 struct ask *ask_table(struct request *rq);
+struct ask *ask_view(struct request *rq);
 /* Which part of a list is asked for. */
 struct page {
 	const char *token; /* what comes after this; "" from the start */
@@ -151,6 +155,13 @@ void tables_list(struct request *rq);
 void tables_load(struct request *rq);
 void tables_drop(struct request *rq);
 void tables_rename(struct request *rq);
+void views_list(struct request *rq);
+void views_load(struct request *rq);
+void views_drop(struct request *rq);
+void views_rename(struct request *rq);
+void views_create(struct request *rq);
+void views_register(struct request *rq);
+void views_replace(struct request *rq);
 void tables_create(struct request *rq);
 void tables_register(struct request *rq);
 void tables_commit(struct request *rq);

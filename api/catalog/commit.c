@@ -447,11 +447,18 @@ on_swapped(void *arg, const struct rows *r, struct err *e)
 	}
 }
 
+/* As iceberg_type has it. */
+static const char *
+kind_name(bool view)
+{
+	return view ? "VIEW" : "TABLE";
+}
+
 static struct table_change
-part_change_of(const struct part *p)
+part_change_of(const struct part *p, bool view)
 {
 	return (struct table_change){
-		.ns = p->ns, .name = p->name, .type = "TABLE", .before = p->old, .after = p->new, .facts = p->facts
+		.ns = p->ns, .name = p->name, .type = kind_name(view), .before = p->old, .after = p->new, .facts = p->facts
 	};
 }
 
@@ -462,7 +469,7 @@ job_rows_text(struct job *j)
 	if (j->rows == NULL) {
 		j->rows = json_array();
 		for (size_t i = 0; i < j->nparts; i++) {
-			struct table_change ch = part_change_of(&j->parts[i]);
+			struct table_change ch = part_change_of(&j->parts[i], j->view);
 
 			if (ch.facts)
 				json_array_append_new(j->rows, sched_table_row(j->catalog->app->sched, &ch, j->who));
@@ -499,13 +506,13 @@ job_swap(struct job *j)
 		    "INSERT INTO iceberg_namespace_properties SELECT DISTINCT $1, table_namespace, 'exists', 'true' FROM gone"
 		    " ON CONFLICT DO NOTHING), made AS ("
 		    "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
-		    " SELECT $1, ns, name, new, 'TABLE' FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1), "
+		    " SELECT $1, ns, name, new, $4 FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1), "
 		    "noted AS ("
 		    "INSERT INTO commits SELECT * FROM jsonb_populate_recordset(NULL::commits, $3::jsonb)"
 		    " WHERE (SELECT yes FROM fit))"
 		    "SELECT (SELECT yes FROM fit) AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made)"
 		    " + (SELECT count(*) FROM gone) = (SELECT count(*) FROM part)",
-		    3, (const char *const[]){ j->catalog->name, text, rows }, on_swapped, j);
+		    4, (const char *const[]){ j->catalog->name, text, rows, kind_name(j->view) }, on_swapped, j);
 	free(text);
 	free(rows);
 }
@@ -537,7 +544,7 @@ job_note(struct job *j)
 
 	for (size_t i = 0; i < j->nparts; i++)
 		if (j->parts[i].facts)
-			changes[n++] = part_change_of(&j->parts[i]);
+			changes[n++] = part_change_of(&j->parts[i], j->view);
 	sched_tables_commit(j->catalog->app->sched, j->attempt, changes, n, on_noted, j);
 	free(changes);
 }
@@ -634,9 +641,9 @@ part_found(struct job *j, struct part *p, const char *location, const char *type
 {
 	bool creates = j->kind == KIND_CREATE || j->kind == KIND_STAGE || j->kind == KIND_REGISTER ||
 		       (j->kind == KIND_RENAME && p != &j->parts[0]);
-	bool view = type && strcmp(type, "VIEW") == 0;
+	bool view = type && strcmp(type, "VIEW") == 0, other = location && view != j->view;
 
-	if (location && (view || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !view) &&
+	if (location && (other || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !other) &&
 	    (creates || part_wants_creation(p))) {
 		job_forget_files(j);
 		catalog_reply_error(j->rq, 409, creates ? "AlreadyExistsException" : "CommitFailedException",
@@ -644,8 +651,8 @@ part_found(struct job *j, struct part *p, const char *location, const char *type
 		job_free(j);
 		return false;
 	}
-	if ((location == NULL || view) && !creates && !part_wants_creation(p)) {
-		catalog_reply_no_table(j->rq, p->ns, p->name);
+	if ((location == NULL || other) && !creates && !part_wants_creation(p)) {
+		catalog_reply_none(j->rq, j->view, p->ns, p->name);
 		job_free(j);
 		return false;
 	}
@@ -750,13 +757,23 @@ part_init(struct part *p, char *ns, const char *name, json_t *change, struct err
 	return 0;
 }
 
+/* `name` NULL: the body has it. */
 static void
-job_start_one(struct request *rq, enum kind kind, json_t *body, const char *name)
+job_start_one(struct request *rq, bool view, enum kind kind, const char *name)
 {
 	struct err e = ERR_INIT;
-	struct job *j = job_new(rq, kind, body, 1);
+	struct job *j;
+	json_t *body;
 
-	j->overwrite = json_is_true(json_object_get(body, "overwrite"));
+	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
+		return;
+	if (kind == KIND_CREATE && json_is_true(json_object_get(body, "stage-create")) && !view)
+		kind = KIND_STAGE;
+	if (name == NULL)
+		name = json_string_value(json_object_get(body, "name"));
+	j = job_new(rq, kind, body, 1);
+	j->view = view;
+	j->overwrite = json_is_true(json_object_get(body, "overwrite")) && !view;
 	if (part_init(&j->parts[0], namespace_of_param(rq->param[0], &e), name, body, &e) < 0)
 		job_fail(j, &e);
 	else
@@ -766,32 +783,37 @@ job_start_one(struct request *rq, enum kind kind, json_t *body, const char *name
 void
 tables_create(struct request *rq)
 {
-	json_t *body;
-
-	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
-		return;
-	job_start_one(rq, json_is_true(json_object_get(body, "stage-create")) ? KIND_STAGE : KIND_CREATE, body,
-		      json_string_value(json_object_get(body, "name")));
+	job_start_one(rq, false, KIND_CREATE, NULL);
 }
 
 void
 tables_register(struct request *rq)
 {
-	json_t *body;
-
-	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
-		return;
-	job_start_one(rq, KIND_REGISTER, body, json_string_value(json_object_get(body, "name")));
+	job_start_one(rq, false, KIND_REGISTER, NULL);
 }
 
 void
 tables_commit(struct request *rq)
 {
-	json_t *body;
+	job_start_one(rq, false, KIND_COMMIT, rq->param[1]);
+}
 
-	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
-		return;
-	job_start_one(rq, KIND_COMMIT, body, rq->param[1]);
+void
+views_create(struct request *rq)
+{
+	job_start_one(rq, true, KIND_CREATE, NULL);
+}
+
+void
+views_register(struct request *rq)
+{
+	job_start_one(rq, true, KIND_REGISTER, NULL);
+}
+
+void
+views_replace(struct request *rq)
+{
+	job_start_one(rq, true, KIND_COMMIT, rq->param[1]);
 }
 
 void
@@ -842,27 +864,40 @@ transactions_commit(struct request *rq)
 		job_begin(j);
 }
 
-void
-tables_drop(struct request *rq)
+static void
+job_start_drop(struct request *rq, bool view)
 {
-	const char *purge = request_query(rq, "purgeRequested");
+	const char *purge = view ? NULL : request_query(rq, "purgeRequested");
 	struct err e = ERR_INIT;
 	struct job *j;
 
 	if (!catalog_may_write(rq))
 		return;
 	j = job_new(rq, KIND_DROP, NULL, 1);
+	j->view = view;
 	j->purge = purge && strcasecmp(purge, "true") == 0;
 	if (part_init(&j->parts[0], namespace_of_param(rq->param[0], &e), rq->param[1], NULL, &e) < 0) {
-		err_release(&e); /* there can be no such table */
-		catalog_reply_no_table(rq, rq->param[0], rq->param[1]);
+		err_release(&e); /* there can be no such thing */
+		catalog_reply_none(rq, view, rq->param[0], rq->param[1]);
 		job_free(j);
 	} else
 		job_begin(j);
 }
 
 void
-tables_rename(struct request *rq)
+tables_drop(struct request *rq)
+{
+	job_start_drop(rq, false);
+}
+
+void
+views_drop(struct request *rq)
+{
+	job_start_drop(rq, true);
+}
+
+static void
+job_start_rename(struct request *rq, bool view)
 {
 	static const char *const sides[] = { "source", "destination" };
 	struct err e = ERR_INIT;
@@ -873,6 +908,7 @@ tables_rename(struct request *rq)
 	if (!catalog_may_write(rq) || (body = catalog_body(rq)) == NULL)
 		return;
 	j = job_new(rq, KIND_RENAME, body, 2);
+	j->view = view;
 	for (size_t i = 0; i < 2 && rc == 0; i++) {
 		id = json_object_get(body, sides[i]);
 		rc = part_init(&j->parts[i], namespace_of_json(json_object_get(id, "namespace"), &e),
@@ -882,4 +918,16 @@ tables_rename(struct request *rq)
 		job_fail(j, &e);
 	else
 		job_begin(j);
+}
+
+void
+tables_rename(struct request *rq)
+{
+	job_start_rename(rq, false);
+}
+
+void
+views_rename(struct request *rq)
+{
+	job_start_rename(rq, true);
 }

@@ -6,6 +6,7 @@
 
 #include "api/catalog/commit_int.h"
 #include "api/catalog/metadata.h"
+#include "api/catalog/view.h"
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -120,7 +121,9 @@ part_change(struct job *j, struct part *p, struct err *e)
 		in.location = location;
 	}
 	if (j->kind == KIND_CREATE || j->kind == KIND_STAGE) {
-		md = metadata_create(j->body, &in, e);
+		md = j->view ? view_create(j->body, &in, e) : metadata_create(j->body, &in, e);
+	} else if (j->view) {
+		md = view_check(part_base(p), p->requirements, e) < 0 ? NULL : view_apply(part_base(p), p->updates, &in, e);
 	} else {
 		sign_snapshots(j, p->updates);
 		md = metadata_check(part_base(p), p->requirements, e) < 0
@@ -187,7 +190,7 @@ part_build(struct job *j, struct part *p, struct err *e)
 	if (p->text == NULL)
 		return err_set(e, ERR_INVALID, "the new metadata cannot be written as JSON");
 	p->len = strlen(p->text);
-	if (p->old == NULL && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
+	if (p->old == NULL && !j->view && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
 		return e->code;
 	if (j->kind == KIND_STAGE) /* nothing is there until the client commits */
 		return 0;
@@ -210,7 +213,11 @@ part_register(struct job *j, struct part *p, struct err *e)
 		return err_set(e, ERR_INVALID, "\"metadata-location\" must name the table's metadata file");
 	p->new = xstrdup(location);
 	p->facts = json_pack("{s:s}", "action", "register");
-	return warehouse_read(location, &p->base_text, &p->base_len, &p->base_json, e);
+	if (warehouse_read(location, &p->base_text, &p->base_len, &p->base_json, e) < 0)
+		return e->code;
+	return view_is(p->base_json) == j->view
+		       ? 0
+		       : err_set(e, ERR_INVALID, "%s is the metadata of a %s", location, j->view ? "table" : "view");
 }
 
 void

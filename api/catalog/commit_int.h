@@ -29,6 +29,7 @@ struct job {
 	struct catalog *catalog;
 	struct request *rq;
 	enum kind kind;
+	bool view; /* of views, not of tables */
 	json_t *body;
 	bool overwrite; /* of register */
 	bool purge;     /* of drop */

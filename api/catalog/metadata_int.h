@@ -20,6 +20,7 @@ struct change {
 	bool creating;
 	bool dated; /* last-updated-ms is that of a snapshot */
 	bool snapshots_removed;
+	bool for_view; /* which has no format version of its own for types */
 	struct err *e;
 };
 

@@ -149,7 +149,7 @@ add_schema(struct change *ch, const json_t *u)
 	size_t i;
 
 	if (need(ch, u, "schema", JSON_OBJECT, "an object", &schema) < 0 ||
-	    schema_check(schema, metadata_format(ch->md), &max, ch->e) < 0)
+	    schema_check(schema, ch->for_view ? FORMAT_MAX : metadata_format(ch->md), &max, ch->e) < 0)
 		return ERR_INVALID;
 	if (max > metadata_int(ch->md, "last-column-id", 0))
 		json_object_set_new(ch->md, "last-column-id", json_integer(max));

@@ -30,6 +30,14 @@ static const char *const endpoints[] = {
 	"POST /v1/{prefix}/namespaces/{namespace}/register",
 	"POST /v1/{prefix}/tables/rename",
 	"POST /v1/{prefix}/transactions/commit",
+	"GET /v1/{prefix}/namespaces/{namespace}/views",
+	"POST /v1/{prefix}/namespaces/{namespace}/views",
+	"GET /v1/{prefix}/namespaces/{namespace}/views/{view}",
+	"HEAD /v1/{prefix}/namespaces/{namespace}/views/{view}",
+	"POST /v1/{prefix}/namespaces/{namespace}/views/{view}",
+	"DELETE /v1/{prefix}/namespaces/{namespace}/views/{view}",
+	"POST /v1/{prefix}/namespaces/{namespace}/register-view",
+	"POST /v1/{prefix}/views/rename",
 };
 
 /* Is this what a client may call our warehouse: nothing, the catalog's name, or the place? */
@@ -97,18 +105,6 @@ catalog_prefixed(struct request *rq)
 				    rq->app->catalog->name);
 }
 
-static void
-views_list(struct request *rq)
-{
-	reply_json(rq, 200, json_pack("{s:[]}", "identifiers"));
-}
-
-static void
-view_load(struct request *rq)
-{
-	catalog_reply_error(rq, 404, "NoSuchViewException", "View does not exist: %s", rq->param[1]);
-}
-
 #define NS "/iceberg/v1/namespaces/{namespace}"
 
 const struct route catalog_routes[] = {
@@ -134,8 +130,13 @@ const struct route catalog_routes[] = {
 	{ "POST", "/iceberg/v1/tables/rename", tables_rename, ROLE_CATALOG, BODY_SMALL, "Renames a table." },
 	{ "POST", "/iceberg/v1/transactions/commit", transactions_commit, ROLE_CATALOG, BODY_LARGE,
 	  "Commits to several tables, all or nothing." },
-	{ "GET", NS "/views", views_list, ROLE_CATALOG, 0, "Lists the views of a namespace: none yet." },
-	{ "GET", NS "/views/{view}", view_load, ROLE_CATALOG, 0, "Gives a view: there are none yet." },
+	{ "GET", NS "/views", views_list, ROLE_CATALOG, 0, "Lists the views of a namespace." },
+	{ "POST", NS "/views", views_create, ROLE_CATALOG, BODY_LARGE, "Makes a view." },
+	{ "GET", NS "/views/{view}", views_load, ROLE_CATALOG, 0, "Gives a view's metadata." },
+	{ "POST", NS "/views/{view}", views_replace, ROLE_CATALOG, BODY_LARGE, "Commits to a view." },
+	{ "DELETE", NS "/views/{view}", views_drop, ROLE_CATALOG, 0, "Removes a view." },
+	{ "POST", NS "/register-view", views_register, ROLE_CATALOG, BODY_SMALL, "Makes a view of a metadata file that exists." },
+	{ "POST", "/iceberg/v1/views/rename", views_rename, ROLE_CATALOG, BODY_SMALL, "Renames a view." },
 	{ "GET", "/iceberg/v1/{prefix}/{path...}", catalog_prefixed, ROLE_CATALOG, 0,
 	  "The same with the catalog's name as prefix." },
 	{ "POST", "/iceberg/v1/{prefix}/{path...}", catalog_prefixed, ROLE_CATALOG, BODY_LARGE,

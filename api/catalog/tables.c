@@ -1,4 +1,4 @@
-/* Tables, but for what writes metadata (commit.c): list, load, drop, rename. */
+/* Tables and views, but for what changes them (commit.c): list and load. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,24 +11,48 @@
 #include "base/sha256.h"
 
 /* DuckDB looks up whatever stands behind FROM, such as a file's path, and goes on when it is told that there is no such table. */
-struct ask *
-ask_table(struct request *rq)
+static struct ask *
+ask_kind(struct request *rq, bool view)
 {
 	struct err e = ERR_INIT;
 	char *ns = namespace_of_param(rq->param[0], &e);
+	struct ask *a;
 
-	if (ns && table_name_check(rq->param[1], &e) == 0)
-		return ask_new(rq, ns, xstrdup(rq->param[1]));
+	if (ns && table_name_check(rq->param[1], &e) == 0) {
+		a = ask_new(rq, ns, xstrdup(rq->param[1]));
+		a->view = view;
+		return a;
+	}
 	free(ns);
 	err_release(&e);
-	catalog_reply_no_table(rq, rq->param[0], rq->param[1]);
+	catalog_reply_none(rq, view, rq->param[0], rq->param[1]);
 	return NULL;
+}
+
+struct ask *
+ask_table(struct request *rq)
+{
+	return ask_kind(rq, false);
+}
+
+struct ask *
+ask_view(struct request *rq)
+{
+	return ask_kind(rq, true);
+}
+
+/* As iceberg_type has it. */
+static const char *
+kind_name(const struct ask *a)
+{
+	return a->view ? "VIEW" : "TABLE";
 }
 
 /* ---- list ---- */
 
 /* The names of a page, which the run of whoever asks may see differently. */
 struct listing {
+	const char *kind;
 	json_t *names;             /* object: name -> true */
 	const char *after, *until; /* until NULL: to the end */
 };
@@ -40,7 +64,7 @@ page_see(void *arg, const char *name, const struct table_seen *seen)
 
 	if (strcmp(name, p->after) <= 0 || (p->until && strcmp(name, p->until) > 0))
 		return;
-	if (seen->location && strcmp(seen->type, "TABLE") == 0)
+	if (seen->location && strcmp(seen->type, p->kind) == 0)
 		json_object_set_new(p->names, name, json_true());
 	else
 		json_object_del(p->names, name);
@@ -51,7 +75,7 @@ on_listed(void *arg, const struct rows *r, struct err *e)
 {
 	struct ask *a = arg;
 	const char *token = request_query(a->rq, "pageToken"), *name;
-	struct listing listing = { .after = token ? token : "" };
+	struct listing listing = { .kind = kind_name(a), .after = token ? token : "" };
 	json_t *list, *body, *yes;
 	size_t n;
 
@@ -79,8 +103,8 @@ on_listed(void *arg, const struct rows *r, struct err *e)
 	ask_done(a);
 }
 
-void
-tables_list(struct request *rq)
+static void
+kind_list(struct request *rq, bool view)
 {
 	struct err e = ERR_INIT;
 	struct page page;
@@ -95,15 +119,28 @@ tables_list(struct request *rq)
 		return;
 	}
 	a = ask_new(rq, ns, NULL);
+	a->view = view;
 	a->limit = page.limit;
 	store_query(rq->app->store,
 		    "SELECT " SQL_NAMESPACE_EXISTS(
 			    "$1", "$2::text") ", l.name FROM (SELECT 1) one LEFT JOIN ("
 					      "  SELECT table_name COLLATE \"C\" AS name FROM iceberg_tables WHERE catalog_name "
 					      "= $1 AND table_namespace = $2"
-					      "  AND " SQL_IS_TABLE
-					      ") l ON l.name > $3 COLLATE \"C\" ORDER BY l.name LIMIT $4::bigint",
-		    4, (const char *const[]){ a->catalog->name, ns, page.token, page.param }, on_listed, a);
+					      "  AND " SQL_KIND(
+						      "$5") ") l ON l.name > $3 COLLATE \"C\" ORDER BY l.name LIMIT $4::bigint",
+		    5, (const char *const[]){ a->catalog->name, ns, page.token, page.param, kind_name(a) }, on_listed, a);
+}
+
+void
+tables_list(struct request *rq)
+{
+	kind_list(rq, false);
+}
+
+void
+views_list(struct request *rq)
+{
+	kind_list(rq, true);
 }
 
 /* ---- load ---- */
@@ -240,7 +277,7 @@ ask_load(struct ask *a, const char *location)
 	struct meta *m;
 
 	if (location == NULL) {
-		catalog_reply_no_table(a->rq, a->ns, a->name);
+		catalog_reply_none(a->rq, a->view, a->ns, a->name);
 	} else if (strcmp(a->rq->method, "HEAD") == 0) {
 		reply_empty(a->rq, 204);
 	} else if (not_modified(a->rq, location)) {
@@ -272,11 +309,34 @@ on_pointer(void *arg, const struct rows *r, struct err *e)
 	}
 }
 
+static void
+kind_load(struct ask *a)
+{
+	struct request *rq = a->rq;
+	struct table_seen seen;
+
+	if (rq->attempt && sched_table_seen(rq->app->sched, rq->attempt, a->ns, a->name, &seen))
+		ask_load(a, seen.location && strcmp(seen.type, kind_name(a)) == 0 ? seen.location : NULL);
+	else
+		store_query(rq->app->store,
+			    "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
+			    " AND table_name = $3 AND " SQL_KIND("$4"),
+			    4, (const char *const[]){ a->catalog->name, a->ns, a->name, kind_name(a) }, on_pointer, a);
+}
+
+void
+views_load(struct request *rq)
+{
+	struct ask *a = ask_view(rq);
+
+	if (a)
+		kind_load(a);
+}
+
 void
 tables_load(struct request *rq)
 {
 	const char *snapshots = request_query(rq, "snapshots");
-	struct table_seen seen;
 	struct ask *a;
 
 	if (snapshots && strcmp(snapshots, "all") != 0 && strcmp(snapshots, "refs") != 0) {
@@ -284,13 +344,6 @@ tables_load(struct request *rq)
 		return;
 	}
 	a = ask_table(rq);
-	if (a == NULL)
-		return;
-	if (rq->attempt && sched_table_seen(rq->app->sched, rq->attempt, a->ns, a->name, &seen))
-		ask_load(a, seen.location && strcmp(seen.type, "TABLE") == 0 ? seen.location : NULL);
-	else
-		store_query(rq->app->store,
-			    "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
-			    " AND table_name = $3 AND " SQL_IS_TABLE,
-			    3, (const char *const[]){ a->catalog->name, a->ns, a->name }, on_pointer, a);
+	if (a)
+		kind_load(a);
 }

@@ -11,6 +11,7 @@
 
 #include "api/catalog/catalog_int.h"
 #include "api/catalog/metadata.h"
+#include "api/catalog/view.h"
 #include "base/alloc.h"
 #include "base/fs.h"
 #include "base/gunzip.h"
@@ -72,7 +73,7 @@ warehouse_read(const char *location, char **text, size_t *len, json_t **json, st
 	if (md == NULL) {
 		rc = err_set(e, ERR_IO, "the table's metadata %s is damaged: line %d, column %d: %s", location, je.line,
 			     je.column, je.text);
-	} else if ((rc = metadata_validate(md, e)) < 0) {
+	} else if ((rc = (view_is(md) ? view_validate(md, e) : metadata_validate(md, e))) < 0) {
 		err_prefix(e, "%s", location);
 		json_decref(md);
 	}

@@ -19,7 +19,7 @@ from conftest import Daemon, http, postgres, wait_until
 DOCUMENT = json.loads((pathlib.Path(__file__).parent / "catalog_spec.json").read_text())
 COMPONENTS = {"components": {"schemas": DOCUMENT["schemas"]}}
 # What is for other kinds of catalogs: those that plan scans, sign requests, or know functions.
-NOT_SERVED = re.compile(r"/(functions|plan|tasks|sign|unregister|views|register-view)\b")
+NOT_SERVED = re.compile(r"/(functions|plan|tasks|sign|unregister)\b")
 SCHEMA = {"type": "struct", "fields": [{"id": 1, "name": "id", "type": "long", "required": False}]}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -154,7 +154,7 @@ def test_every_operation_asks_who_it_is(ask, viewer):
 
 def test_what_is_not_served_says_so(daemon):
     for op in DOCUMENT["operations"]:
-        if NOT_SERVED.search(op) and "view" not in op:
+        if NOT_SERVED.search(op):
             method, where = op.split(" ")
             answer = daemon.request(method, "/iceberg" + re.sub(r"\{[^}]+\}", "x", where.replace("{prefix}/", "")), {} if method == "POST" else None)
             assert answer.status in (404, 405, 501), op
@@ -503,6 +503,118 @@ def test_every_update(ask):
         refused(ask, wrong)
     known = {u["properties"]["action"]["const"] for n, u in DOCUMENT["schemas"].items() if n.endswith("Update") and "const" in u.get("properties", {}).get("action", {})}
     assert tried == known - {"add-view-version", "set-current-view-version"}
+
+
+# ---- views ----
+
+VIEWS, NEW_VIEW, VIEW = f"GET {NS}/views", f"POST {NS}/views", NS + "/views/{view}"
+
+
+def version(*queries, id=1, schema=0, **more):
+    made = {"version-id": id, "timestamp-ms": 1700000000000 + id, "schema-id": schema, "summary": {"engine-name": "x"}, "default-namespace": ["v"]}
+    return made | {"representations": [{"type": "sql", "sql": sql, "dialect": dialect} for dialect, sql in queries], **more}
+
+
+def test_views(ask):
+    make(ask, "v", "t")
+    body = {"name": "w", "schema": SCHEMA, "view-version": version(("spark", "SELECT 1"), ("duckdb", "SELECT 2")), "properties": {"comment": "c"}}
+    made = ask(NEW_VIEW, "v", body=body).json
+    assert made["metadata"]["current-version-id"] == 1 and made["metadata"]["version-log"] == [{"version-id": 1, "timestamp-ms": 1700000000001}]
+    assert json.loads(local(made["metadata-location"]).read_text()) == made["metadata"]
+    assert ask(f"GET {VIEW}", "v", "w").json == made
+    ask(f"HEAD {VIEW}", "v", "w", status=204)
+    assert ask(VIEWS, "v").json["identifiers"] == [{"namespace": ["v"], "name": "w"}]
+    assert ask(TABLES, "v").json["identifiers"] == [{"namespace": ["v"], "name": "t"}]
+    # One name is a table or a view.
+    ask(NEW_VIEW, "v", body=body, status=409, type="AlreadyExistsException")
+    ask(NEW_VIEW, "v", body={**body, "name": "t"}, status=409, type="AlreadyExistsException")
+    ask(NEW_TABLE, "v", body={"name": "w", "schema": SCHEMA}, status=409, type="AlreadyExistsException")
+    ask(GET, "v", "w", status=404, type="NoSuchTableException")
+    ask(f"GET {VIEW}", "v", "t", status=404, type="NoSuchViewException")
+    ask(DELETE, "v", "w", status=404, type="NoSuchTableException")
+    ask(POST, "v", "w", body=updates(), status=404, type="NoSuchTableException")
+    for op in ("GET", "DELETE"):
+        ask(f"{op} {VIEW}", "v", "no", status=404, type="NoSuchViewException")
+    ask(f"HEAD {VIEW}", "v", "no", status=404)
+    ask(VIEWS, "no", status=404, type="NoSuchNamespaceException")
+    ask(NEW_VIEW, "no", body=body, status=404, type="NoSuchNamespaceException")
+    for wrong in (
+        {},
+        {**body, "name": "x", "view-version": {}},
+        {**body, "name": "x", "schema": {}},
+        {**body, "name": "x", "view-version": version()},
+        {**body, "name": "x", "view-version": version(("duckdb", "SELECT 1"), ("DuckDB", "SELECT 2"))},
+    ):
+        ask(NEW_VIEW, "v", body=wrong, status=400, type="BadRequestException")
+
+    rename = "POST /v1/{prefix}/views/rename"
+    name = lambda n, view: {"namespace": [n], "name": view}
+    ask(rename, body={"source": name("v", "w"), "destination": name("v", "t")}, status=409, type="AlreadyExistsException")
+    ask(rename, body={"source": name("v", "t"), "destination": name("v", "x")}, status=404, type="NoSuchViewException")
+    ask(rename, body={"source": name("v", "w"), "destination": name("no", "x")}, status=404, type="NoSuchNamespaceException")
+    ask(rename, body={}, status=400, type="BadRequestException")
+    ask(rename, body={"source": name("v", "w"), "destination": name("v", "x")}, status=204)
+    ask(f"DELETE {VIEW}", "v", "x", status=204)
+    ask(f"DELETE {VIEW}", "v", "x", status=404, type="NoSuchViewException")
+    assert local(made["metadata-location"]).exists()
+
+    register = f"POST {NS}/register-view"
+    again = {"name": "y", "metadata-location": made["metadata-location"]}
+    assert ask(register, "v", body=again).json["metadata"] == made["metadata"]
+    ask(register, "v", body=again, status=409, type="AlreadyExistsException")
+    ask(register, "v", body={"name": "z", "metadata-location": ask(GET, "v", "t").json["metadata-location"]}, status=400, type="BadRequestException")
+    ask(f"POST {NS}/register", "v", body={**again, "name": "z"}, status=400, type="BadRequestException")
+    for i in range(4):
+        ask(NEW_VIEW, "v", body={**body, "name": f"p{i}"})
+    assert [len(p) for p in pages(ask, VIEWS, "identifiers", "v", pageSize=2)] == [2, 2, 1]
+
+
+def test_commits_to_views(ask):
+    make(ask, "vc")
+    query = lambda i: version(("duckdb", f"SELECT {i}"), id=i)
+    made = ask(NEW_VIEW, "vc", body={"name": "w", "schema": SCHEMA, "view-version": query(1), "properties": {}}).json
+    uuid = made["metadata"]["view-uuid"]
+    change = lambda *all, uuid=uuid, **kw: ask(f"POST {VIEW}", "vc", "w", body=updates(*all, requirements=[{"type": "assert-view-uuid", "uuid": uuid}]), **kw)
+    replace = lambda v: ({"action": "add-view-version", "view-version": v}, {"action": "set-current-view-version", "view-version-id": -1})
+
+    got = change(*replace(query(2))).json["metadata"]
+    assert got["current-version-id"] == 2 and [v["version-id"] for v in got["versions"]] == [1, 2]
+    got = change(*replace(query(1))).json["metadata"]  # the same as the first one: that becomes current again
+    assert got["current-version-id"] == 1 and len(got["versions"]) == 2 and [e["version-id"] for e in got["version-log"]] == [1, 2, 1]
+    got = change({"action": "set-properties", "updates": {"a": "1", "b": "2"}}, {"action": "remove-properties", "removals": ["b"]}).json["metadata"]
+    assert got["properties"] == {"a": "1"}
+    wider = {"type": "struct", "schema-id": 5, "fields": [*SCHEMA["fields"], {"id": 2, "name": "v", "type": "variant", "required": False}]}
+    got = change({"action": "add-schema", "schema": wider}, *replace(version(("duckdb", "SELECT 1, 2"), id=3, schema=-1))).json["metadata"]
+    assert got["versions"][-1]["schema-id"] == got["schemas"][-1]["schema-id"] and "last-column-id" not in got
+    change({"action": "assign-uuid", "uuid": uuid}, {"action": "upgrade-format-version", "format-version": 1}, {"action": "set-current-view-version", "view-version-id": 2})
+    moved = change({"action": "set-location", "location": made["metadata"]["location"] + "/there"}).json
+    assert local(moved["metadata-location"]).parts[-3] == "there"
+
+    # An engine's query goes only if that is meant.
+    other = replace(version(("trino", "SELECT 1"), id=9))
+    assert "duckdb" in change(*other, status=400).json["error"]["message"]
+    got = change({"action": "set-properties", "updates": {"replace.drop-dialect.allowed": "true"}}, *other).json["metadata"]
+    for i in range(20, 30):
+        got = change(*replace(query(i))).json["metadata"]
+    assert len(got["versions"]) == 10 and got["current-version-id"] == 29 and [e["version-id"] for e in got["version-log"]] == list(range(20, 30))
+
+    change(uuid="00000000-0000-4000-8000-000000000000", status=409, type="CommitFailedException")
+    ask(f"POST {VIEW}", "vc", "no", body=updates(), status=404, type="NoSuchViewException")
+    for wrong in (
+        {"action": "add-snapshot", "snapshot": {}},
+        {"action": "do-nothing"},
+        {},
+        {"action": "assign-uuid", "uuid": "00000000-0000-4000-8000-000000000000"},
+        {"action": "upgrade-format-version", "format-version": 2},
+        {"action": "set-current-view-version", "view-version-id": 77},
+        {"action": "set-current-view-version", "view-version-id": -1},
+        {"action": "add-view-version", "view-version": version(("duckdb", "x"), id=99, schema=77)},
+        {"action": "add-view-version"},
+    ):
+        change(wrong, status=400, type="BadRequestException")
+    for wrong in ({"type": "assert-create"}, {"type": "assert-view-uuid"}, {}):
+        ask(f"POST {VIEW}", "vc", "w", body=updates(requirements=[wrong]), status=400, type="BadRequestException")
+    assert ask(f"GET {VIEW}", "vc", "w").json["metadata"] == got
 
 
 def test_format_versions(ask):
