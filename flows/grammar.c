@@ -8,7 +8,7 @@ const char *const grammar_task_types[] = { "stage", "publish", "curate", "valida
 
 #define PARAM_TYPES "string int float bool date datetime duration size enum list object !file"
 #define ENGINES     "duckdb !polars !pyiceberg !spark !spark_sql"
-#define WRITE_MODES "append replace overwrite !overwrite_partitions !upsert !merge"
+#define WRITE_MODES "append replace overwrite overwrite_partitions upsert !merge"
 #define RULES                                                                                                                    \
 	"all_success all_done all_failed one_failed one_success one_done none_failed none_failed_min_one_success none_skipped "  \
 	"all_skipped always"
@@ -192,16 +192,27 @@ const struct grammar_row grammar_rows[] = {
 	  "The table: namespace.table, with or without the catalog's name in front." },
 	{ "publish", "mode", G_ONE, G_ENUM, WRITE_MODES, 0, "append", NULL,
 	  "append adds rows; replace puts new rows and columns in place of the old; overwrite puts new rows in "
-	  "place of the old and keeps the columns." },
+	  "place of the old and keeps the columns; overwrite_partitions does so in the partitions that the new rows "
+	  "fall into; upsert puts a row in place of the one with the same key, and adds the others." },
 	{ "publish", "create", G_ONE, G_BOOL, NULL, 0, "true", NULL,
 	  "Whether to create the table when it does not exist." },
 	{ "publish", "properties", G_MAP, G_STRING, NULL, 0, NULL, NULL, "Table properties to set." },
 	{ "publish", "target_file_size", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
 	  "Size of data files to aim at; by default that of the config." },
-	{ "publish", "key", G_AS_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "publish", "partition_by", G_AS_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "publish", "sort_by", G_AS_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "publish", "schema_evolution", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
+	{ "publish", "key", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "With mode: upsert: the columns by which a row of the table and a new one are the same." },
+	{ "publish", "partition_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "How a new or replaced table is partitioned: columns, year(c), month(c), day(c), hour(c), bucket(N, c), "
+	  "truncate(N, c). By default a new table is not, and one that is there stays as it is." },
+	{ "publish", "sort_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "Order of the rows inside the files, recorded in the table: \"c\", \"c desc\", \"day(c) asc nulls last\"." },
+	{ "publish", "schema_evolution", G_ONE, G_ENUM, "none add_columns widen", 0, "none", NULL,
+	  "What happens to the table when the rows have columns that it lacks, or wider types: an error; columns are "
+	  "added; columns are added and types widened (int to long, float to double, decimals to more digits)." },
+	{ "publish", "compression", G_ONE, G_ENUM, "zstd snappy gzip lz4 uncompressed", 0, NULL, NULL,
+	  "Compression of the data files; by default as the table's properties say, else zstd." },
+	{ "publish", "format_version", G_ONE, G_INT, NULL, 0, NULL, "2..3",
+	  "Version of the table format that a new table gets; by default 2." },
 	{ "publish", "branch", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 	{ "publish", "commit_retries", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 
@@ -215,10 +226,20 @@ const struct grammar_row grammar_rows[] = {
 	  "Whether to create the table when it does not exist." },
 	{ "curate", "properties", G_MAP, G_STRING, NULL, 0, NULL, NULL, "Table properties to set." },
 	{ "curate", "target_file_size", G_ONE, G_SIZE, NULL, 0, NULL, NULL, "As for publish." },
-	{ "curate", "key", G_AS_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "curate", "partition_by", G_AS_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "curate", "sort_by", G_AS_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "curate", "schema_evolution", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
+	{ "curate", "key", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "With mode: upsert: the columns by which a row of the table and a new one are the same." },
+	{ "curate", "partition_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "How a new or replaced table is partitioned: columns, year(c), month(c), day(c), hour(c), bucket(N, c), "
+	  "truncate(N, c). By default a new table is not, and one that is there stays as it is." },
+	{ "curate", "sort_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "Order of the rows inside the files, recorded in the table: \"c\", \"c desc\", \"day(c) asc nulls last\"." },
+	{ "curate", "schema_evolution", G_ONE, G_ENUM, "none add_columns widen", 0, "none", NULL,
+	  "What happens to the table when the rows have columns that it lacks, or wider types: an error; columns are "
+	  "added; columns are added and types widened (int to long, float to double, decimals to more digits)." },
+	{ "curate", "compression", G_ONE, G_ENUM, "zstd snappy gzip lz4 uncompressed", 0, NULL, NULL,
+	  "Compression of the data files; by default as the table's properties say, else zstd." },
+	{ "curate", "format_version", G_ONE, G_INT, NULL, 0, NULL, "2..3",
+	  "Version of the table format that a new table gets; by default 2." },
 	{ "curate", "branch", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 	{ "curate", "commit_retries", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 

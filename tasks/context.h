@@ -16,6 +16,7 @@ struct context {
 	struct err err;
 	int line, col;     /* where in the flow file, 0: unknown */
 	const char *cause; /* "conflict", "oom", or NULL */
+	bool attached;     /* the catalog's tables can be read in SQL */
 };
 
 typedef int (*task_fn)(struct context *cx);

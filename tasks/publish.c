@@ -13,54 +13,76 @@
 #define DEFAULT_FILE_SIZE (128LL << 20)
 
 static int
-write_mode(struct context *cx, enum write_mode *mode)
+pick(struct context *cx, const char *key, const char *const *names, int count, int otherwise)
 {
-	static const char *const names[] = { "append", "overwrite", "replace" };
-	const char *text = spec_text(cx, "mode");
+	const char *text = spec_text(cx, key);
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
-		if (strcmp(text ? text : "append", names[i]) == 0) {
-			*mode = (enum write_mode)i;
-			return 0;
-		}
-	return task_fail(cx, ERR_UNSUPPORTED, "mode \"%s\" is not supported yet", text);
+	for (int i = 0; text && i < count; i++)
+		if (strcmp(text, names[i]) == 0)
+			return i;
+	if (text)
+		return task_fail(cx, ERR_UNSUPPORTED, "%s \"%s\" is not supported yet", key, text);
+	return otherwise;
+}
+
+/* What the task says about the write. */
+static int
+write_from_spec(struct context *cx, struct write *w)
+{
+	static const char *const evolutions[] = { "none", "add_columns", "widen" };
+	const json_t *usual = json_object_get(json_object_get(cx->doc, "housekeeping"), "target_file_size");
+	int mode = pick(cx, "mode", write_mode_names, WRITE_MODE_COUNT, WRITE_APPEND),
+	    evolution = pick(cx, "schema_evolution", evolutions, 3, EVOLVE_NONE);
+
+	if (w->name == NULL)
+		return task_fail(cx, ERR_INVALID, "`into` names no table");
+	if (mode < 0 || evolution < 0)
+		return -1;
+	w->mode = (enum write_mode)mode;
+	w->evolution = (enum write_evolution)evolution;
+	w->must_exist = json_is_false(json_object_get(cx->spec, "create"));
+	w->properties = json_object_get(cx->spec, "properties");
+	w->partition_by = json_object_get(cx->spec, "partition_by");
+	w->sort_by = json_object_get(cx->spec, "sort_by");
+	w->key = json_object_get(cx->spec, "key");
+	w->compression = spec_text(cx, "compression");
+	w->format_version = (int)json_integer_value(json_object_get(cx->spec, "format_version"));
+	w->target_file_size = json_integer_value(json_object_get(cx->spec, "target_file_size"));
+	w->usual_file_size = json_integer_value(usual) > 0 ? json_integer_value(usual) : DEFAULT_FILE_SIZE;
+	return task_table_name(cx, w->name, &w->ns, &w->table);
+}
+
+static void
+write_report(const struct write *w)
+{
+	char id[24];
+
+	snprintf(id, sizeof(id), "%" PRId64, w->snapshot_id);
+	report("tables",
+	       json_pack("[{s:s+++,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:b}]", "table", w->ns, ".", w->table, "", "operation",
+			 write_mode_names[w->mode], "snapshot_id", id, "rows", (json_int_t)w->rows, "files", (json_int_t)w->files,
+			 "bytes", (json_int_t)w->bytes, "removed_rows", (json_int_t)w->removed_rows, "removed_files",
+			 (json_int_t)w->removed_files, "landed_before", w->landed_before));
+	report("metrics", json_pack("{s:I,s:I,s:I}", "rows_out", (json_int_t)w->rows, "files_out", (json_int_t)w->files,
+				    "bytes_out", (json_int_t)w->bytes));
+	report("outputs",
+	       json_pack("{s:s++,s:s,s:I}", "table", w->ns, ".", w->table, "snapshot_id", id, "rows", (json_int_t)w->rows));
+	printf("%s %" PRId64 " rows in %" PRId64 " files (%" PRId64 " bytes) to %s.%s, snapshot %s%s\n",
+	       write_mode_names[w->mode], w->rows, w->files, w->bytes, w->ns, w->table, id,
+	       w->landed_before ? " (already committed by an earlier attempt)" : "");
 }
 
 /* Writes the rows of `query` into the table that `into` names, and reports it. */
 static int
 write_table(struct context *cx, const char *query)
 {
-	static const char *const operations[] = { "append", "overwrite", "replace" };
-	struct write w = { .name = spec_text(cx, "into"), .query = query, .target_file_size = DEFAULT_FILE_SIZE };
-	json_t *size = json_object_get(cx->spec, "target_file_size");
-	const json_t *usual = json_object_get(json_object_get(cx->doc, "housekeeping"), "target_file_size");
-	char id[24];
-	int rc = -1;
+	struct write w = { .name = spec_text(cx, "into"), .query = query };
+	int rc = write_from_spec(cx, &w);
 
-	if (w.name == NULL)
-		return task_fail(cx, ERR_INVALID, "`into` names no table");
-	w.must_exist = json_is_false(json_object_get(cx->spec, "create"));
-	w.properties = json_object_get(cx->spec, "properties");
-	if (!json_is_integer(size))
-		size = (json_t *)(uintptr_t)usual;
-	if (json_is_integer(size) && json_integer_value(size) > 0)
-		w.target_file_size = json_integer_value(size);
-	if (write_mode(cx, &w.mode) < 0 || task_table_name(cx, w.name, &w.ns, &w.table) < 0)
-		goto out;
-	if (iceberg_write(cx, &w) < 0)
-		goto out;
-	snprintf(id, sizeof(id), "%" PRId64, w.snapshot_id);
-	report("tables", json_pack("[{s:s+++,s:s,s:s,s:I,s:I,s:I,s:b}]", "table", w.ns, ".", w.table, "", "operation",
-				   operations[w.mode], "snapshot_id", id, "rows", (json_int_t)w.rows, "files",
-				   (json_int_t)w.files, "bytes", (json_int_t)w.bytes, "landed_before", w.landed_before));
-	report("metrics", json_pack("{s:I,s:I,s:I}", "rows_out", (json_int_t)w.rows, "files_out", (json_int_t)w.files,
-				    "bytes_out", (json_int_t)w.bytes));
-	report("outputs",
-	       json_pack("{s:s++,s:s,s:I}", "table", w.ns, ".", w.table, "snapshot_id", id, "rows", (json_int_t)w.rows));
-	printf("%s %" PRId64 " rows in %" PRId64 " files (%" PRId64 " bytes) to %s.%s, snapshot %s%s\n", operations[w.mode],
-	       w.rows, w.files, w.bytes, w.ns, w.table, id, w.landed_before ? " (already committed by an earlier attempt)" : "");
-	rc = 0;
-out:
+	if (rc == 0)
+		rc = iceberg_write(cx, &w);
+	if (rc == 0)
+		write_report(&w);
 	free(w.ns);
 	free(w.table);
 	return rc;

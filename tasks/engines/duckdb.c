@@ -15,6 +15,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/murmur.h"
 #include "tasks/engines/installed.h"
 #include "tasks/spent.h"
 
@@ -64,6 +65,17 @@
 	X(string_t_length)                                                                                                       \
 	X(prepare_error)                                                                                                         \
 	X(destroy_prepare)                                                                                                       \
+	X(result_get_chunk)                                                                                                      \
+	X(destroy_data_chunk)                                                                                                    \
+	X(data_chunk_get_column_count)                                                                                           \
+	X(vector_get_column_type)                                                                                                \
+	X(vector_ensure_validity_writable)                                                                                       \
+	X(validity_set_row_invalid)                                                                                              \
+	X(list_vector_get_child)                                                                                                 \
+	X(struct_vector_get_child)                                                                                               \
+	X(struct_type_child_count)                                                                                               \
+	X(struct_type_child_name)                                                                                                \
+	X(get_type_id)                                                                                                           \
 	X(free)
 /* clang-format on */
 
@@ -81,6 +93,7 @@ struct duck {
 	duckdb_database db;
 	duckdb_connection con;
 	size_t loaded; /* how many of duck_extensions */
+	bool hashes;   /* duck_add_hash was here */
 };
 
 struct duck_result {
@@ -652,6 +665,231 @@ duck_json(struct duck_result *r, size_t row, size_t col)
 		value = json_string("(not valid UTF-8)");
 	free(text);
 	return value;
+}
+
+/* ---- nested answers ---- */
+
+static json_t *duck_cell(duckdb_vector v, duckdb_logical_type type, idx_t row);
+
+static json_t *
+duck_string_cell(duckdb_vector v, idx_t row)
+{
+	const duckdb_string_t *s = &((const duckdb_string_t *)api.vector_get_data(v))[row];
+	size_t len = s->value.inlined.length;
+	json_t *text = json_stringn(len <= 12 ? s->value.inlined.inlined : s->value.pointer.ptr, len);
+
+	return text ? text : json_null(); /* not UTF-8 */
+}
+
+/* A list's elements, or a map's entries: as an object, for all our maps have text as keys. */
+static json_t *
+duck_list_cell(duckdb_vector v, idx_t row, bool map)
+{
+	const duckdb_list_entry *entry = &((const duckdb_list_entry *)api.vector_get_data(v))[row];
+	duckdb_vector child = api.list_vector_get_child(v);
+	duckdb_logical_type type = api.vector_get_column_type(child);
+	json_t *out = map ? json_object() : json_array();
+
+	for (idx_t i = entry->offset; i < entry->offset + entry->length; i++) {
+		json_t *cell = duck_cell(child, type, i);
+
+		if (map) {
+			const char *key = json_string_value(json_object_get(cell, "key"));
+
+			if (key)
+				json_object_set(out, key, json_object_get(cell, "value"));
+			json_decref(cell);
+		} else {
+			json_array_append_new(out, cell);
+		}
+	}
+	api.destroy_logical_type(&type);
+	return out;
+}
+
+static json_t *
+duck_struct_cell(duckdb_vector v, duckdb_logical_type type, idx_t row)
+{
+	idx_t n = api.struct_type_child_count(type);
+	json_t *out = json_object();
+
+	for (idx_t i = 0; i < n; i++) {
+		duckdb_vector child = api.struct_vector_get_child(v, i);
+		duckdb_logical_type child_type = api.vector_get_column_type(child);
+		char *name = api.struct_type_child_name(type, i);
+
+		json_object_set_new(out, name, duck_cell(child, child_type, row));
+		api.free(name);
+		api.destroy_logical_type(&child_type);
+	}
+	return out;
+}
+
+static json_t *
+duck_cell(duckdb_vector v, duckdb_logical_type type, idx_t row)
+{
+	uint64_t *validity = api.vector_get_validity(v);
+	void *data = api.vector_get_data(v);
+
+	if (validity && !api.validity_row_is_valid(validity, row))
+		return json_null();
+	switch (api.get_type_id(type)) {
+	case DUCKDB_TYPE_BOOLEAN:
+		return json_boolean(((bool *)data)[row]);
+	case DUCKDB_TYPE_INTEGER:
+		return json_integer(((int32_t *)data)[row]);
+	case DUCKDB_TYPE_BIGINT:
+		return json_integer(((int64_t *)data)[row]);
+	case DUCKDB_TYPE_UBIGINT:
+		return json_integer((json_int_t)((uint64_t *)data)[row]);
+	case DUCKDB_TYPE_VARCHAR:
+		return duck_string_cell(v, row);
+	case DUCKDB_TYPE_LIST:
+		return duck_list_cell(v, row, false);
+	case DUCKDB_TYPE_MAP:
+		return duck_list_cell(v, row, true);
+	case DUCKDB_TYPE_STRUCT:
+		return duck_struct_cell(v, type, row);
+	default:
+		return json_null();
+	}
+}
+
+json_t *
+duck_query_json(struct duck *db, const char *sql, struct err *e)
+{
+	struct duck_result *r = duck_query(db, sql, e);
+	json_t *rows, *row;
+
+	if (r == NULL)
+		return NULL;
+	rows = json_array();
+	for (idx_t c = 0;; c++) {
+		duckdb_data_chunk chunk = api.result_get_chunk(r->res, c);
+
+		if (chunk == NULL)
+			break;
+		for (idx_t i = 0; i < api.data_chunk_get_size(chunk); i++) {
+			json_array_append_new(rows, row = json_array());
+			for (idx_t k = 0; k < api.data_chunk_get_column_count(chunk); k++) {
+				duckdb_vector v = api.data_chunk_get_vector(chunk, k);
+				duckdb_logical_type type = api.vector_get_column_type(v);
+
+				json_array_append_new(row, duck_cell(v, type, i));
+				api.destroy_logical_type(&type);
+			}
+		}
+		api.destroy_data_chunk(&chunk);
+	}
+	duck_result_free(r);
+	return rows;
+}
+
+/* ---- the hash of Iceberg's buckets ---- */
+
+/* sluice_hash(BLOB): as the table specification wants it, of the bytes that a value is there. */
+static void
+hash_blobs(duckdb_function_info info, duckdb_data_chunk in, duckdb_vector out)
+{
+	duckdb_vector v = api.data_chunk_get_vector(in, 0);
+	const duckdb_string_t *values = api.vector_get_data(v);
+	uint64_t *validity = api.vector_get_validity(v);
+	int32_t *hashes = api.vector_get_data(out);
+
+	(void)info;
+	for (idx_t i = 0; i < api.data_chunk_get_size(in); i++) {
+		const duckdb_string_t *s = &values[i];
+		size_t len = s->value.inlined.length;
+
+		if (validity && !api.validity_row_is_valid(validity, i)) {
+			api.vector_ensure_validity_writable(out);
+			api.validity_set_row_invalid(api.vector_get_validity(out), i);
+			continue;
+		}
+		hashes[i] = (int32_t)murmur3_32(len <= 12 ? s->value.inlined.inlined : s->value.pointer.ptr, len);
+	}
+}
+
+/* sluice_hash(BIGINT): of its eight bytes, the lowest first. */
+static void
+hash_numbers(duckdb_function_info info, duckdb_data_chunk in, duckdb_vector out)
+{
+	duckdb_vector v = api.data_chunk_get_vector(in, 0);
+	const int64_t *values = api.vector_get_data(v);
+	uint64_t *validity = api.vector_get_validity(v);
+	int32_t *hashes = api.vector_get_data(out);
+
+	(void)info;
+	for (idx_t i = 0; i < api.data_chunk_get_size(in); i++) {
+		if (validity && !api.validity_row_is_valid(validity, i)) {
+			api.vector_ensure_validity_writable(out);
+			api.validity_set_row_invalid(api.vector_get_validity(out), i);
+			continue;
+		}
+		hashes[i] = (int32_t)murmur3_32(&values[i], sizeof(values[i]));
+	}
+}
+
+/* sluice_hash_decimal(HUGEINT): of the number's bytes, the highest first, as few as it takes. */
+static void
+hash_decimals(duckdb_function_info info, duckdb_data_chunk in, duckdb_vector out)
+{
+	duckdb_vector v = api.data_chunk_get_vector(in, 0);
+	const duckdb_hugeint *values = api.vector_get_data(v);
+	uint64_t *validity = api.vector_get_validity(v);
+	int32_t *hashes = api.vector_get_data(out);
+
+	(void)info;
+	for (idx_t i = 0; i < api.data_chunk_get_size(in); i++) {
+		__int128 n = (__int128)values[i].upper << 64 | values[i].lower;
+		unsigned char bytes[16];
+		size_t len = 16;
+
+		if (validity && !api.validity_row_is_valid(validity, i)) {
+			api.vector_ensure_validity_writable(out);
+			api.validity_set_row_invalid(api.vector_get_validity(out), i);
+			continue;
+		}
+		while (len > 1 && n >> (8 * (len - 1) - 1) == (n < 0 ? -1 : 0))
+			len--;
+		for (size_t k = 0; k < len; k++)
+			bytes[k] = (unsigned char)(n >> (8 * (len - 1 - k)));
+		hashes[i] = (int32_t)murmur3_32(bytes, len);
+	}
+}
+
+int
+duck_add_hash(struct duck *db, struct err *e)
+{
+	static const struct {
+		const char *name;
+		duckdb_type type;
+		duckdb_scalar_function_t function;
+	} functions[] = {
+		{ "sluice_hash_bytes", DUCKDB_TYPE_BLOB, hash_blobs },
+		{ "sluice_hash_number", DUCKDB_TYPE_BIGINT, hash_numbers },
+		{ "sluice_hash_decimal", DUCKDB_TYPE_HUGEINT, hash_decimals },
+	};
+
+	for (size_t i = 0; i < sizeof(functions) / sizeof(functions[0]) && !db->hashes; i++) {
+		duckdb_scalar_function f = api.create_scalar_function();
+		duckdb_logical_type in = api.create_logical_type(functions[i].type),
+				    out = api.create_logical_type(DUCKDB_TYPE_INTEGER);
+		duckdb_state state;
+
+		api.scalar_function_set_name(f, functions[i].name);
+		api.scalar_function_add_parameter(f, in);
+		api.scalar_function_set_return_type(f, out);
+		api.scalar_function_set_function(f, functions[i].function);
+		state = api.register_scalar_function(db->con, f);
+		api.destroy_logical_type(&in);
+		api.destroy_logical_type(&out);
+		api.destroy_scalar_function(&f);
+		if (state == DuckDBError)
+			return err_set(e, ERR_IO, "DuckDB does not take the function %s", functions[i].name);
+	}
+	db->hashes = true;
+	return 0;
 }
 
 int64_t

@@ -62,6 +62,11 @@ int64_t duck_int(struct duck_result *r, size_t row, size_t col);
 /* The first cell of an answer as a whole number; -1 with `e` set on failure. */
 int64_t duck_count(struct duck *db, const char *sql, struct err *e);
 
+/* All rows as a list of lists: numbers, booleans, text, lists, structs, and maps with text as keys; anything else is null. */
+json_t *duck_query_json(struct duck *db, const char *sql, struct err *e);
+/* Adds sluice_hash_bytes(BLOB), _number(BIGINT) and _decimal(HUGEINT), the hash behind Iceberg's buckets; harmless twice. */
+MUSTCHECK int duck_add_hash(struct duck *db, struct err *e);
+
 /*
  * Parses and binds without running. On failure `line` and `col` (from 1) say where in `sql`, 0 when unknown, and the message
  * is the first sentence without the excerpt.

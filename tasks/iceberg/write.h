@@ -1,5 +1,5 @@
 /*
- * One way to write a table, for every mode: data files, then a manifest and a manifest list (both in SQL, through the avro
+ * One way to write a table, for every mode: data files, then manifests and a manifest list (both in SQL, through the avro
  * extension), then one commit through the catalog. A new table appears together with its first rows.
  */
 #ifndef TASKS_ICEBERG_WRITE_H
@@ -12,9 +12,18 @@
 #include "tasks/context.h"
 
 enum write_mode {
-	WRITE_APPEND,    /* rows are added */
-	WRITE_OVERWRITE, /* all rows are replaced, the schema stays */
-	WRITE_REPLACE,   /* as CREATE OR REPLACE: rows and schema are replaced, the history is kept */
+	WRITE_APPEND,     /* rows are added */
+	WRITE_OVERWRITE,  /* all rows are replaced, the schema stays */
+	WRITE_REPLACE,    /* as CREATE OR REPLACE: rows, schema, partitions and order are replaced, the history is kept */
+	WRITE_PARTITIONS, /* the partitions that the new rows fall into are replaced */
+	WRITE_UPSERT,     /* rows with the same key are replaced, the others added */
+};
+
+/* What happens to the table's columns when the rows have other ones. */
+enum write_evolution {
+	EVOLVE_NONE,        /* an error */
+	EVOLVE_ADD_COLUMNS, /* columns and fields that are new are added */
+	EVOLVE_WIDEN,       /* and types become wider where the format has a way for it */
 };
 
 struct write {
@@ -22,17 +31,30 @@ struct write {
 	char *ns, *table;  /* owned by the caller */
 	const char *query; /* the rows */
 	enum write_mode mode;
-	const json_t *properties; /* object of strings or NULL */
-	int64_t target_file_size; /* bytes */
-	bool must_exist;          /* a table that is not there is an error */
+	enum write_evolution evolution;
+	/* All borrowed, NULL: not said. Lists of texts but for the properties, an object of strings. */
+	const json_t *properties, *partition_by, *sort_by, *key;
+	const char *compression;  /* NULL: as the table's properties say, else zstd */
+	int format_version;       /* of a new table; 0: not said */
+	int64_t target_file_size; /* bytes; 0: as the table's properties say, else the usual one */
+	int64_t usual_file_size;
+	bool must_exist; /* a table that is not there is an error */
 	/* filled in */
 	int64_t snapshot_id, rows, files, bytes;
+	int64_t removed_rows, removed_files;
 	bool landed_before; /* an earlier attempt of this task had committed already: nothing was written now */
 };
 
+/* What a mode is called in flows and reports. */
+extern const char *const write_mode_names[];
+#define WRITE_MODE_COUNT 5
+
 int iceberg_write(struct context *cx, struct write *w);
 
-/* Makes the catalog's tables readable in SQL under its name and, where there is one, the first namespace the default. */
+/*
+ * Makes the catalog's tables readable in SQL under its name and, where there is one, the first namespace the default. Harmless
+ * twice.
+ */
 int iceberg_attach(struct context *cx);
 
 #endif

@@ -1,4 +1,4 @@
-/* What write.c and manifest.c share: one write of a table, and one try to commit it. */
+/* What the files of a table's write share: one write, and one try to commit it. */
 #ifndef TASKS_ICEBERG_WRITE_INT_H
 #define TASKS_ICEBERG_WRITE_INT_H
 
@@ -7,12 +7,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/buf.h"
 #include "tasks/iceberg/write.h"
 
+enum { CONTENT_DATA = 0, CONTENT_POSITION_DELETES = 1 };
+
 struct data_file {
-	char *path;
+	char *path, *url; /* where it lies, and its name in manifests */
+	int content;
 	int64_t rows, bytes;
-	char *value_counts, *null_counts; /* MAP literals */
+	json_t *spec;      /* its partition spec; borrowed from the writer or the metadata */
+	json_t *partition; /* list, in the spec's order, of the values as DuckDB's text, or null */
+	json_t *columns;   /* path -> statistics, as the engine's copy returns them */
+	json_t *nan;       /* path -> how many; NULL: none was looked for */
+	json_t *splits;    /* list of offsets */
 };
 
 struct writer {
@@ -25,12 +33,16 @@ struct writer {
 	char *location, *local;              /* of the table: as URL, and as path without the scheme */
 	json_t *fields;                      /* of the schema written: list of Iceberg fields */
 	json_t *schema;                      /* a new schema to add, or NULL */
+	json_t *spec, *order;                /* the partition spec and sort order written: whole objects with their ids */
+	bool new_spec, new_order;            /* they are to be added, or made the default */
 	int last_column_id, first_column_id; /* first: before this task added any */
 	char *select;                        /* the rows, cast to the schema, in its order */
-	char stem[64];                       /* of this attempt's files */
+	char stem[160];                      /* of this attempt's files */
 	struct data_file *files;
 	size_t nfiles;
-	int64_t copied; /* rows, as the engine counted them */
+	json_t *gone;    /* list of the names of data files that an upsert rewrites; NULL: not an upsert */
+	bool sent;       /* a commit was sent: it may have landed */
+	json_t *checked; /* files that the partitions in question held when we first looked */
 	struct list_names {
 		char **items;
 		size_t count;
@@ -41,14 +53,87 @@ struct commit {
 	int64_t snapshot, sequence;
 	json_t *parent;      /* borrowed; NULL: none */
 	char *manifest_list; /* URL */
-	int64_t deleted_rows;
-	size_t deleted_files;
-	bool keep_parent; /* the new snapshot descends from it */
+	/* What this commit takes out. */
+	int64_t deleted_rows, deleted_bytes, removed_position_deletes, removed_equality_deletes;
+	size_t deleted_files, removed_delete_files;
+	int64_t first_row_id; /* version 3 */
+	bool keep_parent;     /* the new snapshot descends from it */
 };
 
+/* ---- metadata ---- */
+
+json_t *element_by_id(const json_t *meta, const char *list, const char *key, json_int_t id);
 /* The schema in force of a table's metadata; borrowed, NULL when there is none. */
 json_t *writer_schema(const json_t *meta);
+json_t *snapshot_by_id(const json_t *meta, json_int_t id);
+json_t *current_snapshot(const json_t *meta);
+/* A property of the table, or of those this task sets; NULL: neither. */
+const char *writer_property(const struct writer *wr, const char *name);
+int writer_format(const struct writer *wr);
+const char *strip_scheme(const char *url);
+
+/* ---- schema.c: columns, partitions and order ---- */
+
+/* Decides what is written from the rows' columns: fields, perhaps a new schema. 0, or -1 with the error set. */
+int schema_plan(struct writer *wr, const json_t *columns);
+/* And by which spec and in which order. */
+int layout_plan(struct writer *wr);
+/* "SELECT … FROM (query)": the rows as the schema wants them. */
+int writer_select(struct writer *wr, const json_t *columns, const char *query, struct buf *out);
+
+/* ---- data.c: files with rows ---- */
+
+int writer_data(struct writer *wr);
+void data_file_release(struct data_file *f);
+struct data_file *writer_add_file(struct writer *wr);
+/* Has the engine copy and notes the files that it wrote; `keys` are the columns that it partitioned by. -1 with the error set. */
+int writer_copy(struct writer *wr, const char *sql, json_t *spec, const json_t *keys, int content);
+void writer_remove_data(const struct writer *wr);
+int64_t random_id(void);
+
+/* ---- upsert.c ---- */
+
+/* Before the rows are written: finds the rows that the new ones replace. */
+int upsert_prepare(struct writer *wr);
+/* After: position deletes, if the table is one that merges when it is read. */
+int upsert_deletes(struct writer *wr);
+
+/* ---- manifest.c: entries of new files ---- */
+
 /* Manifests and the list of one try; the list differs from try to try, the data files do not. 0, or -1 with the error set. */
 int commit_manifests(struct writer *wr, struct commit *c);
+/* Writes an avro file from a query; its length through `length`. */
+int write_avro(struct writer *wr, const char *path, const char *root, const char *select, const char *ids, const char *metadata,
+	       int64_t *length);
+char *manifest_metadata(const struct writer *wr, const json_t *spec, int content);
+/* FIELD_IDS of a manifest: the fields that every one has, and the others too. */
+char *manifest_ids(const json_t *spec, bool all);
+/* The values of a spec's fields as an SQL struct; NULL texts are NULL. */
+int partition_struct(struct writer *wr, const json_t *spec, const json_t *values, struct buf *out);
+/* The list's entry of a manifest, as a SELECT that is added to `list`. */
+struct list_entry {
+	const char *url;
+	int64_t length, min_sequence, rows_added, rows_existing, rows_deleted, first_row_id;
+	size_t added, existing, deleted;
+	int spec, content;
+	const char *partitions; /* an SQL value */
+};
+void list_add(struct buf *list, const struct commit *c, const struct list_entry *e, int format);
+#define NO_PARTITIONS "NULL::STRUCT(contains_null BOOLEAN, contains_nan BOOLEAN, lower_bound BLOB, upper_bound BLOB)[]"
+/* The SELECT of a snapshot's own list, every column there and of its type. */
+void list_select(const char *manifest_list, int format, struct buf *out);
+
+/* ---- rewrite.c: what a commit takes out of the snapshot before it ---- */
+
+/* Adds the entries of the manifests that stay, or take their place, to `list`. 0, or -1 with the error set. */
+int commit_old_manifests(struct writer *wr, struct commit *c, struct buf *list);
+/* The current snapshot's data files: name -> [spec, values as text]. NULL with the error set. */
+json_t *old_partitions(struct writer *wr);
+
+/* ---- commit.c ---- */
+
+/* One try. Returns the HTTP status, or -1 with the error set. */
+int commit_try(struct writer *wr);
+int64_t summary_number(const json_t *snap, const char *key);
 
 #endif

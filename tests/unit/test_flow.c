@@ -129,7 +129,7 @@ test_employees(void **state)
 	assert_string_equal(
 		spec,
 		"{\"create\":true,\"from\":\"${tasks.stage.outputs.path}\",\"into\":\"${config.tables.stg_active_employees}\","
-		"\"mode\":\"replace\"}");
+		"\"mode\":\"replace\",\"schema_evolution\":\"none\"}");
 	free(spec);
 	/* A block scalar's text begins in the next line; the task's own retry wins key by key. */
 	spec = json_dumps(json_object_get(f->tasks[2].pos, "sql"), JSON_COMPACT);
@@ -189,7 +189,7 @@ test_later(void **state)
 	expect("id: a\npriority: 3\ntriggers: []\nschedule: {every: 5m}\nconcurrency: {overlap: fail}\n"
 	       "tasks:\n"
 	       "  - {id: a, type: maintain, tables: [x]}\n"
-	       "  - {id: b, type: publish, from: x, into: a.b, mode: upsert, key: [id], engine: spark}\n"
+	       "  - {id: b, type: publish, from: x, into: a.b, mode: merge, branch: run, engine: spark}\n"
 	       "  - {id: c, type: command, command: x, for_each: [1], depends_on: [{task: a, state: done}]}\n",
 	       "f.yaml:2:1: error: \"priority\" in the flow is not supported yet\n"
 	       "f.yaml:3:1: error: \"triggers\" in the flow is not supported yet\n"
@@ -199,9 +199,10 @@ test_later(void **state)
 	       "f.yaml:7:19: error: task type \"maintain\" in task \"a\" is not supported yet; supported: stage, publish, "
 	       "curate, validate, "
 	       "command\n"
-	       "f.yaml:8:54: error: mode \"upsert\" in task \"b\" is not supported yet; supported: append, replace, overwrite\n"
-	       "f.yaml:8:62: error: \"key\" in task \"b\" is not supported yet\n"
-	       "f.yaml:8:81: error: engine \"spark\" in task \"b\" is not supported yet; supported: duckdb\n"
+	       "f.yaml:8:54: error: mode \"merge\" in task \"b\" is not supported yet; supported: append, replace, "
+	       "overwrite, overwrite_partitions, upsert\n"
+	       "f.yaml:8:61: error: \"branch\" in task \"b\" is not supported yet\n"
+	       "f.yaml:8:82: error: engine \"spark\" in task \"b\" is not supported yet; supported: duckdb\n"
 	       "f.yaml:9:40: error: \"for_each\" in task \"c\" is not supported yet\n"
 	       "f.yaml:9:68: error: a map in \"depends_on\" of task \"c\" is not supported yet; give the task's id\n");
 }
