@@ -4,6 +4,8 @@ An engine that cannot do a thing at all has no such verb: DuckDB's extension has
 a column's type; PyIceberg has no create-or-replace.
 """
 
+import json
+
 import duckdb
 import pyarrow as pa
 from pyiceberg.catalog.rest import RestCatalog
@@ -12,6 +14,7 @@ from pyiceberg.expressions import EqualTo, In
 from pyiceberg.transforms import BucketTransform
 from pyiceberg.types import LongType
 
+from harness import why
 from spark import BUILD
 from values import arrow_table, duck_literal, duck_type, of_duck, of_ice, spark_literal, state
 
@@ -261,3 +264,39 @@ class Spark:
 
     def state_of_tag(self, table, tag):
         return self.state(table, f"VERSION AS OF '{tag}'")
+
+
+class Sluice:
+    """Flows as writers. They read with DuckDB, which is asked anyway, so this one has no `state`."""
+
+    def __init__(self, lake):
+        self.name, self.lake, self.daemon = "sluice", lake, lake.daemon
+
+    def _write(self, table, mode, columns, rows, **more):
+        if rows:
+            sql = f"SELECT * FROM (VALUES {tuples(columns, rows, duck_literal)}) v({names(columns)})"
+        else:
+            sql = "SELECT " + ", ".join(f"{duck_literal(None, k)} AS {n}" for n, k in columns) + " WHERE false"
+        task = {"id": "write", "type": "curate", "into": f"{self.lake.name}.{table}", "mode": mode, "sql": sql, **more}
+        source = json.dumps({"id": "interop", "tasks": [task]}, ensure_ascii=False)  # JSON is YAML
+        run = self.daemon.ended(self.daemon.post("/api/v1/runs", {"file": "interop.yaml", "source": source})["id"])
+        assert run["state"] == "success", why(run)
+
+    def create(self, table, columns, partition=None):
+        self._write(table, "append", columns, [], **({"partition_by": [partition]} if partition else {}))
+
+    def append(self, table, columns, rows):
+        self._write(table, "append", columns, rows)
+
+    def overwrite(self, table, columns, rows):
+        self._write(table, "overwrite", columns, rows)
+
+    def replace(self, table, columns, rows):
+        self._write(table, "replace", columns, rows)
+
+    def rollback(self, table, snapshot):
+        self.daemon.post(f"/api/v1/tables/{table}/rollback", {"to": str(snapshot)})
+
+    def tag(self, table, name, snapshot):
+        answer = self.daemon.request("PUT", f"/api/v1/tables/{table}/refs/{name}", {"type": "tag", "at": str(snapshot)})
+        assert answer.status in (200, 201), answer

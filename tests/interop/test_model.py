@@ -1,0 +1,171 @@
+"""Random operations by random engines, against a table in Python's memory; all engines are asked after each.
+
+SLUICE_INTEROP_SEED repeats a run; SLUICE_INTEROP_STEPS makes it longer.
+"""
+
+import os
+import random
+import time
+
+import pytest
+
+from engines import PyIceberg
+from test_matrix import metadata
+
+SEED = int(os.environ.get("SLUICE_INTEROP_SEED", "5"))
+STEPS = int(os.environ.get("SLUICE_INTEROP_STEPS", "60"))
+SECONDS = float(os.environ.get("SLUICE_INTEROP_SECONDS", "60"))
+WORDS = ["", "eu", "us", "it's", "Ñ 数", None]
+
+
+class Model:
+    """The table as it ought to be. A row is a map from a column's number, which is never used again, to its value."""
+
+    def __init__(self):
+        self.columns = {0: ("id", "bigint"), 1: ("region", "string"), 2: ("n", "int")}
+        self.rows, self.next_column, self.next_id = [], 3, 1
+        self.past, self.tags = {}, {}  # snapshot: (columns, rows); tag: snapshot
+
+    def shown(self, columns=None, rows=None):
+        """Columns and rows as engines tell them."""
+        columns, rows = columns or self.columns, self.rows if rows is None else rows
+        return list(columns.values()), [tuple(r.get(c) for c in columns) for r in rows]
+
+    def fresh(self, rng, id=None):
+        if id is None:
+            id, self.next_id = self.next_id, self.next_id + 1
+        return {0: id, **{c: rng.choice(WORDS) if kind == "string" else rng.choice([None, rng.randint(-9, 9)]) for c, (_, kind) in self.columns.items() if c}}
+
+    def some(self, rng, most=4):
+        return [self.fresh(rng) for _ in range(rng.randint(1, most))]
+
+
+# ---- operations: each does the same to the model and to the table; None: there is nothing to do it to ----
+
+
+def append(m, e, t, rng):
+    rows = m.some(rng)
+    e.append(t, *m.shown(rows=rows))
+    m.rows = m.rows + rows
+
+
+def overwrite(m, e, t, rng):
+    rows = m.some(rng, 6)
+    e.overwrite(t, *m.shown(rows=rows))
+    m.rows = rows
+
+
+def upsert(m, e, t, rng):
+    old = rng.sample([r[0] for r in m.rows], min(len(m.rows), 2))
+    rows = [m.fresh(rng, id) for id in old] + m.some(rng, 2)
+    e.upsert(t, *m.shown(rows=rows), "id")
+    m.rows = [r for r in m.rows if r[0] not in old] + rows
+
+
+def delete(m, e, t, rng):
+    if not m.rows:
+        return None
+    gone = rng.sample([r[0] for r in m.rows], rng.randint(1, min(3, len(m.rows))))
+    e.delete(t, "id", gone)
+    m.rows = [r for r in m.rows if r[0] not in gone]
+
+
+def add_column(m, e, t, rng):
+    number, m.next_column = m.next_column, m.next_column + 1
+    column = (f"c{number}", rng.choice(["string", "int"]))
+    e.add_column(t, *column)
+    m.columns = {**m.columns, number: column}
+
+
+def rename_column(m, e, t, rng):
+    number = rng.choice([c for c in m.columns if c])
+    name, kind = m.columns[number]
+    new = f"{name.split('_')[0]}_{m.next_column}"
+    m.next_column += 1
+    e.rename_column(t, name, new)
+    m.columns = {**m.columns, number: (new, kind)}
+
+
+def drop_column(m, e, t, rng):
+    if len(m.columns) < 3:
+        return None
+    number = rng.choice([c for c in m.columns if c])
+    e.drop_column(t, m.columns[number][0])
+    m.columns = {c: v for c, v in m.columns.items() if c != number}
+
+
+def rollback(m, e, t, rng):
+    ancestors = m.ancestors & m.past.keys()
+    if not ancestors:
+        return None
+    snapshot = rng.choice(sorted(ancestors))
+    e.rollback(t, snapshot)
+    m.rows = m.past[snapshot][1]  # the schema stays as it is
+
+
+def tag(m, e, t, rng):
+    if not m.past:
+        return None
+    name, snapshot = f"tag{len(m.tags)}", rng.choice(sorted(m.past))
+    e.tag(t, name, snapshot)
+    m.tags[name] = snapshot
+
+
+OPERATIONS = {append: 6, overwrite: 2, upsert: 4, delete: 4, add_column: 1, rename_column: 1, drop_column: 1, rollback: 2, tag: 1}
+
+
+def look(m, lake, table):
+    """What the table's metadata says of now: its snapshot is remembered with what it must hold."""
+    md = metadata(lake, table)
+    current = m.current = md.get("current-snapshot-id")
+    parents = {s["snapshot-id"]: s.get("parent-snapshot-id") for s in md["snapshots"]}
+    m.ancestors, at = set(), parents.get(current)
+    while at is not None:
+        m.ancestors.add(at)
+        at = parents.get(at)
+    if current not in (None, -1) and current not in m.past:
+        m.past[current] = (m.columns, m.rows)
+
+
+def able(e, operation, m):
+    # PyIceberg's upsert compares the new rows with the columns of the last snapshot, not with those of the table.
+    if operation is upsert and isinstance(e, PyIceberg) and m.current in m.past and m.past[m.current][0] != m.columns:
+        return False
+    return hasattr(e, operation.__name__)
+
+
+def everybody_agrees(m, agree, table, rng):
+    columns, rows = m.shown()
+    agree.on(table, rows, columns)
+    who = rng.choice(list(agree.engines))
+    if m.past:
+        snapshot = rng.choice(sorted(m.past))
+        columns, rows = m.shown(*m.past[snapshot])
+        agree.same(agree.ask(lambda e: e.state_at(table, snapshot), [who]), rows, columns)
+    if m.tags and hasattr(agree.engines[who], "state_of_tag"):
+        name = rng.choice(sorted(m.tags))
+        columns, rows = m.shown(*m.past[m.tags[name]])
+        agree.same(agree.ask(lambda e: e.state_of_tag(table, name), [who]), rows, columns)
+
+
+@pytest.mark.timeout(600)
+def test_random_operations(engines, agree, lake):
+    rng, m, table, told = random.Random(SEED), Model(), lake.table("model"), []
+    creator = rng.choice(list(engines.values()))
+    creator.create(table, m.shown()[0])
+    deadline = time.monotonic() + SECONDS
+    for step in range(STEPS):
+        if time.monotonic() > deadline:
+            break
+        operation = rng.choices(list(OPERATIONS), OPERATIONS.values())[0]
+        look(m, lake, table)
+        engine = rng.choice([e for e in engines.values() if able(e, operation, m)])
+        told.append(f"{engine.name} {operation.__name__}")
+        try:
+            operation(m, engine, table, rng)
+            look(m, lake, table)
+            everybody_agrees(m, agree, table, rng)
+        except BaseException as e:
+            e.add_note(f"seed {SEED}, made by {creator.name}, after:\n  " + "\n  ".join(told))
+            raise
+    print(f"{len(told)} operations")
