@@ -15,6 +15,7 @@
 #define CACHE_MAX       (96u << 20)
 #define CACHE_COST(len) ((len)*7 + 512)
 #define NAME_MAX_BYTES  255
+#define POINTERS_MAX    4096
 #define PAGE_SIZE       1000 /* for a client that wants pages of no particular size */
 
 struct catalog *
@@ -57,6 +58,8 @@ cache_drop(struct catalog *c, struct meta *m)
 	meta_unref(m);
 }
 
+static void pointer_drop(struct catalog *c, struct pointer *p);
+
 void
 catalog_unref(struct catalog *c)
 {
@@ -64,6 +67,8 @@ catalog_unref(struct catalog *c)
 		return;
 	LIST_FOR_EACH (it, &c->lru)
 		cache_drop(c, LIST_ENTRY(it, struct meta, lru));
+	while (c->pointers)
+		pointer_drop(c, c->pointers);
 	free(c->name);
 	free(c->warehouse);
 	free(c);
@@ -131,6 +136,55 @@ meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_
 	c->bytes += CACHE_COST(len);
 	m->refs++;
 	return m;
+}
+
+/* ---- where tables stood ---- */
+
+static char *
+pointer_key(bool view, const char *ns, const char *name)
+{
+	return xasprintf("%c%s\x1f%s", view ? 'v' : 't', ns, name);
+}
+
+const char *
+pointer_known(struct catalog *c, bool view, const char *ns, const char *name)
+{
+	char *key = pointer_key(view, ns, name);
+	struct pointer *p;
+
+	HASH_FIND_STR(c->pointers, key, p);
+	free(key);
+	return p ? p->location : NULL;
+}
+
+static void
+pointer_drop(struct catalog *c, struct pointer *p)
+{
+	HASH_DEL(c->pointers, p);
+	free(p->key);
+	free(p->location);
+	free(p);
+}
+
+void
+pointer_keep(struct catalog *c, bool view, const char *ns, const char *name, const char *location)
+{
+	char *key = pointer_key(view, ns, name);
+	struct pointer *p;
+
+	HASH_FIND_STR(c->pointers, key, p);
+	if (p)
+		pointer_drop(c, p);
+	if (location == NULL) {
+		free(key);
+		return;
+	}
+	if (HASH_COUNT(c->pointers) >= POINTERS_MAX)
+		pointer_drop(c, c->pointers); /* the oldest */
+	p = xcalloc(1, sizeof(*p));
+	p->key = key;
+	p->location = xstrdup(location);
+	HASH_ADD_KEYPTR(hh, c->pointers, p->key, strlen(p->key), p);
 }
 
 /* ---- names ---- */

@@ -19,6 +19,12 @@ struct meta {
 	UT_hash_handle hh;
 };
 
+/* Where a table stood after our last commit to it: most likely it still does. */
+struct pointer {
+	char *key, *location;
+	UT_hash_handle hh;
+};
+
 struct catalog {
 	unsigned refs; /* the daemon's, and one for each request under way */
 	struct app *app;
@@ -29,6 +35,7 @@ struct catalog {
 	struct list lru;     /* least recently used first */
 	size_t bytes;
 	struct list jobs; /* commits, see commit.c */
+	struct pointer *pointers;
 };
 
 struct catalog *catalog_ref(struct catalog *c);
@@ -41,6 +48,13 @@ struct meta *meta_cached(struct catalog *c, const char *location);
 /* Takes text and json over; returns a reference for the caller and keeps one, while there is room. */
 struct meta *meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_t *json);
 void meta_unref(struct meta *m);
+
+/* ---- where tables stood (catalog.c) ---- */
+
+/* Borrowed; NULL when it is not known. */
+const char *pointer_known(struct catalog *c, bool view, const char *ns, const char *name);
+/* `location` NULL: forget it. */
+void pointer_keep(struct catalog *c, bool view, const char *ns, const char *name, const char *location);
 
 /* ---- names and answers (catalog.c) ---- */
 
@@ -105,7 +119,7 @@ void ask_done(struct ask *a);
 /* The path of a file: URI or a plain path; NULL with ERR_UNSUPPORTED for another file system. The caller frees it. */
 char *warehouse_path(const char *location, struct err *e);
 MUSTCHECK int warehouse_read(const char *location, char **text, size_t *len, json_t **json, struct err *e);
-/* Under a temporary name first, synced, then renamed. */
+/* A file that is not there yet, on disk when this returns. */
 MUSTCHECK int warehouse_write(const char *location, const char *text, size_t len, struct err *e);
 /* A table's folder with data/ and metadata/, which DuckDB expects to exist. */
 MUSTCHECK int warehouse_make_table(const char *location, struct err *e);

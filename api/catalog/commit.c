@@ -232,6 +232,8 @@ job_succeed(struct job *j)
 	for (size_t i = 0; i < j->nparts; i++) {
 		struct part *p = &j->parts[i];
 
+		if (j->attempt == NULL)
+			pointer_keep(j->catalog, j->view, p->ns, p->name, p->new);
 		if (p->json == NULL)
 			continue;
 		meta_unref(m);
@@ -606,7 +608,12 @@ on_worked(uv_work_t *w, int status)
 		struct err e = j->e;
 
 		j->e = (struct err)ERR_INIT;
-		job_fail(j, &e);
+		if (j->guessed && !j->catalog->closing) { /* it may have been wrong: look, and judge then */
+			err_release(&e);
+			job_again(j);
+		} else {
+			job_fail(j, &e);
+		}
 		return;
 	}
 	if (j->kind == KIND_STAGE) {
@@ -618,6 +625,13 @@ on_worked(uv_work_t *w, int status)
 	for (size_t i = 0; i < j->nparts; i++)
 		part_settle(&j->parts[i]);
 	job_move(j);
+}
+
+static void
+job_build(struct job *j)
+{
+	j->work.data = j;
+	uv_queue_work(j->catalog->app->loop, &j->work, job_work, on_worked);
 }
 
 static bool
@@ -704,15 +718,44 @@ on_looked(void *arg, const struct rows *r, struct err *e)
 		job_unname(j);
 		return;
 	}
-	j->work.data = j;
-	uv_queue_work(j->catalog->app->loop, &j->work, job_work, on_worked);
+	job_build(j);
+}
+
+/*
+ * Most commits follow one of ours: what that left is then where the table stands. Should it not be, the swap finds out, or
+ * the build fails, and the job begins again by looking.
+ */
+static bool
+job_guess(struct job *j)
+{
+	j->guessed = false;
+	if (j->attempt || j->tries || (j->kind != KIND_COMMIT && j->kind != KIND_TRANSACTION))
+		return false;
+	for (size_t i = 0; i < j->nparts; i++)
+		if (pointer_known(j->catalog, j->view, j->parts[i].ns, j->parts[i].name) == NULL ||
+		    part_wants_creation(&j->parts[i]))
+			return false;
+	for (size_t i = 0; i < j->nparts; i++) {
+		struct part *p = &j->parts[i];
+
+		part_forget_base(p);
+		p->old = xstrdup(pointer_known(j->catalog, j->view, p->ns, p->name));
+		p->base = meta_cached(j->catalog, p->old);
+	}
+	j->guessed = true;
+	return true;
 }
 
 static void
 job_look(struct job *j)
 {
-	char *text = job_parts_text(j);
+	char *text;
 
+	if (job_guess(j)) {
+		job_build(j);
+		return;
+	}
+	text = job_parts_text(j);
 	store_query(j->catalog->app->store,
 		    "SELECT t.metadata_location, t.iceberg_type, " SQL_NAMESPACE_EXISTS(
 			    "$1", "(x.part->>'ns')") " FROM json_array_elements($2::json) WITH ORDINALITY AS x(part, i) LEFT "

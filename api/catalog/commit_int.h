@@ -38,6 +38,7 @@ struct job {
 	json_t *rows; /* of `commits`, for what is visible at once */
 	struct part *parts;
 	size_t nparts;
+	bool guessed; /* where the tables stand was remembered, not looked up */
 	int tries, verified;
 	mono_us lost_at; /* when the answer to a swap was lost first; 0: never */
 	struct alarm *pause;

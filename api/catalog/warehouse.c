@@ -118,29 +118,28 @@ sync_folder_of(const char *path)
 	return rc;
 }
 
+/*
+ * Under its own name at once: no pointer leads to it before it is whole, and a rename would cost the file system's journal a
+ * second commit.
+ */
 static int
 write_synced(const char *path, const char *text, size_t len)
 {
-	char *tmp = xasprintf("%s.tmp", path);
-	int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644), rc;
+	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644), rc;
 
 	if (fd < 0 && errno == ENOENT && fs_make_parents(path) == 0)
-		fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-	if (fd < 0) {
-		rc = -errno;
-		free(tmp);
-		return rc;
-	}
+		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+	if (fd < 0)
+		return -errno;
 	rc = write_all(fd, text, len);
 	if (rc == 0 && fsync(fd) < 0)
 		rc = -errno;
 	close(fd);
-	if (rc == 0 && rename(tmp, path) < 0)
-		rc = -errno;
+	if (rc == 0)
+		rc = sync_folder_of(path);
 	if (rc < 0)
-		unlink(tmp);
-	free(tmp);
-	return rc < 0 ? rc : sync_folder_of(path);
+		unlink(path);
+	return rc;
 }
 
 int

@@ -10,6 +10,7 @@ import sys
 import tempfile
 
 from daemon import Daemon, Failed, read
+from measure_catalog import measure_catalog
 from measure_death import measure_death
 from measure_engine import measure_big, measure_employees
 from measure_load import measure_load, measure_loop
@@ -17,7 +18,7 @@ from measure_tasks import measure_chain, measure_fan, measure_idle, measure_star
 from programs import Employees, compile_c, libduckdb_flags, libpq_flags, write_flows
 from results import ROOT, Results, write_readme
 
-PARTS = ["idle", "chain", "fan", "start", "death", "employees", "big", "load", "loop"]
+PARTS = ["idle", "chain", "fan", "start", "death", "employees", "big", "load", "loop", "catalog"]
 
 
 def measure(args, folder, results):
@@ -51,6 +52,8 @@ def measure(args, folder, results):
             measure_load(daemon, load, min(args.rounds, 3), args.seconds, results)
         if "loop" in only:
             measure_loop(daemon, load, min(args.rounds, 3), args.seconds, results)
+        if "catalog" in only:
+            measure_catalog(daemon, folder, min(args.seconds, 5), results)
         if "idle" in only:
             measure_idle(daemon, args.idle, "after all runs", results)
     except BaseException:

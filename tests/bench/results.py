@@ -10,7 +10,7 @@ from daemon import Failed, read, write
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-DIGITS = {"ms": 1, "MB": 1, "runs/s": 0, "tasks/s": 0, "%": 1, "": 0}
+DIGITS = {"ms": 1, "MB": 1, "runs/s": 0, "commits/s": 0, "tasks/s": 0, "%": 1, "": 0}
 
 
 def quantile(values, share):
