@@ -230,6 +230,34 @@ load_sql_file(struct loader *l, struct task_def *t)
 	buf_release(&text);
 }
 
+/* A table and its state go together, and with the format that means them. */
+static void
+check_state(struct loader *l, const struct task_def *t)
+{
+	const json_t *source = json_object_get(t->spec, "source"), *table = json_object_get(source, "table");
+	const char *format = json_string_value(json_object_get(source, "format"));
+	bool iceberg = format && strcmp(format, "iceberg") == 0;
+	int line = t->line, col = t->col;
+
+	if (json_object_get(t->spec, "at") && json_object_get(t->spec, "table") == NULL) {
+		pos_find(t->pos, "at", &line, &col);
+		load_error(l, line, col,
+			   "\"at\" of task \"%s\" goes with \"table\"; in SQL it is as_of('namespace.table', 'state')", t->id);
+	}
+	if (format == NULL || text_has_ref(format))
+		return;
+	if (table && !iceberg)
+		pos_find(t->pos, "source/table", &line, &col);
+	else if (table == NULL && iceberg)
+		pos_find(t->pos, "source/format", &line, &col);
+	else if (table == NULL && json_object_get(source, "at"))
+		pos_find(t->pos, "source/at", &line, &col);
+	else
+		return;
+	load_error(l, line, col,
+		   "\"source\" of task \"%s\": \"table\" and \"at\" go with format: iceberg, files with another format", t->id);
+}
+
 /* Moves what belongs to the type out of the checked task into its spec. */
 static void
 build_spec(struct loader *l, struct task_def *t, json_t *j)
@@ -250,6 +278,7 @@ build_spec(struct loader *l, struct task_def *t, json_t *j)
 	make_absolute(l, t->spec, "sql_file");
 	make_absolute(l, j, "working_dir");
 	load_sql_file(l, t);
+	check_state(l, t);
 }
 
 /* The engine's own units are not ours (its GB has 1000 MB), so the limit is handed on in bytes. */

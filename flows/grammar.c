@@ -140,7 +140,7 @@ const struct grammar_row grammar_rows[] = {
 	  "Most memory that the engine takes before it spills to disk." },
 	{ "engine_options", "threads", G_ONE, G_INT, NULL, 0, NULL, "1..1024", "Threads of the engine." },
 
-	{ "stage", "source", G_ONE, G_OBJECT, "source", G_REQUIRED, NULL, NULL, "The files to read." },
+	{ "stage", "source", G_ONE, G_OBJECT, "source", G_REQUIRED, NULL, NULL, "The files or the table to read." },
 	{ "stage", "select", G_LIST, G_SELECT, NULL, 0, NULL, NULL,
 	  "Columns to keep, in order: a name, \"expr AS name\", or {name: expr}. By default all." },
 	{ "stage", "where", G_ONE, G_STRING, NULL, 0, NULL, NULL,
@@ -159,10 +159,14 @@ const struct grammar_row grammar_rows[] = {
 	{ "stage", "target", G_ONE, G_OBJECT, "target", G_REQUIRED, NULL, NULL,
 	  "The Parquet file or folder to write." },
 
-	{ "source", "format", G_ONE, G_ENUM, "csv json parquet !sql !avro !xlsx", G_REQUIRED, NULL, NULL,
-	  "Format of the files." },
-	{ "source", "path", G_ONE_OR_LIST, G_STRING, NULL, G_REQUIRED, NULL, NULL,
+	{ "source", "format", G_ONE, G_ENUM, "csv json parquet iceberg !sql !avro !xlsx", G_REQUIRED, NULL, NULL,
+	  "Format of the files; iceberg: a table of the catalog." },
+	{ "source", "path", G_ONE_OR_LIST, G_STRING, NULL, 0, NULL, NULL,
 	  "A path or glob, or a list of them; relative to the flow's file." },
+	{ "source", "table", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "iceberg: the table, namespace.table, with or without the catalog's name in front." },
+	{ "source", "at", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "iceberg: the table as it was: a branch, a tag, a snapshot id, previous, a time such as 2026-11-21 06:00 (UTC) or 2h ago." },
 	{ "source", "header", G_ONE, G_BOOL, NULL, 0, NULL, NULL,
 	  "CSV: whether the first line names the columns; by default it does." },
 	{ "source", "delimiter", G_ONE, G_STRING, NULL, 0, NULL, NULL,
@@ -244,6 +248,8 @@ const struct grammar_row grammar_rows[] = {
 	{ "curate", "commit_retries", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 
 	{ "validate", "table", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The table to check." },
+	{ "validate", "at", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "With table: the table as it was: a branch, a tag, a snapshot id, previous, or a time." },
 	{ "validate", "sql", G_ONE, G_STRING, NULL, 0, NULL, NULL, "A SELECT whose rows are checked." },
 	{ "validate", "checks", G_LIST, G_OBJECT, "check", G_REQUIRED, NULL, NULL, "The checks; each names one kind." },
 	{ "validate", "on_fail", G_ONE, G_ENUM, "fail warn !quarantine !rollback", 0, "fail", NULL,
@@ -351,8 +357,11 @@ const struct grammar_row grammar_rows[] = {
 const size_t grammar_row_count = sizeof(grammar_rows) / sizeof(grammar_rows[0]);
 
 const struct grammar_group grammar_groups[] = {
-	{ "schedule", "cron" },      { "curate", "sql sql_file" },
-	{ "validate", "table sql" }, { "check", "row_count not_null unique accepted_values range schema sql same_rows" },
+	{ "schedule", "cron" },
+	{ "source", "path table" },
+	{ "curate", "sql sql_file" },
+	{ "validate", "table sql" },
+	{ "check", "row_count not_null unique accepted_values range schema sql same_rows" },
 	{ "secret", "env file" },
 };
 const size_t grammar_group_count = sizeof(grammar_groups) / sizeof(grammar_groups[0]);

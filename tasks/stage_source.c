@@ -9,6 +9,8 @@
 
 #include "base/alloc.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/inspect.h"
+#include "tasks/iceberg/write.h"
 
 int
 stage_missing_column(struct stage *st, const char *key, const char *name)
@@ -39,6 +41,19 @@ stage_has_name(const json_t *names, const char *name)
 	return false;
 }
 
+/* A table is asked for as a file is: by its name. */
+static int
+stage_table(struct stage *st)
+{
+	const char *table = stage_source_text(st, "table", NULL);
+
+	if (table == NULL)
+		return task_fail(st->cx, ERR_INVALID,
+				 "source.format iceberg needs source.table, a table of the catalog, not a path");
+	json_array_append_new(st->files, json_string(table));
+	return iceberg_attach(st->cx);
+}
+
 int
 stage_files(struct stage *st)
 {
@@ -47,6 +62,10 @@ stage_files(struct stage *st)
 	size_t n = json_is_array(path) ? json_array_size(path) : 1;
 
 	st->files = json_array();
+	if (strcmp(st->format, "iceberg") == 0)
+		return stage_table(st);
+	if (path == NULL || json_object_get(st->source, "at"))
+		return task_fail(cx, ERR_INVALID, "source.table and source.at go with format: iceberg, not with %s", st->format);
 	for (size_t i = 0; i < n; i++) {
 		const char *given = json_string_value(json_is_array(path) ? json_array_get(path, i) : path), *local;
 		struct buf b = BUF_INIT;
@@ -394,46 +413,27 @@ stage_read_csv(struct stage *st)
 	return 0;
 }
 
-/* JSON and Parquet bring their own types; what is asked for beyond them is cast. */
+/* JSON, Parquet and tables bring their own types; what is asked for beyond them is cast. `plain` is what FROM takes. */
 static int
-stage_read_typed(struct stage *st, const char *function)
+stage_read_typed(struct stage *st, const char *plain)
 {
 	struct context *cx = st->cx;
-	struct buf plain = BUF_INIT;
-	json_t *columns, *column, *name;
+	char *query = xasprintf("SELECT * FROM %s", plain);
+	json_t *columns = duck_describe(cx->db, query, &cx->err), *column, *name;
 	size_t i;
 
-	buf_addf(&plain, "%s(", function);
-	add_file_list(&plain, st->files);
-	if (strcmp(function, "read_parquet") == 0)
-		buf_adds(&plain, ", union_by_name = false");
-	buf_adds(&plain, ")");
-	{
-		char *query = xasprintf("SELECT * FROM %s", plain.s);
-
-		columns = duck_describe(cx->db, query, &cx->err);
-		free(query);
-	}
-	if (columns == NULL) {
-		buf_release(&plain);
+	free(query);
+	if (columns == NULL)
 		return -1;
-	}
 	st->names = json_array();
 	json_array_foreach (columns, i, column)
 		json_array_append(st->names, json_object_get(column, "name"));
 	json_decref(columns);
-	if (stage_types(st) < 0) {
-		buf_release(&plain);
+	if (stage_types(st) < 0)
 		return -1;
-	}
 	stage_conditions(st, true);
-	plain.s[--plain.len] = '\0'; /* the parenthesis */
-	/* Rows keep the file's order, so that their number in it can be counted. */
-	buf_addf(&st->traced, "SELECT *, row_number() OVER (%s) AS sluice_row FROM %s, filename = 'sluice_file')",
-		 json_array_size(st->files) > 1 ? "PARTITION BY sluice_file" : "", plain.s);
-	buf_addc(&plain, ')');
 	if (json_object_size(st->types) == 0) {
-		buf_adds(&st->reader, plain.s);
+		buf_adds(&st->reader, plain);
 	} else {
 		bool first = true;
 
@@ -451,13 +451,50 @@ stage_read_typed(struct stage *st, const char *function)
 			buf_addf(&st->reader, " AS %s) AS ", type);
 			buf_add_sql_name(&st->reader, n);
 		}
-		buf_addf(&st->reader, ") FROM %s", plain.s);
+		buf_addf(&st->reader, ") FROM %s", plain);
 		if (st->on_reject != REJECT_FAIL)
 			buf_addf(&st->reader, " WHERE NOT (%s)", st->bad.s);
 		buf_adds(&st->reader, ")");
 	}
-	buf_release(&plain);
 	return 0;
+}
+
+static int
+stage_read_files(struct stage *st, const char *function)
+{
+	struct buf plain = BUF_INIT;
+	int rc;
+
+	buf_addf(&plain, "%s(", function);
+	add_file_list(&plain, st->files);
+	if (strcmp(function, "read_parquet") == 0)
+		buf_adds(&plain, ", union_by_name = false");
+	/* Rows keep the file's order, so that their number in it can be counted. */
+	buf_addf(&st->traced, "SELECT *, row_number() OVER (%s) AS sluice_row FROM %s, filename = 'sluice_file')",
+		 json_array_size(st->files) > 1 ? "PARTITION BY sluice_file" : "", plain.s);
+	buf_addc(&plain, ')');
+	rc = stage_read_typed(st, plain.s);
+	buf_release(&plain);
+	return rc;
+}
+
+/* One state of a table, the same for every statement of the task, whatever is committed meanwhile. */
+static int
+stage_read_table(struct stage *st)
+{
+	char *query = inspect_at(st->cx, stage_source_text(st, "table", ""), stage_source_text(st, "at", NULL)), *plain;
+	int rc;
+
+	if (query == NULL)
+		return -1;
+	plain = xasprintf("(%s)", query);
+	buf_adds(&st->traced, "SELECT *, ");
+	buf_add_sql_string(&st->traced, stage_source_text(st, "table", ""));
+	buf_addf(&st->traced, " AS sluice_file, row_number() OVER () AS sluice_row FROM %s", plain);
+	rc = stage_read_typed(st, plain);
+	free(plain);
+	free(query);
+	return rc;
 }
 
 int
@@ -466,8 +503,10 @@ stage_read(struct stage *st)
 	if (strcmp(st->format, "csv") == 0)
 		return stage_read_csv(st);
 	if (strcmp(st->format, "json") == 0)
-		return stage_read_typed(st, "read_json");
+		return stage_read_files(st, "read_json");
 	if (strcmp(st->format, "parquet") == 0)
-		return stage_read_typed(st, "read_parquet");
+		return stage_read_files(st, "read_parquet");
+	if (strcmp(st->format, "iceberg") == 0)
+		return stage_read_table(st);
 	return task_fail(st->cx, ERR_UNSUPPORTED, "source.format \"%s\" is not supported yet", st->format);
 }

@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/write.h"
 #include "tasks/report.h"
 
@@ -507,7 +508,19 @@ validate_run(struct context *cx)
 	if (iceberg_attach(cx) < 0 || duck_exec(cx->db, "BEGIN", &cx->err) < 0)
 		goto out;
 	buf_adds(&view, "CREATE OR REPLACE TEMP VIEW this AS ");
-	if (name) {
+	if (name && spec_text(cx, "at")) {
+		char *query;
+
+		if (task_table_name(cx, name, &ns, &table) < 0 || (query = inspect_at(cx, name, spec_text(cx, "at"))) == NULL)
+			goto out;
+		buf_adds(&view, query);
+		free(query);
+		subject = xasprintf("%s.%s at %s", ns, table, spec_text(cx, "at"));
+	} else if (spec_text(cx, "at")) {
+		task_fail_at(cx, "at", "`at` goes with `table`; in `sql` write as_of('namespace.table', '%s')",
+			     spec_text(cx, "at"));
+		goto out;
+	} else if (name) {
 		if (task_table_name(cx, name, &ns, &table) < 0)
 			goto out;
 		buf_adds(&view, "SELECT * FROM ");

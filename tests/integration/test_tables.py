@@ -13,7 +13,7 @@ import pytest
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.types import IntegerType, LongType, StringType
 
-from conftest import Daemon
+from conftest import Daemon, why
 
 
 @pytest.fixture(scope="module")
@@ -523,3 +523,76 @@ def test_diff_refused(shared, story):
     rest(shared).create_table_if_not_exists("look.void", schema=rows([1]).schema)
     answer = shared.request("GET", "/api/v1/tables/look.void/diff")
     assert answer.status == 404 and "no current snapshot" in answer.json["detail"]
+
+
+# ---- states in flows ----
+
+
+def test_stage_and_validate_at_a_state(daemon, folder):
+    s = Story(daemon, "past")
+    daemon.flow(
+        "read",
+        """\
+        id: read
+        params: {at: v1, rows: 3}
+        tasks:
+          - id: stage
+            type: stage
+            source: {format: iceberg, table: local.past.t, at: "${params.at}"}
+            where: id > 1
+            target: {path: out/part.parquet}
+          - id: publish
+            type: publish
+            depends_on: [stage]
+            from: ${tasks.stage.outputs.path}
+            into: past.copy
+            mode: replace
+          - id: check
+            type: validate
+            depends_on: [publish]
+            table: past.t
+            at: ${params.at}
+            checks:
+              - row_count: {equals: "${params.rows}"}
+              - unique: [id]
+        """,
+    )
+    for at, rows_then, want in (("v1", 3, [2, 3]), (str(s.second), 5, [2, 3, 4, 5]), (s.made(s.first), 3, [2, 3]), ("exp", 6, [2, 3, 4, 5, 9]), ("main", 4, [2, 3, 4, 5])):
+        run = daemon.trigger("read", {"at": at, "rows": rows_then})
+        assert run["state"] == "success", why(run)
+        assert told(daemon, "SELECT id FROM past.copy ORDER BY id") == [[i] for i in want], at
+    run = daemon.trigger("read", {"at": "v1", "rows": 4})
+    assert run["state"] == "failed" and "3 rows in past.t at v1, expected 4" in why(run)
+    run = daemon.trigger("read", {"at": "never", "rows": 4})
+    assert run["state"] == "failed" and "never" in run["error"] and "is no branch, tag, snapshot id or time of the table" in run["error"]
+
+
+def test_stage_from_a_table_rejects_rows(daemon):
+    """A cast that does not fit is found in a table as in a file."""
+    Story(daemon, "past")
+    flow = "id: cast\ntasks:\n  - {id: s, type: stage, source: {format: iceberg, table: past.t}, cast: {name: int}, on_reject: ON, target: {path: out.parquet}}\n"
+    daemon.flow("cast", flow.replace("ON", "fail"))
+    run = daemon.trigger("cast")
+    assert run["state"] == "failed" and "past.t:" in why(run) and 'column "name": not of type int' in run["error"]
+    daemon.flow("cast", flow.replace("ON", "skip"))
+    run = daemon.trigger("cast")
+    assert run["state"] == "success", why(run)
+    assert run["tasks"][0]["attempts"][0]["metrics"]["rows_rejected"] == 4
+
+
+def test_a_run_sees_its_own_state(daemon):
+    """What as_of and snapshots tell inside a run is what the run has written so far, which nobody else sees yet."""
+    Story(daemon, "past")
+    daemon.flow(
+        "own",
+        """\
+        id: own
+        tasks:
+          - {id: a, type: curate, into: past.t2, mode: append, sql: SELECT 1 AS n}
+          - {id: b, type: curate, depends_on: [a], into: past.seen, mode: append, sql: "SELECT count(*) AS n FROM snapshots('past.t2')"}
+          - {id: c, type: validate, depends_on: [b], sql: "SELECT * FROM as_of('past.t2', 'main')", checks: [{row_count: {equals: 1}}]}
+        """,
+    )
+    run = daemon.trigger("own")
+    assert run["state"] == "success", why(run)
+    assert daemon.sql("SELECT n FROM past.seen") == [{"n": 1}]

@@ -498,6 +498,24 @@ test_params(void **state)
 }
 
 static void
+test_states_of_tables(void **state)
+{
+	(void)state;
+	expect("id: a\ntasks:\n  - {id: a, type: stage, source: {format: csv, table: b.t}, target: {path: x}}\n"
+	       "  - {id: b, type: stage, source: {format: iceberg, path: x}, target: {path: x}}\n"
+	       "  - {id: c, type: stage, source: {format: csv, path: x, at: v1}, target: {path: x}}\n"
+	       "  - {id: d, type: validate, sql: SELECT 1, at: v1, checks: [{unique: a}]}\n"
+	       "  - {id: e, type: stage, source: {format: iceberg, table: b.t, at: 2026-11-21}, target: {path: x}}\n",
+	       "f.yaml:3:55: error: \"source\" of task \"a\": \"table\" and \"at\" go with format: iceberg, files with another "
+	       "format\n"
+	       "f.yaml:4:43: error: \"source\" of task \"b\": \"table\" and \"at\" go with format: iceberg, files with another "
+	       "format\n"
+	       "f.yaml:5:61: error: \"source\" of task \"c\": \"table\" and \"at\" go with format: iceberg, files with another "
+	       "format\n"
+	       "f.yaml:6:48: error: \"at\" of task \"d\" goes with \"table\"; in SQL it is as_of('namespace.table', 'state')\n");
+}
+
+static void
 test_keys_of_other_types(void **state)
 {
 	(void)state;
@@ -709,6 +727,7 @@ main(void)
 		cmocka_unit_test(test_schedules),
 		cmocka_unit_test(test_params),
 		cmocka_unit_test(test_keys_of_other_types),
+		cmocka_unit_test(test_states_of_tables),
 		cmocka_unit_test(test_engine_override),
 		cmocka_unit_test(test_units),
 		cmocka_unit_test(test_norway),
