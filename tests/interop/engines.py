@@ -5,13 +5,14 @@ a column's type; PyIceberg has no create-or-replace.
 """
 
 import json
+import re
 
 import duckdb
 import pyarrow as pa
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.expressions import EqualTo, In
-from pyiceberg.transforms import BucketTransform
+from pyiceberg.transforms import BucketTransform, HourTransform, IdentityTransform, MonthTransform, TruncateTransform
 from pyiceberg.types import LongType
 
 from harness import why
@@ -26,6 +27,12 @@ def names(columns):
 def tuples(columns, rows, literal):
     """Rows as the body of VALUES."""
     return ", ".join("(" + ", ".join(literal(v, k) for v, (_, k) in zip(r, columns)) + ")" for r in rows)
+
+
+def term(text):
+    """`region`, `day(at)` or `bucket(4, id)` as transform, number and column."""
+    transform, n, column = re.fullmatch(r"(?:(\w+)\((?:(\d+), )?)?(\w+)\)?", text).groups()
+    return transform or "identity", n and int(n), column
 
 
 def rows_of(found):
@@ -61,7 +68,7 @@ class DuckDB:
             cursor.close()
 
     def create(self, table, columns, partition=None):
-        by = f" PARTITIONED BY ({partition})" if partition else ""
+        by = f" PARTITIONED BY ({', '.join(partition)})" if partition else ""
         self.run(f"CREATE TABLE lake.{table} ({', '.join(f'{n} {duck_type(k)}' for n, k in columns)}){by}")
 
     def append(self, table, columns, rows):
@@ -115,8 +122,17 @@ class DuckDB:
     def state_at(self, table, snapshot):
         return self.state(table, f"AT (VERSION => {snapshot})")
 
+    def ids_where(self, table, column, kind, value):
+        cursor = self.db.cursor()
+        try:
+            return sorted(i for (i,) in cursor.execute(f"SELECT id FROM lake.{table} WHERE {column} = {duck_literal(value, kind)}").fetchall())
+        finally:
+            cursor.close()
+
 
 class PyIceberg:
+    TRANSFORMS = {"identity": IdentityTransform, "bucket": BucketTransform, "truncate": TruncateTransform, "month": MonthTransform, "hour": HourTransform}
+
     def __init__(self, lake, through):
         self.name = f"pyiceberg-{through}"
         if through == "rest":
@@ -131,7 +147,9 @@ class PyIceberg:
         t = self.catalog.create_table(table, arrow_table(columns, []).schema, properties={"format-version": "2"})
         if partition:
             with t.update_spec() as spec:
-                spec.add_identity(partition)
+                for transform, n, column in map(term, partition):
+                    made = self.TRANSFORMS[transform]
+                    spec.add_field(column, made(n) if n else made(), f"{column}_{transform}")
 
     def append(self, table, columns, rows):
         self.load(table).append(arrow_table(columns, rows))
@@ -182,6 +200,10 @@ class PyIceberg:
     def state_at(self, table, snapshot):
         return self.state(table, snapshot)
 
+    def ids_where(self, table, column, kind, value):
+        value = value.isoformat() if kind in ("date", "timestamp") else value
+        return sorted(self.load(table).scan(EqualTo(column, value), selected_fields=("id",)).to_arrow().column(0).to_pylist())
+
     def state_of_tag(self, table, tag):
         return self.state_at(table, self.load(table).metadata.refs[tag].snapshot_id)
 
@@ -203,7 +225,8 @@ class Spark:
         return self.jvm.ask(self.session, "sql", sql)
 
     def create(self, table, columns, partition=None):
-        by = f" PARTITIONED BY ({partition})" if partition else ""
+        terms = [re.sub(r"^(month|hour)\(", r"\1s(", t) for t in partition or ()]
+        by = f" PARTITIONED BY ({', '.join(terms)})" if terms else ""
         self.run(f"CREATE TABLE {self.at(table)} ({', '.join(f'{n} {k}' for n, k in columns)}) USING iceberg{by} TBLPROPERTIES ('format-version' = '2')")
 
     def at(self, table):
@@ -265,6 +288,9 @@ class Spark:
     def state_of_tag(self, table, tag):
         return self.state(table, f"VERSION AS OF '{tag}'")
 
+    def ids_where(self, table, column, kind, value):
+        return sorted(r[0] for r in self.run(f"SELECT id FROM {self.at(table)} WHERE {column} = {spark_literal(value, kind)}")["rows"])
+
 
 class Sluice:
     """Flows as writers. They read with DuckDB, which is asked anyway, so this one has no `state`."""
@@ -283,13 +309,19 @@ class Sluice:
         assert run["state"] == "success", why(run)
 
     def create(self, table, columns, partition=None):
-        self._write(table, "append", columns, [], **({"partition_by": [partition]} if partition else {}))
+        self._write(table, "append", columns, [], **({"partition_by": list(partition)} if partition else {}))
 
     def append(self, table, columns, rows):
         self._write(table, "append", columns, rows)
 
     def overwrite(self, table, columns, rows):
         self._write(table, "overwrite", columns, rows)
+
+    def overwrite_partitions(self, table, columns, rows, key):
+        self._write(table, "overwrite_partitions", columns, rows)
+
+    def upsert(self, table, columns, rows, key):
+        self._write(table, "upsert", columns, rows, key=key)
 
     def replace(self, table, columns, rows):
         self._write(table, "replace", columns, rows)
