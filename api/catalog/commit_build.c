@@ -27,17 +27,34 @@ uuid_make(char out[UUID_TEXT])
 		 b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
 }
 
+/* Adds a name as part of a path; returns whether it had to be changed: clients take these for patterns, escapes or ends of a URI.
+ */
+static bool
+add_path_part(struct buf *b, const char *name, bool dots_split)
+{
+	bool changed = false;
+
+	for (const char *s = name; *s; s++) {
+		bool odd = strchr("*?[]{}#%\\:\"<>|", *s) != NULL;
+
+		buf_addc(b, odd ? '_' : dots_split && *s == '.' ? '/' : *s);
+		changed |= odd;
+	}
+	return changed;
+}
+
 /* Where a new table lies unless it says so itself: never in a folder that still holds files of another one. */
 static char *
 default_location(const struct job *j, const struct part *p, const char *uuid)
 {
 	struct buf b = BUF_INIT;
+	bool changed;
 
 	buf_addf(&b, "%s/", j->catalog->warehouse);
-	for (const char *s = p->ns; *s; s++)
-		buf_addc(&b, *s == '.' ? '/' : *s);
-	buf_addf(&b, "/%s", p->name);
-	if (warehouse_in_use(b.s))
+	changed = add_path_part(&b, p->ns, true);
+	buf_addc(&b, '/');
+	changed |= add_path_part(&b, p->name, false);
+	if (changed || warehouse_in_use(b.s))
 		buf_addf(&b, "-%.8s", uuid);
 	return buf_detach(&b);
 }
@@ -180,7 +197,12 @@ part_facts(const struct part *p, const char *action)
 static int
 part_build(struct job *j, struct part *p, struct err *e)
 {
-	if (part_read_base(p, e) < 0 || (p->json = part_change(j, p, e)) == NULL)
+	if (part_read_base(p, e) < 0) {
+		if (j->kind != KIND_TRANSACTION) /* where it is added to every error */
+			err_prefix(e, "%s %s.%s", j->view ? "view" : "table", p->ns, p->name);
+		return e->code;
+	}
+	if ((p->json = part_change(j, p, e)) == NULL)
 		return e->code;
 	if (p->old && json_equal(part_base(p), p->json)) { /* nothing changes: the file stays the one it was */
 		p->new = xstrdup(p->old);

@@ -248,6 +248,7 @@ on_read(uv_work_t *w, int status)
 	if (status < 0 && rd->e.code == 0)
 		err_set(&rd->e, ERR_INTERNAL, "%s", uv_strerror(status));
 	if (rd->e.code) {
+		err_prefix(&rd->e, "%s %s.%s", a->view ? "view" : "table", a->ns, a->name);
 		catalog_reply_err(a->rq, &rd->e);
 	} else {
 		m = meta_keep(a->catalog, rd->location, rd->text, rd->len, rd->json);
