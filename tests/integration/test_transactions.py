@@ -1,0 +1,232 @@
+"""A run is a transaction over the tables it writes: seen by the run alone, then by everybody at once, or by nobody ever."""
+
+import contextlib
+
+import psycopg2
+import pyarrow as pa
+import pytest
+from conftest import task_of, wait_until, why
+from pyiceberg.catalog.rest import RestCatalog
+
+
+@pytest.fixture
+def catalog(daemon):
+    return RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+
+
+def gate(folder, name="gate", after=()):
+    """A task that waits for a file of its name."""
+    return f"  - {{id: {name}, type: command, depends_on: [{', '.join(after)}], command: \"until [ -e {folder}/{name} ]; do sleep 0.02; done\"}}\n"
+
+
+def at_gate(daemon, flow, name="gate"):
+    run = daemon.post(f"/api/v1/flows/{flow}/runs")
+    wait_until(lambda: (r := daemon.run(run["id"])) and (task_of(r, name)["state"] == "running" or why_over(r)), "the gate")
+    return run["id"]
+
+
+def why_over(run):
+    assert run["state"] in ("queued", "running"), why(run)
+
+
+def names(daemon):
+    return sorted(i["name"] for i in daemon.get("/api/v1/tables")["items"])
+
+
+def count(daemon, table):
+    return daemon.sql(f"SELECT count(*) AS n FROM {table}")[0]["n"]
+
+
+def rows_of(daemon, sql, *args):
+    sock = (daemon.home / "pg.run").resolve()
+    with contextlib.closing(psycopg2.connect(host=str(sock), user="sluice", dbname="postgres")) as connection, connection.cursor() as cursor:
+        cursor.execute(sql, args)
+        return cursor.fetchall()
+
+
+def lineage(daemon, run):
+    return rows_of(
+        daemon,
+        "SELECT task_id, attempt, namespace || '.' || name, state, rows_added, rows_removed FROM sluice.commits WHERE run_id = %s ORDER BY id", run,
+    )
+
+
+def test_seen_by_the_run_then_by_all(daemon, folder):
+    daemon.flow(
+        "whole",
+        "id: whole\ntasks:\n"
+        "  - {id: a, type: curate, into: x.a, sql: SELECT 1 AS n UNION ALL SELECT 2}\n"
+        "  - {id: b, type: curate, mode: overwrite, depends_on: [a], into: x.b, sql: SELECT sum(n)::BIGINT AS n FROM x.a}\n"
+        "  - {id: v, type: validate, depends_on: [b], sql: SELECT n FROM x.b, checks: [{row_count: {equals: 1}}, {range: {column: n, min: 3, max: 6}}]}\n"
+        + gate(folder, after=["v"]),
+    )
+    run = at_gate(daemon, "whole")
+    assert names(daemon) == []
+    (folder / "gate").touch()
+    ended = daemon.ended(run)
+    assert ended["state"] == "success", why(ended)
+    assert names(daemon) == ["x.a", "x.b"] and count(daemon, "x.b") == 1
+    assert lineage(daemon, run) == [("a", 1, "x.a", "visible", 2, 0), ("b", 1, "x.b", "visible", 1, 0)]
+    states = [e["state"] for e in events(daemon, run) if e["kind"] == "run"]
+    assert states == ["queued", "running", "publishing", "success"]
+    (folder / "gate").unlink()
+    run = at_gate(daemon, "whole")  # and on top of what is there
+    assert count(daemon, "x.a") == 2
+    (folder / "gate").touch()
+    assert daemon.ended(run)["state"] == "success" and count(daemon, "x.a") == 4
+
+
+def events(daemon, run):
+    keys = ("kind", "state", "task")
+    return [dict(zip(keys, row)) for row in rows_of(daemon, "SELECT kind, state, task FROM sluice.events WHERE run = %s ORDER BY id", run)]
+
+
+@pytest.mark.parametrize("how", ["fails", "cancelled"])
+def test_nothing_of_a_run_that_does_not_succeed(daemon, folder, how):
+    daemon.flow(
+        "half",
+        "id: half\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1 AS n}\n" + gate(folder, after=["a"])
+        + "  - {id: z, type: command, depends_on: [gate], command: [/bin/false]}\n",
+    )
+    run = at_gate(daemon, "half")
+    if how == "fails":
+        (folder / "gate").touch()
+    else:
+        daemon.post(f"/api/v1/runs/{run}/cancel")
+    assert daemon.ended(run)["state"] == ("failed" if how == "fails" else "cancelled")
+    assert names(daemon) == [] and [row[3] for row in lineage(daemon, run)] == ["abandoned"]
+
+
+def test_a_failed_attempt_leaves_nothing_to_the_next(daemon, folder):
+    """Also with an engine that knows nothing of attempts: what it committed before it failed is taken back."""
+    daemon.flow("make", "id: make\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1 AS n}\n")
+    assert daemon.trigger("make")["state"] == "success"
+    daemon.flow(
+        "twice",
+        "id: twice\ntasks:\n"
+        "  - id: c\n    type: command\n    retry: {max_attempts: 2, interval: 10ms}\n    command: |\n"
+        "      curl -sf -H \"Authorization: Bearer $SLUICE_CATALOG_TOKEN\" -H 'Content-Type: application/json' "
+        "-d '{\"updates\": [{\"action\": \"set-properties\", \"updates\": {\"try'$SLUICE_ATTEMPT'\": \"yes\"}}]}' "
+        "$SLUICE_CATALOG_URI/v1/namespaces/x/tables/a || exit 3\n"
+        "      [ $SLUICE_ATTEMPT = 2 ]\n",
+    )
+    run = daemon.trigger("twice")
+    assert run["state"] == "success", why(run)
+    properties = daemon.get("/iceberg/v1/namespaces/x/tables/a")["metadata"]["properties"]
+    assert properties.get("try2") == "yes" and "try1" not in properties
+    assert [row[3] for row in lineage(daemon, run["id"])] == ["abandoned", "visible"]
+
+
+def test_isolation_task(daemon, folder):
+    daemon.flow(
+        "steps",
+        "id: steps\nisolation: task\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1 AS n}\n" + gate(folder, after=["a"])
+        + "  - {id: b, type: curate, depends_on: [gate], into: x.a, sql: SELECT error('no') AS n}\n",
+    )
+    run = at_gate(daemon, "steps")
+    assert names(daemon) == ["x.a"] and count(daemon, "x.a") == 1
+    (folder / "gate").touch()
+    assert daemon.ended(run)["state"] == "failed" and count(daemon, "x.a") == 1
+
+
+def test_appends_are_put_on_top(daemon, folder, catalog):
+    daemon.flow("make", "id: make\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1::INT AS n}\n")
+    assert daemon.trigger("make")["state"] == "success"
+    daemon.flow(
+        "more",
+        "id: more\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 2::INT AS n}\n"
+        "  - {id: b, type: curate, depends_on: [a], into: x.a, sql: SELECT 3::INT AS n}\n" + gate(folder, after=["b"]),
+    )
+    run = at_gate(daemon, "more")
+    table = catalog.load_table("x.a")
+    for n in (10, 11):
+        table.append(pa.table({"n": pa.array([n], pa.int32())}))
+    (folder / "gate").touch()
+    ended = daemon.ended(run)
+    assert ended["state"] == "success", why(ended)
+    assert [len(t["attempts"]) for t in ended["tasks"]] == [1, 1, 1]
+    assert sorted(r["n"] for r in daemon.sql("SELECT n FROM x.a")) == [1, 2, 3, 10, 11]
+    table = catalog.load_table("x.a")
+    assert sorted(table.scan().to_arrow()["n"].to_pylist()) == [1, 2, 3, 10, 11]
+    assert len(table.snapshots()) == 5 and table.current_snapshot().summary["total-records"] == "5"
+    table.append(pa.table({"n": pa.array([12], pa.int32())}))  # and others go on from there
+    assert count(daemon, "x.a") == 6
+
+
+def overwriting(folder, retry):
+    return (
+        "id: over\ntasks:\n  - {id: other, type: curate, into: x.b, sql: SELECT 1 AS n}\n"
+        f"  - {{id: a, type: curate, mode: overwrite, into: x.a, sql: SELECT max(n) + 1 AS n FROM x.a, retry: {retry}}}\n" + gate(folder, after=["a"])
+        + "  - {id: last, type: curate, depends_on: [gate], into: x.c, sql: SELECT n FROM x.a}\n"
+    )
+
+
+def test_a_conflict_is_done_again(daemon, folder, catalog):
+    daemon.flow("make", "id: make\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1::INT AS n}\n")
+    assert daemon.trigger("make")["state"] == "success"
+    daemon.flow("over", overwriting(folder, "{max_attempts: 2, interval: 10ms}"))
+    run = at_gate(daemon, "over")
+    catalog.load_table("x.a").append(pa.table({"n": pa.array([10], pa.int32())}))
+    (folder / "gate").touch()
+    ended = daemon.ended(run)
+    assert ended["state"] == "success", why(ended)
+    assert {t["id"]: len(t["attempts"]) for t in ended["tasks"]} == {"other": 1, "a": 2, "gate": 2, "last": 2}
+    assert [(a["state"], a["cause"]) for a in task_of(ended, "a")["attempts"]] == [("failed", "conflict"), ("success", "exit")]
+    assert daemon.sql("SELECT n FROM x.a") == [{"n": 11}] and daemon.sql("SELECT n FROM x.c") == [{"n": 11}]
+    assert count(daemon, "x.b") == 1
+
+
+def test_a_conflict_without_another_attempt(daemon, folder, catalog):
+    daemon.flow("make", "id: make\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1::INT AS n}\n")
+    assert daemon.trigger("make")["state"] == "success"
+    daemon.flow("over", overwriting(folder, "1"))
+    run = at_gate(daemon, "over")
+    catalog.load_table("x.a").append(pa.table({"n": pa.array([10], pa.int32())}))
+    (folder / "gate").touch()
+    ended = daemon.ended(run)
+    assert ended["state"] == "failed" and "conflict: another writer changed x.a" in ended["error"]
+    assert task_of(ended, "a")["state"] == "failed" and task_of(ended, "a")["attempts"][0]["cause"] == "conflict"
+    assert names(daemon) == ["x.a"] and sorted(r["n"] for r in daemon.sql("SELECT n FROM x.a")) == [1, 10]
+
+
+def test_drop_and_rename_within_a_run(daemon, folder):
+    daemon.flow("make", "id: make\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1 AS n}\n  - {id: b, type: curate, into: x.b, sql: SELECT 1 AS n}\n")
+    assert daemon.trigger("make")["state"] == "success"
+    curl = 'curl -sf -o /dev/null -w "%{http_code} " -H "Authorization: Bearer $SLUICE_CATALOG_TOKEN" -H "Content-Type: application/json"'
+    daemon.flow(
+        "move",
+        "id: move\ntasks:\n  - id: m\n    type: command\n    command: |\n"
+        f"      {curl} -X DELETE $SLUICE_CATALOG_URI/v1/namespaces/x/tables/a\n"
+        f"      {curl} -d '{{\"source\": {{\"namespace\": [\"x\"], \"name\": \"b\"}}, \"destination\": {{\"namespace\": [\"x\"], \"name\": \"c\"}}}}' "
+        "$SLUICE_CATALOG_URI/v1/tables/rename\n"
+        '      curl -sf -H "Authorization: Bearer $SLUICE_CATALOG_TOKEN" $SLUICE_CATALOG_URI/v1/namespaces/x/tables\n'
+        + gate(folder, after=["m"]),
+    )
+    run = at_gate(daemon, "move")
+    log = daemon.task_log(run, "m")
+    assert log.startswith("204 204 ") and '"c"' in log and '"a"' not in log and '"b"' not in log
+    assert names(daemon) == ["x.a", "x.b"]
+    (folder / "gate").touch()
+    assert daemon.ended(run)["state"] == "success" and names(daemon) == ["x.c"]
+
+
+@pytest.mark.parametrize("point", ["lake.publish.before", "lake.publish.after", "store.commit.before"])
+def test_the_daemon_dies_while_it_publishes(make_daemon, folder, point):
+    fault = folder / "fault"
+    fault.write_text("")
+    daemon = make_daemon(env={"SLUICE_FAULT": fault})
+    daemon.flow(
+        "two",
+        "id: two\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1 AS n}\n  - {id: b, type: curate, depends_on: [a], into: x.b, sql: SELECT 1 AS n}\n"
+        + gate(folder, after=["b"]),
+    )
+    run = at_gate(daemon, "two")
+    fault.write_text(f"{point}=kill\n")
+    (folder / "gate").touch()
+    daemon.process.wait(30)
+    daemon.start()
+    ended = daemon.ended(run)
+    assert ended["state"] == "success", why(ended)
+    assert count(daemon, "x.a") == 1 and count(daemon, "x.b") == 1
+    assert [row[3] for row in lineage(daemon, run)] == ["visible", "visible"]
+    assert [e["state"] for e in events(daemon, run) if e["kind"] == "run"][-1] == "success"
