@@ -30,6 +30,8 @@ static const struct extra extras[] = {
 	{ "GET", "/api/v1/runs", "flow state limit cursor", "", "RunList" },
 	{ "GET", "/api/v1/runs/{run}", "wait", "", "Run" },
 	{ "POST", "/api/v1/runs/{run}/cancel", "", "", "Run" },
+	{ "GET", "/api/v1/runs/{run}/tables", "", "", "List" },
+	{ "POST", "/api/v1/runs/{run}/undo", "", "with_later:boolean", "" },
 	{ "GET", "/api/v1/runs/{run}/tasks/{task}", "", "", "Task" },
 	{ "GET", "/api/v1/runs/{run}/tasks/{task}/logs", "attempt follow", "", "text/plain" },
 	{ "GET", "/api/v1/events", "run flow after", "", "text/event-stream" },
@@ -75,7 +77,7 @@ static const char schemas[] =
 	"\"scheduled_at\":{\"$ref\":\"#/components/schemas/Time\"},\"interval_start\":{\"$ref\":\"#/components/schemas/Time\"},"
 	"\"interval_end\":{\"$ref\":\"#/components/schemas/Time\"}}}},\"next\":{\"type\":\"null\"}}},"
 	"\"Run\":{\"type\":\"object\",\"required\":[\"id\",\"flow\",\"state\",\"created_at\"],\"properties\":{\"id\":{\"type\":\"string\"},\"flow\":{\"type\":\"string\"},"
-	"\"state\":{\"enum\":[\"queued\",\"running\",\"success\",\"failed\",\"cancelled\"]},\"trigger\":{\"type\":\"string\"},\"params\":{\"type\":\"object\"},"
+	"\"state\":{\"enum\":[\"queued\",\"running\",\"publishing\",\"success\",\"failed\",\"cancelled\"]},\"trigger\":{\"type\":\"string\"},\"params\":{\"type\":\"object\"},"
 	"\"created_at\":{\"$ref\":\"#/components/schemas/Time\"},\"scheduled_for\":{\"$ref\":\"#/components/schemas/Time\"},"
 	"\"interval_start\":{\"$ref\":\"#/components/schemas/Time\"},\"interval_end\":{\"$ref\":\"#/components/schemas/Time\"},"
 	"\"started_at\":{\"$ref\":\"#/components/schemas/Time\"},\"ended_at\":{\"$ref\":\"#/components/schemas/Time\"},\"error\":{\"type\":[\"string\",\"null\"]},"

@@ -32,6 +32,8 @@
  *     write.data.after        attempt  they are written; no manifest names them
  *     write.commit.before     attempt  about to ask the catalog for the commit
  *     write.commit.after      attempt  the catalog has answered
+ *     lake.publish.before     daemon   a run's (or a task's) commits are about to be asked to become visible
+ *     lake.publish.after      daemon   they are visible, or a table has moved; nobody knows
  *     catalog.swap.before     daemon   metadata is written, the pointer is about to be asked to move
  *     catalog.swap.after      daemon   the pointer has moved; the client does not know
  */

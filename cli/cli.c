@@ -34,6 +34,12 @@ static const struct command commands[] = {
 	  "print the logs of a run's tasks", "With -f it goes on until the task ends.\n" },
 	{ "cancel", cmd_cancel, "home url json", 1, 1, "cancel RUN [--json]", "stop a run: TERM, and after the grace time KILL",
 	  NULL },
+	{ "undo", cmd_undo, "home url json with-later", 1, 1, "undo RUN [--with-later] [--json]",
+	  "take back everything that a run wrote to tables",
+	  "All its tables go back to what they were before the run, at once or not at all; tables that it made\nare dropped. "
+	  "Refused "
+	  "when a table has been written since, unless those commits are to go as well.\n\n"
+	  "  sluice undo last\n" },
 	{ "next", cmd_next, "home url count json", 1, 1, "next FLOW [--count N] [--json]", "when a flow's schedules are due next",
 	  NULL },
 	{ "pause", cmd_pause, "home url json", 1, 1, "pause FLOW [--json]", "keep a flow's schedules from starting runs", NULL },
@@ -109,6 +115,7 @@ static const struct option options[] = {
 	{ "flows", NULL, VALUE(flows), "DIR    the folder of flow files; default: flows in the state folder" },
 	{ "listen", NULL, VALUE(listen), "H:P    address and port; port 0 picks one" },
 	{ "database", NULL, VALUE(database), "DSN    a PostgreSQL of yours (SLUICE_DATABASE)" },
+	{ "with-later", NULL, FLAG(with_later), "       commits that came after the run go back as well" },
 	{ "format", NULL, VALUE(format), "F      text or json" },
 	{ "scope", NULL, VALUE(scope), "S      viewer, runner or admin" },
 	{ "state", NULL, VALUE(state), "S      only runs in this state" },

@@ -19,7 +19,7 @@ struct args {
 		*snapshot_age;
 	const char *params[128], *engines[64];
 	size_t nparams, nengines;
-	bool json, wait, follow, csv, ephemeral, help, quiet, replace, remove;
+	bool json, wait, follow, csv, ephemeral, help, quiet, replace, remove, with_later;
 };
 
 struct command {
@@ -42,6 +42,7 @@ int cmd_runs(const struct args *a);
 int cmd_show(const struct args *a);
 int cmd_logs(const struct args *a);
 int cmd_cancel(const struct args *a);
+int cmd_undo(const struct args *a);
 int cmd_next(const struct args *a);
 int cmd_pause(const struct args *a);
 int cmd_resume(const struct args *a);

@@ -312,6 +312,37 @@ cmd_show(const struct args *a)
 }
 
 int
+cmd_undo(const struct args *a)
+{
+	struct client *c = client_open(a);
+	char *id = run_resolve(c, a->operands[0]), *path;
+	json_t *answer = NULL, *body, *t;
+	int rc = EXIT_REFUSED;
+	size_t i;
+
+	if (id) {
+		path = xasprintf("/api/v1/runs/%s/undo", id);
+		body = json_pack("{s:b}", "with_later", a->with_later);
+		rc = client_do(c, "POST", path, body, &answer);
+		json_decref(body);
+		free(path);
+	}
+	if (rc == EXIT_OK && a->json) {
+		print_json(answer);
+	} else if (rc == EXIT_OK) {
+		printf("run %s is undone:\n", id);
+		json_array_foreach (json_object_get(answer, "tables"), i, t)
+			printf("  %s %s\n", text_of(t, "table"),
+			       strcmp(text_of(t, "outcome"), "dropped") == 0 ? "dropped: the run had made it"
+									     : text_of(t, "outcome"));
+	}
+	free(id);
+	json_decref(answer);
+	client_close(c);
+	return rc;
+}
+
+int
 cmd_cancel(const struct args *a)
 {
 	struct client *c = client_open(a);

@@ -118,10 +118,14 @@ job_free(struct job *j)
 		part_forget_new(j, &j->parts[i], false);
 		free(j->parts[i].ns);
 		free(j->parts[i].name);
+		free(j->parts[i].back);
+		free(j->parts[i].expect);
+		json_decref(j->parts[i].later);
 	}
 	free(j->parts);
 	json_decref(j->body);
 	json_decref(j->rows);
+	json_decref(j->undone);
 	free(j->attempt);
 	free(j->who);
 	alarm_cancel(&j->pause);
@@ -144,7 +148,9 @@ static void
 job_fail(struct job *j, struct err *e)
 {
 	job_forget_files(j);
-	if (e->code == ERR_CONFLICT && j->kind != KIND_COMMIT && j->kind != KIND_TRANSACTION)
+	if (j->kind == KIND_UNDO)
+		reply_err(j->rq, e);
+	else if (e->code == ERR_CONFLICT && j->kind != KIND_COMMIT && j->kind != KIND_TRANSACTION)
 		catalog_reply_error(j->rq, 409, "AlreadyExistsException", "%s", e->msg);
 	else
 		catalog_reply_err(j->rq, e);
@@ -219,6 +225,25 @@ job_purge(struct job *j)
 
 /* ---- the end ---- */
 
+static void
+job_reply_undone(struct job *j)
+{
+	json_t *tables = json_array();
+
+	for (size_t i = 0; i < j->nparts; i++) {
+		const struct part *p = &j->parts[i];
+		char *name = xasprintf("%s.%s", p->ns, p->name);
+
+		json_array_append_new(tables, json_pack("{s:s,s:s,s:O?}", "table", name, "outcome",
+							p->new == NULL   ? "dropped"
+							: p->old == NULL ? "restored"
+									 : "rolled back",
+							"snapshot", json_object_get(p->facts, "snapshot_after")));
+		free(name);
+	}
+	reply_json(j->rq, 200, json_pack("{s:s,s:o}", "run", j->rq->param[0], "tables", tables));
+}
+
 /* Each part's metadata stays in memory: the next request for the table is likely to want it. */
 static void
 job_succeed(struct job *j)
@@ -234,7 +259,7 @@ job_succeed(struct job *j)
 
 		if (j->attempt == NULL)
 			pointer_keep(j->catalog, j->view, p->ns, p->name, p->new);
-		if (p->json == NULL)
+		if (p->json == NULL || p->new == NULL)
 			continue;
 		meta_unref(m);
 		part_forget_old(j, p);
@@ -244,7 +269,9 @@ job_succeed(struct job *j)
 	}
 	if (j->kind == KIND_DROP && job_purge(j))
 		return;
-	if (m == NULL || j->kind == KIND_TRANSACTION)
+	if (j->kind == KIND_UNDO)
+		job_reply_undone(j);
+	else if (m == NULL || j->kind == KIND_TRANSACTION)
 		reply_empty(j->rq, 204);
 	else
 		tables_reply(j->rq, m, j->kind != KIND_COMMIT);
@@ -321,7 +348,7 @@ jobs_start(struct catalog *c)
 	}
 }
 
-static void
+void
 job_begin(struct job *j)
 {
 	list_append(&j->catalog->jobs, &j->node);
@@ -329,6 +356,12 @@ job_begin(struct job *j)
 }
 
 /* ---- swap and verify ---- */
+
+static const char *
+kind_name(bool view)
+{
+	return view ? "VIEW" : "TABLE";
+}
 
 static char *
 job_parts_text(const struct job *j)
@@ -339,8 +372,8 @@ job_parts_text(const struct job *j)
 	for (size_t i = 0; i < j->nparts; i++) {
 		const struct part *p = &j->parts[i];
 
-		json_array_append_new(
-			list, json_pack("{s:s,s:s,s:s?,s:s?}", "ns", p->ns, "name", p->name, "old", p->old, "new", p->new));
+		json_array_append_new(list, json_pack("{s:s,s:s,s:s,s:s?,s:s?}", "ns", p->ns, "name", p->name, "type",
+						      kind_name(j->view || p->view), "old", p->old, "new", p->new));
 	}
 	text = json_dumps(list, JSON_COMPACT);
 	json_decref(list);
@@ -450,12 +483,6 @@ on_swapped(void *arg, const struct rows *r, struct err *e)
 }
 
 /* As iceberg_type has it. */
-static const char *
-kind_name(bool view)
-{
-	return view ? "VIEW" : "TABLE";
-}
-
 static struct table_change
 part_change_of(const struct part *p, bool view)
 {
@@ -471,7 +498,7 @@ job_rows_text(struct job *j)
 	if (j->rows == NULL) {
 		j->rows = json_array();
 		for (size_t i = 0; i < j->nparts; i++) {
-			struct table_change ch = part_change_of(&j->parts[i], j->view);
+			struct table_change ch = part_change_of(&j->parts[i], j->view || j->parts[i].view);
 
 			if (ch.facts)
 				json_array_append_new(j->rows, sched_table_row(j->catalog->app->sched, &ch, j->who));
@@ -483,7 +510,8 @@ job_rows_text(struct job *j)
 static void
 job_swap(struct job *j)
 {
-	char *text = job_parts_text(j), *rows = job_rows_text(j);
+	char *text = job_parts_text(j), *rows = job_rows_text(j),
+	     *undone = json_dumps(j->undone ? j->undone : json_null(), JSON_COMPACT | JSON_ENCODE_ANY);
 
 	FAULT("catalog.swap.before");
 	/*
@@ -492,7 +520,8 @@ job_swap(struct job *j)
 	 * violation, which undoes the whole statement.
 	 */
 	store_query(j->catalog->app->store,
-		    "WITH part AS (SELECT x->>'ns' AS ns, x->>'name' AS name, x->>'old' AS old, x->>'new' AS new FROM "
+		    "WITH part AS (SELECT x->>'ns' AS ns, x->>'name' AS name, x->>'old' AS old, x->>'new' AS new, x->>'type' AS "
+		    "type FROM "
 		    "json_array_elements($2::json) x), held AS ("
 		    "SELECT t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND t.table_name = p.name"
 		    " WHERE t.catalog_name = $1 AND t.metadata_location = p.old ORDER BY t.table_namespace, t.table_name"
@@ -508,15 +537,18 @@ job_swap(struct job *j)
 		    "INSERT INTO iceberg_namespace_properties SELECT DISTINCT $1, table_namespace, 'exists', 'true' FROM gone"
 		    " ON CONFLICT DO NOTHING), made AS ("
 		    "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
-		    " SELECT $1, ns, name, new, $4 FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1), "
+		    " SELECT $1, ns, name, new, type FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1), "
 		    "noted AS ("
 		    "INSERT INTO commits SELECT * FROM jsonb_populate_recordset(NULL::commits, $3::jsonb)"
-		    " WHERE (SELECT yes FROM fit))"
+		    " WHERE (SELECT yes FROM fit)), undone AS ("
+		    "UPDATE commits SET state = 'undone' WHERE (SELECT yes FROM fit) AND id IN (SELECT x::bigint FROM"
+		    " jsonb_array_elements_text(nullif($4::jsonb, 'null')) x))"
 		    "SELECT (SELECT yes FROM fit) AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made)"
 		    " + (SELECT count(*) FROM gone) = (SELECT count(*) FROM part)",
-		    4, (const char *const[]){ j->catalog->name, text, rows, kind_name(j->view) }, on_swapped, j);
+		    4, (const char *const[]){ j->catalog->name, text, rows, undone }, on_swapped, j);
 	free(text);
 	free(rows);
+	free(undone);
 }
 
 /* ---- the same for a run ---- */
@@ -546,7 +578,7 @@ job_note(struct job *j)
 
 	for (size_t i = 0; i < j->nparts; i++)
 		if (j->parts[i].facts)
-			changes[n++] = part_change_of(&j->parts[i], j->view);
+			changes[n++] = part_change_of(&j->parts[i], j->view || j->parts[i].view);
 	sched_tables_commit(j->catalog->app->sched, j->attempt, changes, n, on_noted, j);
 	free(changes);
 }
@@ -623,7 +655,8 @@ on_worked(uv_work_t *w, int status)
 	if (job_stopped(j))
 		return;
 	for (size_t i = 0; i < j->nparts; i++)
-		part_settle(&j->parts[i]);
+		if (j->parts[i].new)
+			part_settle(&j->parts[i]);
 	job_move(j);
 }
 
@@ -657,6 +690,12 @@ part_found(struct job *j, struct part *p, const char *location, const char *type
 		       (j->kind == KIND_RENAME && p != &j->parts[0]);
 	bool view = type && strcmp(type, "VIEW") == 0, other = location && view != j->view;
 
+	if (j->kind == KIND_UNDO) {
+		part_forget_base(p);
+		p->old = xstrdup_null(location);
+		p->moved = !same_text(location, p->expect);
+		return true;
+	}
 	if (location && (other || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !other) &&
 	    (creates || part_wants_creation(p))) {
 		job_forget_files(j);
@@ -696,6 +735,39 @@ job_unname(struct job *j)
 	job_move(j);
 }
 
+/* Answers itself when the run cannot be undone. */
+static bool
+job_may_undo(struct job *j)
+{
+	struct err e = ERR_INIT;
+	char *why = undo_refusal(j);
+	size_t n = 0;
+
+	if (*why && !j->with_later) {
+		err_set(&e, ERR_CONFLICT, "%s; say that later commits go back as well (--with-later), or undo those first", why);
+		free(why);
+		job_fail(j, &e);
+		return false;
+	}
+	free(why);
+	for (size_t i = 0; i < j->nparts; i++) { /* a table that is not there, and was not, needs nothing */
+		struct part *p = &j->parts[i], keep = *p;
+
+		if (p->old || p->back) {
+			j->parts[i] = j->parts[n];
+			j->parts[n++] = keep;
+		}
+	}
+	for (size_t i = n; i < j->nparts; i++) {
+		free(j->parts[i].ns);
+		free(j->parts[i].name);
+		free(j->parts[i].expect);
+		json_decref(j->parts[i].later);
+	}
+	j->nparts = n;
+	return true;
+}
+
 static void
 on_looked(void *arg, const struct rows *r, struct err *e)
 {
@@ -718,6 +790,8 @@ on_looked(void *arg, const struct rows *r, struct err *e)
 		job_unname(j);
 		return;
 	}
+	if (j->kind == KIND_UNDO && !job_may_undo(j))
+		return;
 	job_build(j);
 }
 
@@ -768,7 +842,7 @@ job_look(struct job *j)
 
 /* ---- the ways in ---- */
 
-static struct job *
+struct job *
 job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts)
 {
 	struct job *j = xcalloc(1, sizeof(*j));

@@ -194,6 +194,25 @@ part_facts(const struct part *p, const char *action)
 	return facts;
 }
 
+/* The new metadata as text, and as a file; `staged`: nothing is there until the client commits. */
+static int
+part_write(struct part *p, bool staged, struct err *e)
+{
+	p->text = json_dumps(p->json, JSON_COMPACT);
+	if (p->text == NULL)
+		return err_set(e, ERR_INVALID, "the new metadata cannot be written as JSON");
+	p->len = strlen(p->text);
+	if (staged)
+		return 0;
+	p->new = metadata_location_next(p->json, p->old);
+	if (strlen(p->new) > LOCATION_MAX)
+		return err_set(e, ERR_INVALID, "the location %s is longer than %d bytes", p->new, LOCATION_MAX);
+	if (warehouse_write(p->new, p->text, p->len, e) < 0)
+		return e->code;
+	p->written = true;
+	return 0;
+}
+
 static int
 part_build(struct job *j, struct part *p, struct err *e)
 {
@@ -208,20 +227,10 @@ part_build(struct job *j, struct part *p, struct err *e)
 		p->new = xstrdup(p->old);
 		return 0;
 	}
-	p->text = json_dumps(p->json, JSON_COMPACT);
-	if (p->text == NULL)
-		return err_set(e, ERR_INVALID, "the new metadata cannot be written as JSON");
-	p->len = strlen(p->text);
 	if (p->old == NULL && !j->view && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
 		return e->code;
-	if (j->kind == KIND_STAGE) /* nothing is there until the client commits */
-		return 0;
-	p->new = metadata_location_next(p->json, p->old);
-	if (strlen(p->new) > LOCATION_MAX)
-		return err_set(e, ERR_INVALID, "the location %s is longer than %d bytes", p->new, LOCATION_MAX);
-	if (warehouse_write(p->new, p->text, p->len, e) < 0)
+	if (part_write(p, j->kind == KIND_STAGE, e) < 0)
 		return e->code;
-	p->written = true;
 	p->facts = part_facts(p, p->old ? "commit" : "create");
 	return 0;
 }
@@ -242,6 +251,38 @@ part_register(struct job *j, struct part *p, struct err *e)
 		       : err_set(e, ERR_INVALID, "%s is the metadata of a %s", location, j->view ? "table" : "view");
 }
 
+/* Takes the table back to where a run found it. */
+static int
+part_undo(struct part *p, struct err *e)
+{
+	struct metadata_input in = { .now_ms = clock_wall() / US_PER_MS };
+	json_t *before = NULL, *updates = NULL;
+	char *text = NULL;
+	size_t len;
+	int rc = part_read_base(p, e);
+
+	if (rc == 0 && p->back)
+		rc = warehouse_read(p->back, &text, &len, &before, e);
+	if (rc == 0 && p->back &&
+	    (p->old == NULL || !json_equal(json_object_get(before, "table-uuid"), json_object_get(p->base_json, "table-uuid")))) {
+		p->new = xstrdup(p->back); /* it is another table, or none, by now: this one is as it was */
+		p->text = text;
+		p->len = len;
+		p->json = json_incref(before);
+		text = NULL;
+	} else if (rc == 0 && p->back) {
+		updates = undo_updates(before, p->base_json, e);
+		p->json = updates ? metadata_apply(p->base_json, p->old, updates, &in, e) : NULL;
+		rc = p->json ? part_write(p, false, e) : e->code;
+	}
+	if (rc == 0)
+		p->facts = part_facts(p, "undo");
+	json_decref(before);
+	json_decref(updates);
+	free(text);
+	return rc;
+}
+
 void
 job_work(uv_work_t *w)
 {
@@ -251,8 +292,10 @@ job_work(uv_work_t *w)
 	for (size_t i = 0; i < j->nparts && rc == 0; i++) {
 		struct part *p = &j->parts[i];
 
-		rc = j->kind == KIND_REGISTER ? part_register(j, p, &j->e) : part_build(j, p, &j->e);
-		if (rc < 0 && j->kind == KIND_TRANSACTION)
+		rc = j->kind == KIND_REGISTER ? part_register(j, p, &j->e)
+		     : j->kind == KIND_UNDO   ? part_undo(p, &j->e)
+					      : part_build(j, p, &j->e);
+		if (rc < 0 && (j->kind == KIND_TRANSACTION || j->kind == KIND_UNDO))
 			err_prefix(&j->e, "table %s.%s", p->ns, p->name);
 	}
 }

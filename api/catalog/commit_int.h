@@ -4,7 +4,7 @@
 
 #include "api/catalog/catalog_int.h"
 
-enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER, KIND_DROP, KIND_RENAME };
+enum kind { KIND_COMMIT, KIND_TRANSACTION, KIND_CREATE, KIND_STAGE, KIND_REGISTER, KIND_DROP, KIND_RENAME, KIND_UNDO };
 
 /* What happens to one table. */
 struct part {
@@ -21,6 +21,11 @@ struct part {
 	char *text;    /* its content */
 	size_t len;
 	json_t *json;
+	/* of undo */
+	char *back, *expect; /* where the run found the table and left it; NULL: there was none */
+	bool view;
+	bool moved;    /* it is not as the run left it */
+	json_t *later; /* commits after the run: [{id, at, run, who}] */
 };
 
 struct job {
@@ -35,7 +40,9 @@ struct job {
 	bool purge;     /* of drop */
 	char *attempt;  /* "run/task/n": the commit is private to its run; NULL: visible at once */
 	char *who;
-	json_t *rows; /* of `commits`, for what is visible at once */
+	bool with_later; /* of undo: later commits go back as well */
+	json_t *undone;  /* of undo: ids of the commits that are taken back */
+	json_t *rows;    /* of `commits`, for what is visible at once */
 	struct part *parts;
 	size_t nparts;
 	bool guessed; /* where the tables stand was remembered, not looked up */
@@ -48,6 +55,16 @@ struct job {
 
 /* Where the next metadata file of a table goes, after the one at `old` (NULL: none). The caller frees it. */
 char *metadata_location_next(const json_t *md, const char *old);
+struct job *job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts);
+/* From here on the job answers its request. */
+void job_begin(struct job *j);
+
+/* undo.c */
+/* The updates that give `now` the state of `before` (same table). NULL with `e` set when a snapshot is not there any more. */
+json_t *undo_updates(const json_t *before, const json_t *now, struct err *e);
+/* Why the parts that moved keep the run from being undone. The caller frees it. */
+char *undo_refusal(const struct job *j);
+
 /* In a worker thread: reads what is needed, checks, applies, writes; `e` of the job tells how it went. */
 void job_work(uv_work_t *w);
 

@@ -34,7 +34,7 @@ WORTH_WRITING = 300  # rounds, for README.md
 POINTS = {
     "daemon": (
         "store.commit.before store.commit.sent store.commit.after attempt.spawn.before attempt.spawn.after attempt.exit.heard "
-        "catalog.swap.before catalog.swap.after"
+        "lake.publish.before lake.publish.after"
     ).split(),
     "nursery": "nursery.fork.before nursery.fork.after nursery.exit.before nursery.exit.after".split(),
     "attempt": (

@@ -215,13 +215,13 @@ class Daemon:
     def trigger(self, flow, params=None, **kw):
         """A run, from trigger to its end."""
         run = self.post(f"/api/v1/flows/{flow}/runs?wait=30s", {"params": params or {}, **kw})
-        return self.ended(run["id"]) if run["state"] in ("queued", "running") else self.run(run["id"])
+        return self.ended(run["id"]) if run["state"] in ("queued", "running", "publishing") else self.run(run["id"])
 
     def run(self, run_id):
         return self.get(f"/api/v1/runs/{run_id}")
 
     def ended(self, run_id):
-        return wait_until(lambda: (r := self.run(run_id))["state"] not in ("queued", "running") and r, f"the end of run {run_id}", PATIENCE * 3)
+        return wait_until(lambda: (r := self.run(run_id))["state"] not in ("queued", "running", "publishing") and r, f"the end of run {run_id}", PATIENCE * 3)
 
     def task_log(self, run_id, task):
         return self.request("GET", f"/api/v1/runs/{run_id}/tasks/{task}/logs").text

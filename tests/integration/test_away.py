@@ -233,13 +233,13 @@ def test_database_stands_still(daemon, folder):
             time.sleep(0.1)
         assert len(daemon.log.splitlines()) - before <= 6, "\n".join(daemon.log.splitlines()[before:])
     wait_until(lambda: ready(daemon), "the database's return", PATIENCE * 2)
-    wait_until(lambda: daemon.run(run["id"])["state"] not in ("queued", "running"), "the run's end")
+    wait_until(lambda: daemon.run(run["id"])["state"] not in ("queued", "running", "publishing"), "the run's end")
     assert daemon.log.count("store: the database is back") == 1
     # The cancel came with a 503 that says it may happen; either end is an honest one, and the table agrees with it.
     run = daemon.run(run["id"])
     assert run["state"] in ("success", "cancelled"), why(run)
     (folder / "go").touch()
-    wait_until(lambda: not [r for r in daemon.get("/api/v1/runs")["items"] if r["state"] in ("queued", "running")], "the end of all runs")
+    wait_until(lambda: not [r for r in daemon.get("/api/v1/runs")["items"] if r["state"] in ("queued", "running", "publishing")], "the end of all runs")
     with contextlib.closing(database(daemon)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM sluice.attempts WHERE state IN ('running', 'stopping')")
         assert cursor.fetchone() == (0,)

@@ -230,3 +230,61 @@ def test_the_daemon_dies_while_it_publishes(make_daemon, folder, point):
     assert count(daemon, "x.a") == 1 and count(daemon, "x.b") == 1
     assert [row[3] for row in lineage(daemon, run)] == ["visible", "visible"]
     assert [e["state"] for e in events(daemon, run) if e["kind"] == "run"][-1] == "success"
+
+
+# ---- undo ----
+
+
+@pytest.fixture
+def lake(daemon):
+    """x.a with the rows 1, 2 by two runs; the second one also made x.b, overwrote x.c and changed its columns, and dropped x.d."""
+    drop = 'curl -sf -X DELETE -H "Authorization: Bearer $SLUICE_CATALOG_TOKEN" $SLUICE_CATALOG_URI/v1/namespaces/x/tables/d'
+    daemon.flow("one", "id: one\ntasks:\n" + "".join(f"  - {{id: {t}, type: curate, into: x.{t}, sql: SELECT 1 AS n}}\n" for t in "acd"))
+    daemon.flow(
+        "two",
+        "id: two\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 2 AS n}\n  - {id: b, type: curate, into: x.b, sql: SELECT 2 AS n}\n"
+        "  - {id: c, type: curate, into: x.c, mode: replace, properties: {p: q}, sql: \"SELECT 'new' AS word\"}\n"
+        f"  - {{id: d, type: command, command: '{drop}'}}\n",
+    )
+    runs = [daemon.trigger(f) for f in ("one", "two")]
+    for run in runs:
+        assert run["state"] == "success", why(run)
+    assert names(daemon) == ["x.a", "x.b", "x.c"]
+    daemon.runs = [run["id"] for run in runs]
+    return daemon
+
+
+def test_undo(lake, catalog):
+    before = [row[2] for row in lineage(lake, lake.runs[1])]
+    answer = lake.post(f"/api/v1/runs/{lake.runs[1]}/undo")
+    assert {t["table"]: t["outcome"] for t in answer["tables"]} == {"x.a": "rolled back", "x.b": "dropped", "x.c": "rolled back", "x.d": "restored"}
+    assert names(lake) == ["x.a", "x.c", "x.d"] and len(before) == 4
+    assert [lake.sql(f"SELECT * FROM x.{t}") for t in "acd"] == [[{"n": 1}]] * 3
+    table = catalog.load_table("x.c")
+    assert table.scan().to_arrow().to_pylist() == [{"n": 1}] and "p" not in table.properties
+    assert len(table.snapshots()) == 2 and len(table.history()) == 3  # what was undone can still be looked at
+    assert {row[3] for row in lineage(lake, lake.runs[1])} == {"undone"}
+    again = lake.request("POST", f"/api/v1/runs/{lake.runs[1]}/undo", {})
+    assert again.status == 409 and "undone already" in again.json["detail"]
+    assert lake.trigger("two")["state"] == "success"  # and it can be done again
+    lake.post(f"/api/v1/runs/{lake.runs[0]}/undo", {"with_later": True})
+    assert names(lake) == ["x.b"]
+
+
+def test_undo_is_refused_when_somebody_came_after(lake, catalog):
+    catalog.load_table("x.a").append(pa.table({"n": pa.array([9], pa.int32())}))
+    refused = lake.request("POST", f"/api/v1/runs/{lake.runs[1]}/undo", {})
+    assert refused.status == 409 and "table x.a was changed after the run by token" in refused.json["detail"] and "--with-later" in refused.json["detail"]
+    assert names(lake) == ["x.a", "x.b", "x.c"]  # all or nothing
+    refused = lake.request("POST", f"/api/v1/runs/{lake.runs[0]}/undo", {})
+    assert refused.status == 409 and f"by run {lake.runs[1]}" in refused.json["detail"]
+    lake.post(f"/api/v1/runs/{lake.runs[1]}/undo", {"with_later": True})
+    assert lake.sql("SELECT n FROM x.a") == [{"n": 1}] and names(lake) == ["x.a", "x.c", "x.d"]
+
+
+def test_undo_of_nothing(daemon):
+    daemon.flow("none", "id: none\ntasks:\n  - {id: a, type: command, command: [/bin/true]}\n")
+    run = daemon.trigger("none")
+    refused = daemon.request("POST", f"/api/v1/runs/{run['id']}/undo", {})
+    assert refused.status == 409 and "nothing to take back" in refused.json["detail"]
+    assert daemon.request("POST", "/api/v1/runs/20200101-000000-aaaaaa/undo", {}).status == 404

@@ -8,7 +8,7 @@ import { A, flowHref, go, place, runHref } from "./router";
 import { Pill, ended, useNow } from "./state";
 import type { Json, List, Run } from "./types";
 
-const STATES = ["queued", "running", "success", "failed", "cancelled"];
+const STATES = ["queued", "running", "publishing", "success", "failed", "cancelled"];
 const PAGE = 50;
 
 export function Runs() {
