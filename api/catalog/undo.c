@@ -207,18 +207,18 @@ undo_run(struct request *rq)
 	u->with_later = json_is_true(json_object_get(body, "with_later"));
 	json_decref(body);
 	store_query(rq->app->store,
-		    "SELECT r.state, m.namespace, m.name, m.back, m.expect, m.ids, (SELECT json_agg(json_build_object('id', "
-		    "c.id, 'at', " SQL_TIME("c.visible_at") ", 'run', c.run_id, 'who', c.who) ORDER BY c.visible_at, c.id) FROM "
-							    "commits c WHERE c.namespace = "
-							    "m.namespace AND c.name = m.name AND c.state = 'visible' AND "
-							    "c.run_id IS DISTINCT FROM r.id AND c.visible_at >= m.at), "
-							    "EXISTS (SELECT 1 FROM commits c WHERE c.run_id = r.id AND c.state = "
-							    "'undone') FROM runs r LEFT JOIN ("
-							    "SELECT namespace, name, (array_agg(metadata_before ORDER BY id))[1] "
-							    "AS back, (array_agg(metadata_after ORDER BY id "
-							    "DESC))[1] AS expect, json_agg(id) AS ids, max(visible_at) AS at "
-							    "FROM commits WHERE run_id = $1 AND state = 'visible' "
-							    "GROUP BY namespace, name) m ON true WHERE r.id = $1",
+		    "WITH m AS (SELECT namespace, name, (array_agg(metadata_before ORDER BY id))[1] AS back,"
+		    " (array_agg(metadata_after ORDER BY id DESC))[1] AS expect, (array_agg(type ORDER BY id))[1] AS type,"
+		    " json_agg(id) AS ids, max(visible_at) AS at FROM commits WHERE run_id = $1 AND state = 'visible'"
+		    " GROUP BY namespace, name)"
+		    "SELECT r.state, m.namespace, m.name, m.back, m.expect, m.ids, (SELECT json_agg(json_build_object('id', c.id,"
+		    " 'at', " SQL_TIME(
+			    "c.visible_at") ", 'run', c.run_id, 'who', c.who) ORDER BY c.visible_at, c.id) FROM commits c WHERE"
+					    " c.namespace = m.namespace AND c.name = m.name AND c.state = 'visible' AND c.run_id "
+					    "IS DISTINCT FROM r.id AND"
+					    " c.visible_at >= m.at), EXISTS (SELECT 1 FROM commits c WHERE c.run_id = r.id AND "
+					    "c.state = 'undone'), m.type"
+					    " FROM runs r LEFT JOIN m ON true WHERE r.id = $1",
 		    1, (const char *[]){ rq->param[0] }, on_found, u);
 }
 
