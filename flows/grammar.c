@@ -6,9 +6,10 @@
 
 const char *const grammar_task_types[] = { "stage", "publish", "curate", "validate", "command", NULL };
 
-#define PARAM_TYPES "string int float bool date datetime duration size enum list object !file"
-#define ENGINES     "duckdb !polars !pyiceberg !spark !spark_sql"
-#define WRITE_MODES "append replace overwrite overwrite_partitions upsert !merge"
+#define PARAM_TYPES   "string int float bool date datetime duration size enum list object !file"
+#define ENGINES       "duckdb !polars !pyiceberg !spark !spark_sql"
+#define WRITE_MODES   "append replace overwrite overwrite_partitions upsert !merge"
+#define PUBLISH_MODES WRITE_MODES " add_files register"
 #define RULES                                                                                                                    \
 	"all_success all_done all_failed one_failed one_success one_done none_failed none_failed_min_one_success none_skipped "  \
 	"all_skipped always"
@@ -191,13 +192,16 @@ const struct grammar_row grammar_rows[] = {
 	  "Columns that become folders, column=value." },
 
 	{ "publish", "from", G_ONE_OR_LIST, G_STRING, NULL, G_REQUIRED, NULL, NULL,
-	  "Parquet files: a path or glob, or a list of them." },
+	  "Parquet files: a path or glob, or a list of them. What a stage task with on_reject: quarantine left out of such "
+	  "a file goes to the table INTO__rejected: run_id, task_id, file, line, reason, row." },
 	{ "publish", "into", G_ONE, G_STRING, NULL, G_REQUIRED, NULL, NULL,
 	  "The table: namespace.table, with or without the catalog's name in front." },
-	{ "publish", "mode", G_ONE, G_ENUM, WRITE_MODES, 0, "append", NULL,
+	{ "publish", "mode", G_ONE, G_ENUM, PUBLISH_MODES, 0, "append", NULL,
 	  "append adds rows; replace puts new rows and columns in place of the old; overwrite puts new rows in "
 	  "place of the old and keeps the columns; overwrite_partitions does so in the partitions that the new rows "
-	  "fall into; upsert puts a row in place of the one with the same key, and adds the others." },
+	  "fall into; upsert puts a row in place of the one with the same key, and adds the others; add_files takes the files "
+	  "themselves into the table, where they lie (folders such as day=2024-01-01 become partitions); register makes a "
+	  "table of a metadata file of another catalog." },
 	{ "publish", "create", G_ONE, G_BOOL, NULL, 0, "true", NULL,
 	  "Whether to create the table when it does not exist." },
 	{ "publish", "properties", G_MAP, G_STRING, NULL, 0, NULL, NULL, "Table properties to set." },
@@ -225,7 +229,7 @@ const struct grammar_row grammar_rows[] = {
 	  "A file with the SELECT, relative to the flow's file; refs work inside." },
 	{ "curate", "into", G_ONE, G_STRING, NULL, G_REQUIRED, NULL, NULL,
 	  "The table: namespace.table, with or without the catalog's name in front." },
-	{ "curate", "mode", G_ONE, G_ENUM, WRITE_MODES, 0, "append", NULL, "As for publish." },
+	{ "curate", "mode", G_ONE, G_ENUM, WRITE_MODES, 0, "append", NULL, "As for publish, but for files." },
 	{ "curate", "create", G_ONE, G_BOOL, NULL, 0, "true", NULL,
 	  "Whether to create the table when it does not exist." },
 	{ "curate", "properties", G_MAP, G_STRING, NULL, 0, NULL, NULL, "Table properties to set." },

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "tasks/context.h"
@@ -53,7 +54,7 @@ write_from_spec(struct context *cx, struct write *w)
 }
 
 static void
-write_report(const struct write *w)
+write_report_table(const struct write *w)
 {
 	char id[24];
 
@@ -63,20 +64,29 @@ write_report(const struct write *w)
 			 write_mode_names[w->mode], "snapshot_id", id, "rows", (json_int_t)w->rows, "files", (json_int_t)w->files,
 			 "bytes", (json_int_t)w->bytes, "removed_rows", (json_int_t)w->removed_rows, "removed_files",
 			 (json_int_t)w->removed_files, "landed_before", w->landed_before));
-	report("metrics", json_pack("{s:I,s:I,s:I}", "rows_out", (json_int_t)w->rows, "files_out", (json_int_t)w->files,
-				    "bytes_out", (json_int_t)w->bytes));
-	report("outputs",
-	       json_pack("{s:s++,s:s,s:I}", "table", w->ns, ".", w->table, "snapshot_id", id, "rows", (json_int_t)w->rows));
 	printf("%s %" PRId64 " rows in %" PRId64 " files (%" PRId64 " bytes) to %s.%s, snapshot %s%s\n",
 	       write_mode_names[w->mode], w->rows, w->files, w->bytes, w->ns, w->table, id,
 	       w->landed_before ? " (already committed by an earlier attempt)" : "");
 }
 
+static void
+write_report(const struct write *w)
+{
+	char id[24];
+
+	write_report_table(w);
+	snprintf(id, sizeof(id), "%" PRId64, w->snapshot_id);
+	report("metrics", json_pack("{s:I,s:I,s:I}", "rows_out", (json_int_t)w->rows, "files_out", (json_int_t)w->files,
+				    "bytes_out", (json_int_t)w->bytes));
+	report("outputs",
+	       json_pack("{s:s++,s:s,s:I}", "table", w->ns, ".", w->table, "snapshot_id", id, "rows", (json_int_t)w->rows));
+}
+
 /* Writes the rows of `query` into the table that `into` names, and reports it. */
 static int
-write_table(struct context *cx, const char *query)
+write_table(struct context *cx, const char *query, const char *add_files)
 {
-	struct write w = { .name = spec_text(cx, "into"), .query = query };
+	struct write w = { .name = spec_text(cx, "into"), .query = query, .add_files = add_files };
 	int rc = write_from_spec(cx, &w);
 
 	if (rc == 0)
@@ -116,18 +126,107 @@ parquet_list(struct context *cx, const json_t *from, struct buf *out)
 	return 0;
 }
 
+/* ---- rejects ---- */
+
+/*
+ * A stage task with on_reject: quarantine leaves what it rejected beside its target. Who publishes that target publishes these
+ * rows as well, into a table of their own.
+ */
+static int
+rejects_list(struct context *cx, const json_t *from, struct buf *out)
+{
+	size_t n = json_is_array(from) ? json_array_size(from) : 1;
+
+	for (size_t i = 0; i < n; i++) {
+		const char *path =
+			task_local_path(cx, "from", json_string_value(json_is_array(from) ? json_array_get(from, i) : from));
+		char *rejects;
+
+		if (path == NULL)
+			return -1;
+		rejects = xasprintf("%s.rejects.parquet", path);
+		if (access(rejects, R_OK) == 0) {
+			buf_adds(out, out->len ? ", " : "[");
+			buf_add_sql_string(out, rejects);
+		}
+		free(rejects);
+	}
+	if (out->len)
+		buf_addc(out, ']');
+	return 0;
+}
+
+static int
+publish_rejects(struct context *cx)
+{
+	struct write w = { .mode = WRITE_APPEND, .usual_file_size = DEFAULT_FILE_SIZE };
+	struct buf list = BUF_INIT, query = BUF_INIT;
+	char *name = xasprintf("%s__rejected", spec_text(cx, "into"));
+	int rc = rejects_list(cx, json_object_get(cx->spec, "from"), &list);
+
+	if (rc < 0 || list.len == 0)
+		goto out;
+	buf_adds(&query, "SELECT ");
+	buf_add_sql_string(&query, doc_text(cx, "run_id"));
+	buf_adds(&query, " AS run_id, ");
+	buf_add_sql_string(&query, doc_text(cx, "task_id"));
+	buf_addf(&query, " AS task_id, file, line, message AS reason, \"text\" AS \"row\" FROM read_parquet(%s)", list.s);
+	w.name = name;
+	w.query = query.s;
+	rc = task_table_name(cx, name, &w.ns, &w.table);
+	if (rc == 0)
+		rc = iceberg_write(cx, &w);
+	if (rc == 0)
+		write_report_table(&w);
+out:
+	free(w.ns);
+	free(w.table);
+	free(name);
+	buf_release(&list);
+	buf_release(&query);
+	return rc;
+}
+
+/* mode: register: `from` is the metadata file, no data. */
+static int
+publish_register(struct context *cx)
+{
+	struct write w = { .name = spec_text(cx, "into") };
+	const char *metadata = spec_text(cx, "from");
+	int rc;
+
+	if (metadata == NULL)
+		return task_fail_at(cx, "from", "with mode: register, `from` is one metadata file");
+	rc = write_from_spec(cx, &w);
+	if (rc == 0)
+		rc = iceberg_register(cx, &w, metadata);
+	if (rc == 0)
+		write_report(&w);
+	free(w.ns);
+	free(w.table);
+	return rc;
+}
+
 int
 publish_run(struct context *cx)
 {
+	const char *mode = spec_text(cx, "mode");
+	bool add = mode && strcmp(mode, "add_files") == 0;
 	struct buf list = BUF_INIT;
-	char *query = NULL;
-	int rc = parquet_list(cx, json_object_get(cx->spec, "from"), &list);
+	char *query;
+	int rc;
 
+	if (mode && strcmp(mode, "register") == 0)
+		return publish_register(cx);
+	rc = parquet_list(cx, json_object_get(cx->spec, "from"), &list);
 	if (rc == 0) {
-		query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = false)", list.s);
-		rc = write_table(cx, query);
+		query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = %s)", list.s,
+				  add ? "true, union_by_name = true" : "false");
+		rc = write_table(cx, query, add ? list.s : NULL);
+		free(query);
 	}
-	free(query);
+	if (rc == 0 && !add)
+		rc = publish_rejects(cx);
 	buf_release(&list);
 	return rc;
 }
@@ -162,7 +261,7 @@ curate_run(struct context *cx)
 
 		while (n && strchr("; \t\r\n", trimmed[n - 1]))
 			trimmed[--n] = '\0';
-		rc = write_table(cx, trimmed);
+		rc = write_table(cx, trimmed, NULL);
 		free(trimmed);
 	}
 out:

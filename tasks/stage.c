@@ -251,13 +251,13 @@ judge_rejects(struct stage *st, bool copied)
 		buf_clear(&st->bad);
 	if (collect_rejects(st) < 0)
 		return -1;
-	if (st->rejected == 0) {
+	if (st->rejected == 0 || st->on_reject == REJECT_SKIP) {
 		path = xasprintf("%s.rejects.parquet", st->path);
-		if (st->on_reject == REJECT_QUARANTINE)
-			unlink(path); /* an earlier run's */
+		unlink(path); /* an earlier run's: publish would take it for this one's */
 		free(path);
-		return 0;
 	}
+	if (st->rejected == 0)
+		return 0;
 	if (st->on_reject == REJECT_FAIL || (json_is_integer(max) && st->rejected > json_integer_value(max))) {
 		char *file, *message, *text, *hint;
 		int64_t line;

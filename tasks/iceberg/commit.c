@@ -51,7 +51,8 @@ static json_t *
 commit_summary(const struct writer *wr, const struct commit *c)
 {
 	const struct write *w = wr->w;
-	bool appends = w->mode == WRITE_APPEND || (w->mode == WRITE_UPSERT && c->deleted_files == 0);
+	bool appends =
+		w->mode == WRITE_APPEND || w->mode == WRITE_ADD_FILES || (w->mode == WRITE_UPSERT && c->deleted_files == 0);
 	int64_t delete_files = 0, position_deletes = 0, partitions = 0;
 	json_t *s;
 	struct context *cx = wr->cx;
@@ -216,6 +217,8 @@ commit_body(struct writer *wr, const struct commit *c)
 	}
 	if (!wr->create && json_object_size(wr->w->properties))
 		add_update(updates, json_pack("{s:s,s:O}", "action", "set-properties", "updates", wr->w->properties));
+	if (wr->w->mode == WRITE_ADD_FILES)
+		add_update(updates, json_pack("{s:s,s:o}", "action", "set-properties", "updates", add_files_property(wr)));
 	snapshot_updates(wr, c, updates);
 	return json_pack("{s:o,s:o}", "requirements", requirements, "updates", updates);
 }

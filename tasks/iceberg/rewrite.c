@@ -503,7 +503,7 @@ commit_old_manifests(struct writer *wr, struct commit *c, struct buf *list)
 
 	if (mode == WRITE_REPLACE)
 		return 0;
-	if (mode == WRITE_APPEND || (mode == WRITE_UPSERT && json_array_size(wr->gone) == 0) ||
+	if (mode == WRITE_APPEND || mode == WRITE_ADD_FILES || (mode == WRITE_UPSERT && json_array_size(wr->gone) == 0) ||
 	    (mode == WRITE_PARTITIONS && wr->nfiles == 0)) {
 		buf_adds(list, list->len ? " UNION ALL " : "");
 		list_select(parent_list(c), writer_format(wr), list);

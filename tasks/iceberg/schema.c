@@ -134,12 +134,21 @@ can_widen(const char *from, const char *to)
 }
 
 static json_t *
-merge_scalar(struct writer *wr, json_t *old, json_t *fresh)
+merge_scalar(struct writer *wr, json_t *old, json_t *fresh, const char *path)
 {
 	const char *from = json_string_value(old), *to = json_string_value(fresh);
 
 	if (wr->w->mode == WRITE_REPLACE || (wr->w->evolution == EVOLVE_WIDEN && can_widen(from, to)))
 		return json_incref(fresh);
+	/* What is only taken over cannot be cast: a reader makes values wider, but not narrower. */
+	if (wr->w->mode == WRITE_ADD_FILES && strcmp(from, to) != 0 && !can_widen(to, from)) {
+		task_fail_at(wr->cx, "from",
+			     "table %s: the column \"%s\" is %s in the table and %s in the files; their rows can be appended "
+			     "with mode: "
+			     "append, which casts them",
+			     wr->w->name, path, from, to);
+		return NULL;
+	}
 	return json_incref(old);
 }
 
@@ -254,7 +263,7 @@ merge_type(struct writer *wr, json_t *old, json_t *fresh, const char *path)
 	if (strcmp(kind, "map") == 0)
 		return merge_inner(wr, old, fresh, map_keys, path);
 	if (strcmp(kind, "struct") != 0)
-		return merge_scalar(wr, old, fresh);
+		return merge_scalar(wr, old, fresh, path);
 	prefix = xasprintf("%s.", path);
 	fields = merge_fields(wr, json_object_get(old, "fields"), json_object_get(fresh, "fields"), prefix);
 	free(prefix);

@@ -18,7 +18,8 @@
 #define COMMIT_TRIES 6
 #define FORMAT_MAX   3
 
-const char *const write_mode_names[WRITE_MODE_COUNT] = { "append", "overwrite", "replace", "overwrite_partitions", "upsert" };
+const char *const write_mode_names[WRITE_MODE_COUNT] = { "append", "overwrite", "replace", "overwrite_partitions",
+							 "upsert", "add_files", "register" };
 
 /* ---- metadata ---- */
 
@@ -217,6 +218,11 @@ writer_prepare(struct writer *wr)
 		return -1;
 	wr->first_column_id = wr->last_column_id =
 		wr->loaded ? (int)json_integer_value(json_object_get(wr->meta, "last-column-id")) : 0;
+	if (w->mode == WRITE_ADD_FILES && w->partition_by == NULL && wr->loaded == NULL) {
+		if (add_files_plan(wr, &wr->folders) < 0)
+			goto out;
+		w->partition_by = wr->folders;
+	}
 	if (schema_plan(wr, columns) < 0 || layout_plan(wr) < 0)
 		goto out;
 	if (wr->loaded == NULL) {
@@ -320,6 +326,9 @@ writer_release(struct writer *wr, bool failed)
 	json_decref(wr->order);
 	json_decref(wr->gone);
 	json_decref(wr->checked);
+	if (wr->w->partition_by == wr->folders)
+		wr->w->partition_by = NULL;
+	json_decref(wr->folders);
 	json_decref(wr->loaded);
 }
 
@@ -360,7 +369,8 @@ iceberg_write(struct context *cx, struct write *w)
 		goto out;
 	}
 	FAULT("write.data.before");
-	if (writer_data(&wr) < 0 || (w->mode == WRITE_UPSERT && upsert_deletes(&wr) < 0)) {
+	if ((w->mode == WRITE_ADD_FILES ? add_files_data(&wr) : writer_data(&wr)) < 0 ||
+	    (w->mode == WRITE_UPSERT && upsert_deletes(&wr) < 0)) {
 		err_prefix(&cx->err, "table %s", w->name);
 		goto out;
 	}

@@ -17,6 +17,8 @@ enum write_mode {
 	WRITE_REPLACE,    /* as CREATE OR REPLACE: rows, schema, partitions and order are replaced, the history is kept */
 	WRITE_PARTITIONS, /* the partitions that the new rows fall into are replaced */
 	WRITE_UPSERT,     /* rows with the same key are replaced, the others added */
+	WRITE_ADD_FILES,  /* files that lie somewhere already become the table's */
+	WRITE_REGISTER,   /* a metadata file becomes a table: iceberg_register */
 };
 
 /* What happens to the table's columns when the rows have other ones. */
@@ -27,9 +29,10 @@ enum write_evolution {
 };
 
 struct write {
-	const char *name;  /* as given, for messages */
-	char *ns, *table;  /* owned by the caller */
-	const char *query; /* the rows */
+	const char *name;      /* as given, for messages */
+	char *ns, *table;      /* owned by the caller */
+	const char *query;     /* the rows */
+	const char *add_files; /* with WRITE_ADD_FILES: SQL's list of the files, whose rows the query gives */
 	enum write_mode mode;
 	enum write_evolution evolution;
 	/* All borrowed, NULL: not said. Lists of texts but for the properties, an object of strings. */
@@ -47,9 +50,11 @@ struct write {
 
 /* What a mode is called in flows and reports. */
 extern const char *const write_mode_names[];
-#define WRITE_MODE_COUNT 5
+#define WRITE_MODE_COUNT 7
 
 int iceberg_write(struct context *cx, struct write *w);
+/* Makes a table of a metadata file; fills in what its current snapshot says. */
+int iceberg_register(struct context *cx, struct write *w, const char *metadata);
 
 /*
  * Makes the catalog's tables readable in SQL under its name and, where there is one, the first namespace the default. Harmless

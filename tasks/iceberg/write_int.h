@@ -43,6 +43,7 @@ struct writer {
 	json_t *gone;    /* list of the names of data files that an upsert rewrites; NULL: not an upsert */
 	bool sent;       /* a commit was sent: it may have landed */
 	json_t *checked; /* files that the partitions in question held when we first looked */
+	json_t *folders; /* partition_by of added files, as their folders have it */
 	struct list_names {
 		char **items;
 		size_t count;
@@ -90,6 +91,15 @@ struct data_file *writer_add_file(struct writer *wr);
 int writer_copy(struct writer *wr, const char *sql, json_t *spec, const json_t *keys, int content);
 void writer_remove_data(const struct writer *wr);
 int64_t random_id(void);
+
+/* ---- add_files.c ---- */
+
+/* What the files' folders say about partitions: a list of names, the caller's. */
+int add_files_plan(struct writer *wr, json_t **partition_by);
+/* Notes the files instead of writing any. */
+int add_files_data(struct writer *wr);
+/* The property by which readers know the columns of files without field ids; the caller's. */
+json_t *add_files_property(const struct writer *wr);
 
 /* ---- upsert.c ---- */
 

@@ -467,3 +467,80 @@ def test_what_makes_no_sense_is_explained(lake, keys, words):
     assert words in told
     assert lake.daemon.get("/api/v1/tables")["items"] == []
     assert not list(pathlib.Path(lake.daemon.home).rglob("warehouse/**/*.parquet"))
+
+
+def test_rejects_go_to_a_table_of_their_own(lake):
+    (lake.folder / "in.csv").write_text("id,n\n1,10\n2,x\n3,30\n,40\n")
+    lake.daemon.flow(
+        "go",
+        f"""
+        id: go
+        tasks:
+          - id: stage
+            type: stage
+            source: {{format: csv, path: "{lake.folder}/in.csv"}}
+            schema: {{id: bigint not null, n: bigint}}
+            on_reject: quarantine
+            target: {{path: "{lake.folder}/out.parquet"}}
+          - id: publish
+            type: publish
+            depends_on: [stage]
+            from: ${{tasks.stage.outputs.path}}
+            into: a.t
+        """,
+    )
+    run = lake.daemon.trigger("go")
+    assert run["state"] == "success", why(run)
+    lake.check([{"id": 1, "n": 10}, {"id": 3, "n": 30}])
+    tables = task_of(run, "publish")["attempts"][-1]["tables"]
+    assert [(t["table"], t["rows"]) for t in tables] == [("a.t", 2), ("a.t__rejected", 2)]
+    got = lake.daemon.sql("SELECT * FROM a.t__rejected ORDER BY line")
+    assert [(r["run_id"], r["task_id"], r["file"], r["line"], r["row"]) for r in got] == [
+        (run["id"], "publish", f"{lake.folder}/in.csv", 3, "2,x"),
+        (run["id"], "publish", f"{lake.folder}/in.csv", 5, '{"id":null,"n":40}'),
+    ]
+    assert all(r["reason"] for r in got)
+    # A source without rejects adds none, also none of an earlier run.
+    (lake.folder / "in.csv").write_text("id,n\n7,70\n")
+    run = lake.daemon.trigger("go")
+    assert run["state"] == "success", why(run)
+    assert lake.daemon.sql("SELECT count(*)::INT AS n FROM a.t__rejected") == [{"n": 2}]
+
+
+def test_a_data_set_is_added_where_it_lies(lake):
+    root = lake.folder / "set"
+    model = []
+    for day in ("2024-01-01", "2024-01-02"):
+        for kind in ("a b", None):
+            rows = [{"id": len(model) + i, "st": {"x": i}, "tags": ["t"]} for i in range(3)]
+            folder = root / f"day={day}" / f"kind={urllib.parse.quote(kind) if kind else '__HIVE_DEFAULT_PARTITION__'}"
+            folder.mkdir(parents=True)
+            pq.write_table(pa.Table.from_pylist(rows), folder / "part-0.parquet")
+            model += [{**r, "day": datetime.date.fromisoformat(day), "kind": kind} for r in rows]
+    before = sorted(root.rglob("*.parquet"))
+    done = lake.write(f"{root}/*/*/*.parquet", mode="add_files")
+    assert (done["rows"], done["files"]) == (12, 4)
+    lake.check(model)
+    assert lake.daemon.sql("SELECT id FROM a.t WHERE kind = 'a b' AND day = '2024-01-02' ORDER BY id") == [{"id": i} for i in (6, 7, 8)]
+    assert {local(f["file_path"]) for f in lake.data_files()} == set(before) == set(root.rglob("*.parquet"))
+    assert [f.name for f in lake.table().spec().fields] == ["day", "kind"]
+    assert "has the file" in lake.refused(f"{root}/*/*/*.parquet", mode="add_files")
+    # From then on it is a table like any other.
+    more = [{"id": 100, "st": {"x": 1}, "tags": [], "day": datetime.date(2024, 1, 2), "kind": "c"}]
+    lake.write(more)
+    lake.check(model + more)
+    pq.write_table(pa.table({"id": ["text"], "day": ["x"]}), lake.folder / "wrong.parquet")
+    assert "string in the files" in lake.refused(lake.folder / "wrong.parquet", mode="add_files")
+
+
+def test_a_metadata_file_becomes_a_table(lake):
+    rows = [{"id": i} for i in range(5)]
+    lake.write(rows)
+    metadata = lake.table().metadata_location
+    done = lake.write(metadata, into="b.same", mode="register")
+    assert done["rows"] == 5 and done["table"] == "b.same"
+    lake.check(rows, "b.same")
+    assert lake.table("b.same").metadata.table_uuid == lake.table().metadata.table_uuid
+    lake.write([{"id": 9}])
+    assert "is there already" in lake.refused(lake.table().metadata_location, into="b.same", mode="register")
+    assert "none.metadata.json" in lake.refused(f"{lake.folder}/none.metadata.json", into="b.other", mode="register")

@@ -200,7 +200,7 @@ test_later(void **state)
 	       "curate, validate, "
 	       "command\n"
 	       "f.yaml:8:54: error: mode \"merge\" in task \"b\" is not supported yet; supported: append, replace, "
-	       "overwrite, overwrite_partitions, upsert\n"
+	       "overwrite, overwrite_partitions, upsert, add_files, register\n"
 	       "f.yaml:8:61: error: \"branch\" in task \"b\" is not supported yet\n"
 	       "f.yaml:8:82: error: engine \"spark\" in task \"b\" is not supported yet; supported: duckdb\n"
 	       "f.yaml:9:40: error: \"for_each\" in task \"c\" is not supported yet\n"
