@@ -101,7 +101,11 @@ key_unique(struct writer *wr)
 	return rc;
 }
 
-/* The table, called t, as it is in the snapshot that this write builds on; each row with its file and its number there. */
+/*
+ * The table, called t, as it is in the snapshot that this write builds on; each row with its file and its number there. A
+ * snapshot that is named has the columns of its time. Where these have changed since, the newest state is read: should that
+ * be a later snapshot by then, the commit is refused, since it builds on ours.
+ */
 static char *
 table_at(const struct writer *wr)
 {
@@ -114,7 +118,9 @@ table_at(const struct writer *wr)
 	buf_add_sql_name(&b, wr->w->ns);
 	buf_addc(&b, '.');
 	buf_add_sql_name(&b, wr->w->table);
-	buf_addf(&b, " AT (VERSION => %lld)) t", (long long)json_integer_value(json_object_get(snap, "snapshot-id")));
+	if (json_equal(json_object_get(snap, "schema-id"), json_object_get(wr->meta, "current-schema-id")))
+		buf_addf(&b, " AT (VERSION => %lld)", (long long)json_integer_value(json_object_get(snap, "snapshot-id")));
+	buf_adds(&b, ") t");
 	return buf_detach(&b);
 }
 
