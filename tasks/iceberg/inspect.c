@@ -20,12 +20,18 @@ struct subject {
 
 /* ---- metadata as rows ---- */
 
+/*
+ * A table of one row with the text as `j`. Not a constant: the engine would make values of it while it plans, one by one, which
+ * for ten thousand snapshots takes a second.
+ */
 static void
 add_json(struct buf *b, const json_t *value)
 {
 	char *text = value ? json_dumps(value, JSON_COMPACT) : xstrdup("[]");
 
+	buf_adds(b, "(SELECT if(range = 0, ");
 	buf_add_sql_string(b, text);
+	buf_adds(b, ", NULL) AS j FROM range(1))");
 	free(text);
 }
 
@@ -34,10 +40,11 @@ sql_snapshots(struct subject *s, struct buf *b)
 {
 	buf_adds(b, "SELECT epoch_ms(s.\"timestamp-ms\")::TIMESTAMPTZ AS committed_at, s.\"snapshot-id\" AS snapshot_id,"
 		    " s.\"parent-snapshot-id\" AS parent_id, s.summary['operation'] AS operation,"
-		    " s.\"manifest-list\" AS manifest_list, s.summary AS summary FROM (SELECT unnest(from_json(");
+		    " s.\"manifest-list\" AS manifest_list, s.summary AS summary FROM (SELECT unnest(from_json(j, "
+		    "'[{\"timestamp-ms\": \"BIGINT\", \"snapshot-id\": \"BIGINT\", \"parent-snapshot-id\": \"BIGINT\","
+		    " \"manifest-list\": \"VARCHAR\", \"summary\": \"MAP(VARCHAR, VARCHAR)\"}]')) AS s FROM ");
 	add_json(b, json_object_get(s->md, "snapshots"));
-	buf_adds(b, ", '[{\"timestamp-ms\": \"BIGINT\", \"snapshot-id\": \"BIGINT\", \"parent-snapshot-id\": \"BIGINT\","
-		    " \"manifest-list\": \"VARCHAR\", \"summary\": \"MAP(VARCHAR, VARCHAR)\"}]')) AS s)");
+	buf_addc(b, ')');
 	return 0;
 }
 
@@ -82,10 +89,11 @@ sql_history(struct subject *s, struct buf *b)
 	json_t *log = log_with_ancestors(s->md);
 
 	buf_adds(b, "SELECT epoch_ms(h.\"timestamp-ms\")::TIMESTAMPTZ AS made_current_at, h.\"snapshot-id\" AS snapshot_id,"
-		    " h.parent AS parent_id, h.kin AS is_current_ancestor FROM (SELECT unnest(from_json(");
+		    " h.parent AS parent_id, h.kin AS is_current_ancestor FROM (SELECT unnest(from_json(j, '[{\"timestamp-ms\": "
+		    "\"BIGINT\", \"snapshot-id\": \"BIGINT\", \"parent\": \"BIGINT\","
+		    " \"kin\": \"BOOLEAN\"}]')) AS h FROM ");
 	add_json(b, log);
-	buf_adds(b, ", '[{\"timestamp-ms\": \"BIGINT\", \"snapshot-id\": \"BIGINT\", \"parent\": \"BIGINT\","
-		    " \"kin\": \"BOOLEAN\"}]')) AS h)");
+	buf_addc(b, ')');
 	json_decref(log);
 	return 0;
 }
@@ -93,16 +101,18 @@ sql_history(struct subject *s, struct buf *b)
 static int
 sql_refs(struct subject *s, struct buf *b)
 {
+	const json_t *refs = json_object_get(s->md, "refs");
+	json_t *none = json_object();
+
 	buf_adds(b, "SELECT r.key AS name, r.value.type AS type, r.value.\"snapshot-id\" AS snapshot_id,"
 		    " r.value.\"max-ref-age-ms\" AS max_reference_age_in_ms,"
 		    " r.value.\"min-snapshots-to-keep\" AS min_snapshots_to_keep,"
-		    " r.value.\"max-snapshot-age-ms\" AS max_snapshot_age_in_ms FROM (SELECT unnest(map_entries(from_json(");
-	if (json_object_get(s->md, "refs"))
-		add_json(b, json_object_get(s->md, "refs"));
-	else
-		buf_adds(b, "'{}'");
-	buf_adds(b, ", '\"MAP(VARCHAR, STRUCT(\\\"type\\\" VARCHAR, \\\"snapshot-id\\\" BIGINT, \\\"max-ref-age-ms\\\" BIGINT,"
-		    " \\\"min-snapshots-to-keep\\\" INTEGER, \\\"max-snapshot-age-ms\\\" BIGINT))\"'))) AS r)");
+		    " r.value.\"max-snapshot-age-ms\" AS max_snapshot_age_in_ms FROM (SELECT unnest(map_entries(from_json(j,"
+		    " '\"MAP(VARCHAR, STRUCT(\\\"type\\\" VARCHAR, \\\"snapshot-id\\\" BIGINT, \\\"max-ref-age-ms\\\" BIGINT,"
+		    " \\\"min-snapshots-to-keep\\\" INTEGER, \\\"max-snapshot-age-ms\\\" BIGINT))\"'))) AS r FROM ");
+	add_json(b, refs ? refs : none);
+	buf_addc(b, ')');
+	json_decref(none);
 	return 0;
 }
 
@@ -329,6 +339,27 @@ static struct context *inspected; /* an attempt is one task */
 static pthread_mutex_t inspecting = PTHREAD_MUTEX_INITIALIZER;
 
 /*
+ * A statement is bound several times, and a task has several statements: all of them get what the first one got, so that they
+ * speak of one state, and large metadata is fetched once. Keyed by all three arguments.
+ */
+static json_t *inspected_before;
+
+static char *
+inspect_once(struct context *cx, const char *const *args)
+{
+	char *key = xasprintf("%s\n%s\n%s", args[0], args[1], args[2] ? args[2] : ""), *sql;
+	const char *before = json_string_value(json_object_get(inspected_before, key));
+
+	if (inspected_before == NULL)
+		inspected_before = json_object();
+	sql = before ? xstrdup(before) : inspect_sql(cx, args[0], args[1], args[2]);
+	if (sql && before == NULL)
+		json_object_set_new(inspected_before, key, json_string(sql));
+	free(key);
+	return sql;
+}
+
+/*
  * Called while a statement is bound, so what the engine is asked here goes through a connection of its own. Several of its
  * threads may call when somebody calls the function itself over rows.
  */
@@ -347,7 +378,7 @@ on_inspect(const char *const *args, struct err *e)
 	cx.spec = inspected->spec;
 	cx.db = duck_beside(inspected->db, e);
 	if (cx.db) {
-		sql = inspect_sql(&cx, args[0], args[1], args[2]);
+		sql = inspect_once(&cx, args);
 		duck_close(cx.db);
 	}
 	pthread_mutex_unlock(&inspecting);
@@ -378,4 +409,6 @@ void
 inspect_begin(struct context *cx)
 {
 	inspected = cx;
+	json_decref(inspected_before); /* another catalog, or another task */
+	inspected_before = NULL;
 }

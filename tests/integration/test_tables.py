@@ -596,3 +596,4 @@ def test_a_run_sees_its_own_state(daemon):
     run = daemon.trigger("own")
     assert run["state"] == "success", why(run)
     assert daemon.sql("SELECT n FROM past.seen") == [{"n": 1}]
+
