@@ -118,9 +118,11 @@ logs_mask(struct app *app, const char *flow_id, const char *hash, const char *fi
 		return err_set(e, ERR_INTERNAL,
 			       "the log is not shown: the flow's version that ran does not load any more, so it is not known "
 			       "which secrets to hide");
-	if (json_array_size(flow->secrets) > 0) {
+	if (json_array_size(flow->secrets) > 0 || config_get(app->config, "s3.secret_key")) {
 		*out = mask_new();
 		mask_add_secrets(*out, app->config, flow);
+		if (config_get(app->config, "s3.secret_key"))
+			mask_add(*out, config_get(app->config, "s3.secret_key"));
 	}
 	flow_unref(loaded);
 	return 0;

@@ -277,7 +277,8 @@ apply_overrides(struct ynode *root, const json_t *env)
 static bool
 is_remote(const char *path)
 {
-	return strstr(path, "://") != NULL && strncmp(path, "file://", 7) != 0;
+	return strstr(path, "://") != NULL && strncmp(path, "file://", 7) != 0 && strncmp(path, "s3://", 5) != 0 &&
+	       strncmp(path, "s3a://", 6) != 0;
 }
 
 static char *
@@ -348,7 +349,8 @@ complete_config(struct reading *r, json_t *j)
 	}
 	if (remote)
 		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
-			  "object stores are not supported yet: flows that use a path such as %s are refused", remote);
+			  "object stores other than S3 are not supported yet: flows that use a path such as %s are refused",
+			  remote);
 }
 
 static struct ynode *

@@ -203,7 +203,8 @@ check_object_ref(const struct place *p, size_t offset, const char *path, char **
 static void
 check_config_ref(const struct place *p, size_t offset, const char *path, char **part, size_t n)
 {
-	static const char *const hidden[] = { "config.catalog.password", "config.s3.secret_key", "config.s3.access_key" };
+	static const char *const hidden[] = { "config.catalog.password", "config.s3.secret_key", "config.s3.access_key",
+					      "config.s3.session_token" };
 
 	if (p->l->config == NULL || p->l->config->file == NULL) {
 		const json_t *json = p->l->config ? p->l->config->json : NULL;
@@ -333,8 +334,7 @@ struct remote {
 static const char *
 remote_in(const char *text)
 {
-	static const char *const schemes[] = { "s3://", "s3a://",  "s3n://",   "gs://",  "gcs://",
-					       "az://", "abfs://", "abfss://", "hdfs://" };
+	static const char *const schemes[] = { "s3n://", "gs://", "gcs://", "az://", "abfs://", "abfss://", "hdfs://" };
 
 	for (size_t i = 0; i < COUNT(schemes); i++) {
 		const char *at = strstr(text, schemes[i]);
@@ -365,7 +365,7 @@ find_remote(const char *path, size_t offset, void *arg)
 	return 0;
 }
 
-/* Native tasks read and write local files only, so far. */
+/* Native tasks read and write local files and S3 stores only, so far. */
 static void
 check_remote(const struct place *p)
 {
@@ -380,8 +380,8 @@ check_remote(const struct place *p)
 	err_release(&e);
 	if (r.found)
 		place_error(p, at ? (size_t)(at - p->text) : 0,
-			    "object stores are not supported yet, and \"%s\" of task \"%s\" uses %s; use a "
-			    "local path",
+			    "object stores other than S3 are not supported yet, and \"%s\" of task \"%s\" uses %s; use "
+			    "s3://BUCKET/… or a local path",
 			    p->path, p->task->id, r.found);
 	free(r.found);
 }
@@ -404,11 +404,11 @@ check_table_name(struct loader *l, const struct task_def *t, const char *key)
 			   t->id, config_get(l->config, "catalog.name"), c);
 	else if (text && l->config && config_get(l->config, "catalog.warehouse") &&
 		 remote_in(config_get(l->config, "catalog.warehouse")))
-		load_error(
-			l, line, col,
-			"task \"%s\" writes or reads tables, and the config's warehouse is %s: object stores are not supported "
-			"yet; use a local folder",
-			t->id, config_get(l->config, "catalog.warehouse"));
+		load_error(l, line, col,
+			   "task \"%s\" writes or reads tables, and the config's warehouse is %s: object stores other than S3 "
+			   "are not "
+			   "supported yet; use s3://BUCKET/… or a local folder",
+			   t->id, config_get(l->config, "catalog.warehouse"));
 	if (name == NULL)
 		return;
 	for (const char *s = name; *s && !bad; s++) {

@@ -22,6 +22,7 @@
 #include "flows/expr.h"
 #include "flows/secrets.h"
 #include "scheduler/sched_int.h"
+#include "storage/storage.h"
 
 #define PROGRESS_EVERY US_PER_S
 #define ADHOC_GRACE    US_PER_S
@@ -124,9 +125,31 @@ catalog_doc(const struct attempt *a)
 	return doc;
 }
 
-/* The values of a flow's secrets: never to be stored. */
+/* The settings and keys of the S3 store, for the document alone; NULL where nothing says that there is one. */
+static json_t *
+s3_doc(struct sched *s)
+{
+	const char *warehouse = config_get(s->config, "catalog.warehouse");
+	const json_t *given = json_object_get(s->config->json, "s3");
+	struct err e = ERR_INIT;
+	struct storage *storage;
+	json_t *doc;
+
+	if (given == NULL && !(warehouse && storage_remote(warehouse)) && getenv("AWS_ACCESS_KEY_ID") == NULL &&
+	    getenv("AWS_WEB_IDENTITY_TOKEN_FILE") == NULL)
+		return NULL;
+	storage = storage_new(given, &e);
+	err_release(&e); /* said when the daemon began */
+	if (storage == NULL)
+		return NULL;
+	doc = storage_settings(storage);
+	storage_free(storage);
+	return doc;
+}
+
+/* The values of a flow's secrets, and the store's: never to be stored. */
 static struct mask *
-mask_of(const json_t *secrets)
+mask_of(const struct config *config, const json_t *secrets)
 {
 	struct mask *m = mask_new();
 	const char *name;
@@ -134,6 +157,8 @@ mask_of(const json_t *secrets)
 
 	json_object_foreach ((json_t *)(uintptr_t)secrets, name, value)
 		mask_add(m, json_string_value(value));
+	if (config_get(config, "s3.secret_key"))
+		mask_add(m, config_get(config, "s3.secret_key"));
 	return m;
 }
 
@@ -185,7 +210,7 @@ attempt_resolve(struct attempt *a, struct err *e)
 	const struct run *run = a->task->run;
 	/* Its cost grows with the flow: 200 tasks that refer to nothing would each look at all others. */
 	json_t *scope = def->dynamic ? sched_scope(run) : json_pack("{s:{}}", "env"), *secrets = NULL, *env = NULL, *spec = NULL,
-	       *options = NULL, *dir = NULL, *argv, *full;
+	       *options = NULL, *dir = NULL, *argv, *full, *s3;
 	json_t *wd = def->working_dir ? json_string(def->working_dir) : NULL, *command;
 	int rc;
 
@@ -194,7 +219,7 @@ attempt_resolve(struct attempt *a, struct err *e)
 		goto out;
 	json_object_set(scope, "secrets", secrets);
 	mask_free(a->mask); /* of an earlier resolve, when it is forked late */
-	a->mask = mask_of(secrets);
+	a->mask = mask_of(a->sched->config, secrets);
 	if ((rc = sched_scope_env(scope, def, &env, e)) < 0)
 		goto out;
 	if ((rc = expr_resolve(def->spec, scope, &spec, e)) < 0 || (rc = flow_spec_resolved(def, &spec, e)) < 0)
@@ -220,6 +245,8 @@ attempt_resolve(struct attempt *a, struct err *e)
 					      "engine_options", options ? options : json_null(), "scratch", a->scratch, "catalog",
 					      catalog_doc(a), "file", run->flow->file, "pos", def->pos ? def->pos : json_null(),
 					      "spec", spec));
+		if ((s3 = s3_doc(a->sched)))
+			json_object_set_new(json_object_get(a->message, "doc"), "s3", s3);
 		if (json_object_get(a->sched->config->json, "housekeeping"))
 			json_object_set(json_object_get(a->message, "doc"), "housekeeping",
 					json_object_get(a->sched->config->json, "housekeeping"));
@@ -277,7 +304,7 @@ attempt_adopt(struct task *t, int n, bool stopping, const char *nursery, const c
 	snprintf(a->token_hash, sizeof(a->token_hash), "%s", token_hash);
 	HASH_ADD_KEYPTR(hh_token, s->attempts_by_token, a->token_hash, strlen(a->token_hash), a);
 	if (secrets_load(s->config, t->run->flow->secrets, &secrets, NULL) == 0)
-		a->mask = mask_of(secrets);
+		a->mask = mask_of(a->sched->config, secrets);
 	json_decref(secrets);
 	return a;
 }
@@ -856,7 +883,7 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 {
 	struct err e = ERR_INIT;
 	struct attempt *a;
-	json_t *message;
+	json_t *message, *s3;
 
 	if (s->nursery_id == NULL || s->nursery_fit == NURSERY_OTHER_PROTOCOL || s->adhoc_used >= ADHOC_MAX) {
 		err_set(&e, ERR_UNAVAILABLE,
@@ -877,6 +904,8 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 			  a->dir, "cwd", a->scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type, "attempt",
 			  1, "type", type, "engine", "duckdb", "engine_options", "scratch", a->scratch, "catalog", catalog_doc(a),
 			  "file", "", "pos", "spec", spec);
+	if ((s3 = s3_doc(s)))
+		json_object_set_new(json_object_get(message, "doc"), "s3", s3);
 	attempt_prepare(a);
 	a->message = NULL;
 	json_decref(message);

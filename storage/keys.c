@@ -98,7 +98,7 @@ storage_new(const json_t *s3, struct err *e)
 		endpoint = setting(NULL, "", "AWS_ENDPOINT_URL");
 	s->region = xstrdup(region ? region : "us-east-1");
 	s->path_style = json_is_true(json_object_get(s3, "path_style"));
-	s->timeout = json_is_number(timeout) ? (dur_us)(json_number_value(timeout) * US_PER_S) : TIMEOUT_DEFAULT;
+	s->timeout = json_is_integer(timeout) ? (dur_us)json_integer_value(timeout) : TIMEOUT_DEFAULT;
 	if (endpoint == NULL)
 		endpoint = aws = xasprintf("https://s3.%s.amazonaws.com", s->region);
 	rc = endpoint_set(s, endpoint, e);
@@ -133,8 +133,8 @@ storage_free(struct storage *s)
 json_t *
 storage_settings(const struct storage *s)
 {
-	json_t *j = json_pack("{s:s,s:s,s:b,s:f}", "endpoint", s->endpoint, "region", s->region, "path_style", s->path_style,
-			      "timeout", (double)s->timeout / US_PER_S);
+	json_t *j = json_pack("{s:s,s:s,s:b,s:I}", "endpoint", s->endpoint, "region", s->region, "path_style", s->path_style,
+			      "timeout", (json_int_t)s->timeout);
 
 	if (s->role_arn) {
 		json_object_set_new(j, "role_arn", json_string(s->role_arn));

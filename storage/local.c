@@ -132,10 +132,14 @@ put_in_place(const char *tmp, const char *path, enum storage_how how)
 {
 	if (how == STORAGE_REPLACE)
 		return rename(tmp, path) < 0 ? -errno : 0;
-	if (link(tmp, path) < 0)
+	if (link(tmp, path) == 0) {
+		unlink(tmp);
+		return 0;
+	}
+	/* Some file systems have no links. */
+	if (errno != EPERM && errno != EOPNOTSUPP && errno != ENOSYS)
 		return -errno;
-	unlink(tmp);
-	return 0;
+	return renameat2(AT_FDCWD, tmp, AT_FDCWD, path, RENAME_NOREPLACE) < 0 ? -errno : 0;
 }
 
 /* Either `data` or the content of `file`. */

@@ -19,7 +19,7 @@
 struct storage;
 
 /*
- * `s3` holds the settings {endpoint, region, path_style, timeout (seconds), access_key, secret_key, session_token, role_arn,
+ * `s3` holds the settings {endpoint, region, path_style, timeout (microseconds), access_key, secret_key, session_token, role_arn,
  * token_file}, each may be absent, as may be the whole; keys that it does not have come from the environment, as other programs
  * have them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or AWS_ROLE_ARN with
  * AWS_WEB_IDENTITY_TOKEN_FILE; AWS_REGION, AWS_ENDPOINT_URL. ERR_INVALID when they cannot be used. Asks nobody.

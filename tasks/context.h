@@ -4,15 +4,18 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "base/buf.h"
 #include "base/err.h"
 
 struct duck;
+struct storage;
 
 struct context {
 	const json_t *doc, *spec; /* borrowed */
 	struct duck *db;
+	struct storage *storage; /* see task_storage */
 	struct err err;
 	int line, col;     /* where in the flow file, 0: unknown */
 	const char *cause; /* "conflict", "oom", or NULL */
@@ -46,9 +49,22 @@ int task_check_sql(struct context *cx, const char *key, const char *before, cons
 int task_table_name(struct context *cx, const char *name, char **ns, char **table);
 /* The nearest of a list of names, or NULL. */
 const char *task_nearest(const json_t *names, const char *wanted);
-/* Makes the folder that a file will lie in. */
+/* Makes the folder that a file will lie in; an S3 store needs none. */
 int task_make_parents(struct context *cx, const char *path);
-/* A local path of a "file://" URL or a plain path; NULL with the error set when it is something else. Borrowed. */
-const char *task_local_path(struct context *cx, const char *what, const char *path);
+/*
+ * What the engine reads and writes there: the local path of a "file://" URL or a plain path, or an s3:// location, for which it
+ * gets its extension and its keys. NULL with the error set when it is something else. Borrowed.
+ */
+const char *task_path(struct context *cx, const char *what, const char *path);
+/* Made at first use, with the document's settings; NULL with the error set. */
+struct storage *task_storage(struct context *cx);
+/* Size of a file, here or on S3; -1 with the error set. */
+int64_t task_file_size(struct context *cx, const char *path);
+/* As far as possible: what stays behind is said in the log. */
+void task_file_remove(struct context *cx, const char *path);
+/* Does the pattern name a file? 1, 0, or -1 with the error set. */
+int task_any_file(struct context *cx, const char *pattern);
+/* Gives the engine the extension and the keys for S3; harmless twice. */
+int task_s3(struct context *cx);
 
 #endif

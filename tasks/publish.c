@@ -1,11 +1,11 @@
 /* publish and curate: rows from files or from SQL into a table. */
-#include <glob.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "storage/storage.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/write.h"
@@ -107,16 +107,15 @@ parquet_list(struct context *cx, const json_t *from, struct buf *out)
 	buf_addc(out, '[');
 	for (size_t i = 0; i < n; i++) {
 		const char *given = json_string_value(json_is_array(from) ? json_array_get(from, i) : from), *path;
-		glob_t g = { 0 };
-		int rc;
+		int any;
 
 		if (given == NULL)
 			return task_fail(cx, ERR_INVALID, "`from` must be a path or a list of paths");
-		if ((path = task_local_path(cx, "from", given)) == NULL)
+		if ((path = task_path(cx, "from", given)) == NULL)
 			return -1;
-		rc = glob(path, GLOB_BRACE, NULL, &g);
-		globfree(&g);
-		if (rc != 0 && strstr(path, "**") == NULL)
+		if ((any = task_any_file(cx, path)) < 0)
+			return -1;
+		if (any == 0)
 			return task_fail_at(cx, "from", "no file matches %s", path);
 		if (i)
 			buf_adds(out, ", ");
@@ -138,14 +137,13 @@ rejects_list(struct context *cx, const json_t *from, struct buf *out)
 	size_t n = json_is_array(from) ? json_array_size(from) : 1;
 
 	for (size_t i = 0; i < n; i++) {
-		const char *path =
-			task_local_path(cx, "from", json_string_value(json_is_array(from) ? json_array_get(from, i) : from));
+		const char *path = task_path(cx, "from", json_string_value(json_is_array(from) ? json_array_get(from, i) : from));
 		char *rejects;
 
 		if (path == NULL)
 			return -1;
 		rejects = xasprintf("%s.rejects.parquet", path);
-		if (access(rejects, R_OK) == 0) {
+		if (storage_remote(rejects) ? task_any_file(cx, rejects) == 1 : access(rejects, R_OK) == 0) {
 			buf_adds(out, out->len ? ", " : "[");
 			buf_add_sql_string(out, rejects);
 		}

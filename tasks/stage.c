@@ -15,6 +15,7 @@
 #include "base/alloc.h"
 #include "base/fault.h"
 #include "base/fs.h"
+#include "storage/storage.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/report.h"
 #include "tasks/stage_int.h"
@@ -301,7 +302,9 @@ judge_rejects(struct stage *st, bool copied)
 		buf_adds(&b, " (FORMAT parquet)");
 		rc = duck_exec(cx->db, b.s, &cx->err);
 		buf_release(&b);
-		if (rc == 0 && rename(st->tmp_rejects, path) < 0)
+		if (rc == 0 && storage_remote(path))
+			rc = storage_upload(task_storage(st->cx), path, st->tmp_rejects, &st->cx->err);
+		else if (rc == 0 && rename(st->tmp_rejects, path) < 0)
 			rc = task_fail(cx, ERR_IO, "cannot rename %s to %s: %s", st->tmp_rejects, path, strerror(errno));
 	}
 	if (rc == 0)
@@ -390,10 +393,75 @@ explain_failure(struct stage *st)
 	return -1;
 }
 
+struct uploading {
+	struct stage *st;
+	json_t *made; /* object: location -> true */
+	json_t *old;  /* the same, of what is there and was not made */
+};
+
+static int
+upload_found(const char *file, int64_t size, wall_us modified, void *arg)
+{
+	struct uploading *u = arg;
+	char *location = xasprintf("%s%s", u->st->path, file + strlen(u->st->tmp));
+	int rc = storage_upload(u->st->cx->storage, location, file, &u->st->cx->err);
+
+	(void)size;
+	(void)modified;
+	json_object_set_new(u->made, location, json_true());
+	free(location);
+	return rc;
+}
+
+static int
+old_found(const char *location, int64_t size, wall_us modified, void *arg)
+{
+	struct uploading *u = arg;
+
+	(void)size;
+	(void)modified;
+	if (json_object_get(u->made, location) == NULL)
+		json_object_set_new(u->old, location, json_true());
+	return 0;
+}
+
+/* A folder of a store takes no place in one step: what is new comes first, then what was there and is not new goes. */
+static int
+upload_folder(struct stage *st)
+{
+	struct uploading u = { .st = st, .made = json_object(), .old = json_object() };
+	int rc = storage_list(st->cx->storage, st->tmp, upload_found, &u, &st->cx->err);
+	const char *location;
+	json_t *yes;
+
+	if (rc == 0)
+		rc = storage_list(st->cx->storage, st->path, old_found, &u, &st->cx->err);
+	json_object_foreach (u.old, location, yes)
+		if (rc == 0)
+			rc = storage_remove(st->cx->storage, location, &st->cx->err);
+	json_decref(u.made);
+	json_decref(u.old);
+	return rc < 0 ? -1 : 0;
+}
+
+static int
+upload_target(struct stage *st)
+{
+	struct stat info;
+
+	if (task_storage(st->cx) == NULL)
+		return -1;
+	if (stat(st->tmp, &info) == 0 && S_ISDIR(info.st_mode))
+		return upload_folder(st);
+	return storage_upload(st->cx->storage, st->path, st->tmp, &st->cx->err) < 0 ? -1 : 0;
+}
+
 /* Puts the written file or folder where the target is, in one step; what was there before goes away after it. */
 static int
 take_place(struct stage *st)
 {
+	if (storage_remote(st->path))
+		return upload_target(st);
 	if (rename(st->tmp, st->path) == 0)
 		return 0;
 	if (renameat2(AT_FDCWD, st->tmp, AT_FDCWD, st->path, RENAME_EXCHANGE) < 0)
@@ -424,7 +492,7 @@ check_target(struct stage *st)
 	struct stat info;
 	json_t *file;
 
-	if (lstat(st->path, &info) < 0)
+	if (storage_remote(st->path) || lstat(st->path, &info) < 0)
 		return 0;
 	if (S_ISDIR(info.st_mode) && !folder)
 		return task_fail_at(st->cx, "target/path",
@@ -466,10 +534,10 @@ stage_work(struct stage *st)
 	if (rows < 0)
 		return explain_failure(st);
 	FAULT("stage.finish.before");
+	nftw(st->tmp, on_measure, 16, FTW_PHYS);
 	if (judge_rejects(st, true) < 0 || take_place(st) < 0)
 		return -1;
 	FAULT("stage.finish.after");
-	nftw(st->path, on_measure, 16, FTW_PHYS);
 	report("metrics", json_pack("{s:I,s:I,s:I,s:I}", "rows_out", (json_int_t)rows, "bytes_out", (json_int_t)stage_bytes,
 				    "files_out", (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));
 	/* A partitioned target is read by its files. */
@@ -492,6 +560,7 @@ stage_run(struct context *cx)
 	static const char *const reject_names[] = { "fail", "skip", "quarantine" };
 	struct stage st = { .cx = cx, .reader = BUF_INIT, .traced = BUF_INIT, .bad = BUF_INIT, .reasons = BUF_INIT };
 	const char *on_reject = spec_text(cx, "on_reject"), *path;
+	char *base;
 	int rc = -1;
 
 	st.source = json_object_get(cx->spec, "source");
@@ -503,15 +572,17 @@ stage_run(struct context *cx)
 	path = json_string_value(json_object_get(st.target, "path"));
 	if (path == NULL)
 		return task_fail(cx, ERR_INVALID, "target.path is missing");
-	if ((path = task_local_path(cx, "target", path)) == NULL)
+	if ((path = task_path(cx, "target", path)) == NULL)
 		return -1;
 	st.path = xstrdup(path);
-	st.tmp = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"),
+	/* What goes to a store is first written here: it can be sent again, and nobody sees it before it is judged. */
+	base = storage_remote(path) ? xasprintf("%s/target", doc_text(cx, "scratch")) : xstrdup(path);
+	st.tmp = xasprintf("%s.tmp-%s-%lld", base, doc_text(cx, "run_id"),
 			   (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
 	st.tmp_rejects = xasprintf("%s.rejects", st.tmp);
 	/* What an earlier attempt left that was killed. */
 	for (long long n = 1; n < (long long)json_integer_value(json_object_get(cx->doc, "attempt")); n++) {
-		char *old = xasprintf("%s.tmp-%s-%lld", path, doc_text(cx, "run_id"), n), *rejects = xasprintf("%s.rejects", old);
+		char *old = xasprintf("%s.tmp-%s-%lld", base, doc_text(cx, "run_id"), n), *rejects = xasprintf("%s.rejects", old);
 
 		fs_remove_tree(old);
 		unlink(rejects);
@@ -530,6 +601,7 @@ stage_run(struct context *cx)
 	json_decref(st.names);
 	json_decref(st.types);
 	json_decref(st.not_null);
+	free(base);
 	free(st.path);
 	free(st.tmp);
 	free(st.tmp_rejects);

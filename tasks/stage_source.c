@@ -8,6 +8,7 @@
 #include <strings.h>
 
 #include "base/alloc.h"
+#include "storage/storage.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/write.h"
@@ -54,6 +55,34 @@ stage_table(struct stage *st)
 	return iceberg_attach(st->cx);
 }
 
+static int
+stage_remote_file(const char *location, int64_t size, wall_us modified, void *arg)
+{
+	struct stage *st = arg;
+
+	(void)size;
+	(void)modified;
+	json_array_append_new(st->files, json_string(location));
+	return 0;
+}
+
+/* Ours, since the engine's words for wrong keys or a missing bucket are few, and it does not try again. */
+static int
+stage_remote_files(struct stage *st, const char *pattern)
+{
+	size_t before = json_array_size(st->files);
+	struct storage *s = task_storage(st->cx);
+	int rc;
+
+	if (s == NULL)
+		return -1;
+	rc = storage_glob(s, pattern, stage_remote_file, st, &st->cx->err);
+	if (rc == 0 && json_array_size(st->files) == before)
+		return task_fail_at(st->cx, "source/path", "no file matches %s; is the path right, and did the files arrive?",
+				    pattern);
+	return rc < 0 ? -1 : 0;
+}
+
 int
 stage_files(struct stage *st)
 {
@@ -73,8 +102,13 @@ stage_files(struct stage *st)
 
 		if (given == NULL)
 			return task_fail(cx, ERR_INVALID, "source.path must be a path or a list of paths");
-		if ((local = task_local_path(cx, "source", given)) == NULL)
+		if ((local = task_path(cx, "source", given)) == NULL)
 			return -1;
+		if (storage_remote(local)) {
+			if (stage_remote_files(st, local) < 0)
+				return -1;
+			continue;
+		}
 		buf_adds(&b, "SELECT file FROM glob(");
 		buf_add_sql_string(&b, local);
 		buf_adds(&b, ") ORDER BY file");
@@ -190,7 +224,7 @@ first_line(struct stage *st, const char *file)
 	struct duck_result *r;
 	char *line = NULL;
 
-	if (!is_compressed(st, file))
+	if (!is_compressed(st, file) && !storage_remote(file))
 		return first_line_plain(st, file);
 	buf_adds(&b, "SELECT line FROM read_csv(");
 	buf_add_sql_string(&b, file);

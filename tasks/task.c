@@ -187,28 +187,6 @@ task_nearest(const json_t *names, const char *wanted)
 	return best;
 }
 
-int
-task_make_parents(struct context *cx, const char *path)
-{
-	if (fs_make_parents(path) < 0)
-		return task_fail(cx, ERR_IO, "cannot make the folder of %s: %s", path, strerror(errno));
-	return 0;
-}
-
-const char *
-task_local_path(struct context *cx, const char *what, const char *path)
-{
-	if (strncmp(path, "file://", 7) == 0)
-		return path + 7;
-	if (strncmp(path, "file:/", 6) == 0)
-		return path + 5;
-	if (strstr(path, "://")) {
-		task_fail(cx, ERR_UNSUPPORTED, "%s %s: only local files are supported yet", what, path);
-		return NULL;
-	}
-	return path;
-}
-
 static void
 task_report_error(const struct context *cx)
 {

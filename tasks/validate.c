@@ -389,7 +389,7 @@ check_same_rows(struct check *c)
 		return task_fail(cx, ERR_INVALID, "checks[%zu] same_rows needs `count_of`: a path or a table", c->index);
 	buf_adds(&b, "SELECT count(*) FROM ");
 	if (strchr(of, '/')) {
-		const char *path = task_local_path(cx, "count_of", of);
+		const char *path = task_path(cx, "count_of", of);
 
 		if (path == NULL) {
 			buf_release(&b);

@@ -4,16 +4,66 @@
 
 #include "api/catalog/catalog_int.h"
 #include "base/alloc.h"
+#include "base/clock.h"
+#include "base/log.h"
+
+/* The part of the location that keys are good for: its bucket. */
+static char *
+access_prefix(const char *location)
+{
+	const char *bucket = strstr(location, "://") + 3;
+
+	return xstrndup(location, (size_t)(bucket - location) + strcspn(bucket, "/"));
+}
+
+/* Names as the specification and its clients have them. */
+static json_t *
+access_keys(struct storage *s)
+{
+	struct storage_keys k = { 0 };
+	struct err e = ERR_INIT;
+	json_t *config;
+
+	if (storage_keys(s, &k, &e) < 0) {
+		log_warn("catalog: no credentials for a client: %s", e.msg);
+		err_release(&e);
+		return NULL;
+	}
+	if (*k.access_key == '\0') {
+		storage_keys_release(&k);
+		return NULL;
+	}
+	config = json_pack("{s:s,s:s}", "s3.access-key-id", k.access_key, "s3.secret-access-key", k.secret_key);
+	if (*k.session_token)
+		json_object_set_new(config, "s3.session-token", json_string(k.session_token));
+	if (k.expires)
+		json_object_set_new(config, "s3.session-token-expires-at-ms",
+				    json_sprintf("%lld", (long long)(k.expires / US_PER_MS)));
+	storage_keys_release(&k);
+	return config;
+}
 
 void
 access_grant(const struct catalog *c, const char *location, const char *delegation, json_t *config, json_t *credentials)
 {
-	/* Files on this machine: the file system decides. */
+	struct storage *s = warehouse_storage();
+	json_t *keys;
+	char *prefix;
+
 	(void)c;
-	(void)location;
-	(void)delegation;
-	(void)config;
-	(void)credentials;
+	if (location == NULL || !storage_remote(location)) /* files on this machine: the file system decides */
+		return;
+	json_object_set_new(config, "s3.endpoint", json_string(storage_endpoint(s)));
+	json_object_set_new(config, "s3.region", json_string(storage_region(s)));
+	json_object_set_new(config, "client.region", json_string(storage_region(s)));
+	json_object_set_new(config, "s3.path-style-access", json_string(storage_path_style(s) ? "true" : "false"));
+	if (delegation == NULL || strstr(delegation, "vended-credentials") == NULL || (keys = access_keys(s)) == NULL)
+		return;
+	json_object_update(config, keys); /* where clients looked before there were storage-credentials */
+	json_object_update(keys, config);
+	prefix = access_prefix(location);
+	json_array_append_new(credentials, json_pack("{s:s,s:o}", "prefix", prefix, "config", keys));
+	free(prefix);
 }
 
 void

@@ -29,6 +29,8 @@ catalog_new(struct app *app, struct err *e)
 		err_set(e, ERR_INVALID, "the config has no catalog.warehouse: the folder where the tables lie");
 		return NULL;
 	}
+	if (warehouse_open(json_object_get(app->config->json, "s3"), e) < 0)
+		return NULL;
 	c = xcalloc(1, sizeof(*c));
 	c->refs = 1;
 	c->app = app;

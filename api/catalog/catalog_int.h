@@ -7,6 +7,7 @@
 #include "api/catalog/catalog.h"
 #include "api/http.h"
 #include "base/list.h"
+#include "storage/storage.h"
 
 /* Metadata that was read or written: a file that never changes. Counted; json is not changed by anybody. */
 struct meta {
@@ -116,8 +117,9 @@ void ask_done(struct ask *a);
 
 /* ---- files: blocking, for worker threads (warehouse.c) ---- */
 
-/* The path of a file: URI or a plain path; NULL with ERR_UNSUPPORTED for another file system. The caller frees it. */
-char *warehouse_path(const char *location, struct err *e);
+/* `s3` as storage_new takes it. Before anything else here. */
+MUSTCHECK int warehouse_open(const json_t *s3, struct err *e);
+struct storage *warehouse_storage(void);
 MUSTCHECK int warehouse_read(const char *location, char **text, size_t *len, json_t **json, struct err *e);
 /* A file that is not there yet, on disk when this returns. */
 MUSTCHECK int warehouse_write(const char *location, const char *text, size_t len, struct err *e);
@@ -125,6 +127,10 @@ MUSTCHECK int warehouse_write(const char *location, const char *text, size_t len
 MUSTCHECK int warehouse_make_table(const char *location, struct err *e);
 /* Is there something in a folder that a new table would share? */
 bool warehouse_in_use(const char *location);
+/* One file; that it is gone already is no trouble. */
+void warehouse_remove(const char *location);
+/* Do both name the same place: file:///x and /x, s3://b and s3a://b/? */
+bool warehouse_same(const char *a, const char *b);
 /* Removes a table's folder, if it lies inside the warehouse. */
 void warehouse_purge(const char *warehouse, const char *table_location);
 

@@ -48,26 +48,36 @@ part_forget_base(struct part *p)
 	p->old = NULL;
 }
 
+struct forgetting {
+	uv_work_t work;
+	char *location;
+};
+
 static void
-on_unlinked(uv_fs_t *fs)
+forgetting_work(uv_work_t *w)
 {
-	uv_fs_req_cleanup(fs);
-	free(fs);
+	warehouse_remove(((struct forgetting *)w->data)->location);
+}
+
+static void
+on_forgotten(uv_work_t *w, int status)
+{
+	struct forgetting *f = w->data;
+
+	(void)status;
+	free(f->location);
+	free(f);
 }
 
 /* Removes a file in the background; one that is gone already is as good. */
 static void
 file_forget(struct job *j, const char *location)
 {
-	char *path = warehouse_path(location, NULL);
-	uv_fs_t *fs;
+	struct forgetting *f = xcalloc(1, sizeof(*f));
 
-	if (path == NULL)
-		return;
-	fs = xcalloc(1, sizeof(*fs));
-	if (uv_fs_unlink(j->catalog->app->loop, fs, path, on_unlinked) < 0)
-		free(fs);
-	free(path);
+	f->work.data = f;
+	f->location = xstrdup(location);
+	uv_queue_work(j->catalog->app->loop, &f->work, forgetting_work, on_forgotten);
 }
 
 /* What was written, or would have been. With `unlink_file`: no pointer leads to it, it was written for nothing. */

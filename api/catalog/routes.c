@@ -44,19 +44,7 @@ static const char *const endpoints[] = {
 static bool
 warehouse_is_ours(const struct catalog *c, const char *asked)
 {
-	char *want, *have;
-	bool same;
-
-	if (asked == NULL || *asked == '\0' || strcmp(asked, c->name) == 0 || strcmp(asked, c->warehouse) == 0)
-		return true;
-	want = warehouse_path(asked, NULL);
-	have = warehouse_path(c->warehouse, NULL);
-	for (size_t n = want ? strlen(want) : 0; n > 1 && want[n - 1] == '/'; n--)
-		want[n - 1] = '\0';
-	same = want && have && strcmp(want, have) == 0;
-	free(want);
-	free(have);
-	return same;
+	return asked == NULL || *asked == '\0' || strcmp(asked, c->name) == 0 || warehouse_same(asked, c->warehouse);
 }
 
 static void

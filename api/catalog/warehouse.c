@@ -1,12 +1,8 @@
 /* The warehouse's files. Everything here may block, so it is called in worker threads and touches no shared state. */
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
-#include <dirent.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "api/catalog/catalog_int.h"
@@ -19,44 +15,45 @@
 
 #define METADATA_MAX (256u << 20)
 
-char *
-warehouse_path(const char *location, struct err *e)
-{
-	const char *path = location;
+/* One for the process, as long as it lasts: work in other threads may outlive the catalog. */
+static struct storage *store;
 
-	if (strncmp(path, "file:", 5) == 0) {
-		path += 5;
-		if (strncmp(path, "//", 2) == 0) {
-			path += 2;
-			if (strncmp(path, "localhost/", 10) == 0)
-				path += 9;
-		}
+int
+warehouse_open(const json_t *s3, struct err *e)
+{
+	store = storage_new(s3, e);
+	return store ? 0 : e->code;
+}
+
+struct storage *
+warehouse_storage(void)
+{
+	return store;
+}
+
+/*
+ * The daemon's own trouble with a file is none of the client's: it may come back when the store is away, and must not think that
+ * its token is refused or that there is no table.
+ */
+static int
+own_trouble(int rc, struct err *e, const char *what)
+{
+	if (rc < 0 && e) {
+		if (e->code != ERR_UNAVAILABLE)
+			e->code = ERR_IO;
+		err_prefix(e, "%s", what);
 	}
-	if (*path != '/') {
-		err_set(e, ERR_UNSUPPORTED,
-			"%s is not on this machine: the catalog keeps tables in folders (file:///…), other file systems come "
-			"later",
-			location);
-		return NULL;
-	}
-	return xstrdup(path);
+	return rc == 0 || rc == ERR_UNAVAILABLE ? rc : ERR_IO;
 }
 
 int
 warehouse_read(const char *location, char **text, size_t *len, json_t **json, struct err *e)
 {
-	char *path = warehouse_path(location, e);
 	struct buf b = BUF_INIT_MAX(METADATA_MAX), packed;
 	json_error_t je;
 	json_t *md;
-	int rc;
+	int rc = own_trouble(storage_read(store, location, &b, e), e, "the table's metadata");
 
-	if (path == NULL)
-		return e->code;
-	rc = buf_add_file(&b, path);
-	free(path);
-	if (rc < 0)
-		rc = err_set(e, ERR_IO, "the table's metadata %s cannot be read: %s", location, strerror(-rc));
 	if (rc == 0 && gunzip_is(b.s, b.len)) {
 		packed = b;
 		buf_init(&b, METADATA_MAX);
@@ -145,24 +142,38 @@ write_synced(const char *path, const char *text, size_t len)
 int
 warehouse_write(const char *location, const char *text, size_t len, struct err *e)
 {
-	char *path = warehouse_path(location, e);
+	char *path;
 	int rc;
 
-	if (path == NULL)
+	if (storage_remote(location))
+		return own_trouble(storage_write(store, location, text, len, STORAGE_NEW, e), e, "the table's metadata");
+	if ((path = storage_path(location, e)) == NULL)
 		return e->code;
 	rc = write_synced(path, text, len);
 	free(path);
 	return rc < 0 ? err_set(e, ERR_IO, "the table's metadata %s cannot be written: %s", location, strerror(-rc)) : 0;
 }
 
+void
+warehouse_remove(const char *location)
+{
+	struct err e = ERR_INIT;
+
+	if (storage_remove(store, location, &e) < 0)
+		log_warn("catalog: %s", e.msg);
+	err_release(&e);
+}
+
 int
 warehouse_make_table(const char *location, struct err *e)
 {
 	static const char *const parts[] = { "data", "metadata" };
-	char *path = warehouse_path(location, e), *folder;
+	char *path, *folder;
 	int rc = 0;
 
-	if (path == NULL)
+	if (storage_remote(location)) /* has no folders */
+		return 0;
+	if ((path = storage_path(location, e)) == NULL)
 		return e->code;
 	for (size_t i = 0; i < 2 && rc == 0; i++) {
 		folder = xasprintf("%s/%s", path, parts[i]);
@@ -175,61 +186,82 @@ warehouse_make_table(const char *location, struct err *e)
 	return rc;
 }
 
-static bool
-folder_has_entries(const char *folder)
+static int
+on_any(const char *location, int64_t size, wall_us modified, void *arg)
 {
-	DIR *dir = opendir(folder);
-	struct dirent *d;
-	bool found = false;
-
-	while (dir && !found && (d = readdir(dir)))
-		found = strcmp(d->d_name, ".") != 0 && strcmp(d->d_name, "..") != 0;
-	if (dir)
-		closedir(dir);
-	return found;
+	(void)location;
+	(void)size;
+	(void)modified;
+	*(bool *)arg = true;
+	return 1;
 }
 
 bool
 warehouse_in_use(const char *location)
 {
-	char *path = warehouse_path(location, NULL), *data, *metadata;
-	bool used;
+	static const char *const parts[] = { "data", "metadata" };
+	bool used = false;
 
-	if (path == NULL)
-		return false;
-	data = xasprintf("%s/data", path);
-	metadata = xasprintf("%s/metadata", path);
-	used = folder_has_entries(data) || folder_has_entries(metadata);
-	free(data);
-	free(metadata);
-	free(path);
+	for (size_t i = 0; i < 2 && !used; i++) {
+		char *folder = xasprintf("%s/%s", location, parts[i]);
+		struct err e = ERR_INIT;
+
+		if (storage_list(store, folder, on_any, &used, &e) < 0)
+			err_release(&e); /* what is written next will tell */
+		free(folder);
+	}
 	return used;
 }
 
-static int
-on_purge_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+/* One name for one place: a path, or s3://…; without a final slash. */
+static char *
+plain_name(const char *location)
 {
-	(void)st;
-	(void)kind;
-	(void)ftw;
-	if (remove(path) < 0)
-		log_warn("catalog: %s cannot be removed: %s", path, strerror(errno));
-	return 0;
+	char *name = storage_remote(location) ? xasprintf("s3%s", strchr(location, ':')) : storage_path(location, NULL);
+
+	for (size_t n = name ? strlen(name) : 0; n > 1 && name[n - 1] == '/'; n--)
+		name[n - 1] = '\0';
+	return name;
+}
+
+bool
+warehouse_same(const char *a, const char *b)
+{
+	char *x = plain_name(a), *y = plain_name(b);
+	bool same = x && y && strcmp(x, y) == 0;
+
+	free(x);
+	free(y);
+	return same;
+}
+
+/* Where a place is really: links followed, if it is a folder here. */
+static char *
+real_name(const char *location)
+{
+	char *name = plain_name(location), *real;
+
+	if (name == NULL || storage_remote(location))
+		return name;
+	real = realpath(name, NULL);
+	free(name);
+	return real;
 }
 
 void
 warehouse_purge(const char *warehouse, const char *table_location)
 {
-	char *root = warehouse_path(warehouse, NULL), *path = warehouse_path(table_location, NULL);
-	char *real_root = root ? realpath(root, NULL) : NULL, *real = path ? realpath(path, NULL) : NULL;
-	size_t n = real_root ? strlen(real_root) : 0;
+	char *root = real_name(warehouse), *table = real_name(table_location);
+	size_t n = root ? strlen(root) : 0;
+	struct err e = ERR_INIT;
 
-	if (real_root && real && n > 1 && strncmp(real, real_root, n) == 0 && real[n] == '/')
-		nftw(real, on_purge_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
-	else if (real)
+	if (root && table && n > 1 && strncmp(table, root, n) == 0 && table[n] == '/' && strstr(table, "/../") == NULL) {
+		if (storage_remove_folder(store, table, NULL, &e) < 0)
+			log_warn("catalog: the files of a dropped table stay: %s", e.msg);
+	} else if (table) {
 		log_warn("catalog: the files in %s stay: they are outside of the warehouse %s", table_location, warehouse);
+	}
+	err_release(&e);
 	free(root);
-	free(path);
-	free(real_root);
-	free(real);
+	free(table);
 }

@@ -3,7 +3,6 @@
  * begins with run, task and attempt: what a failed attempt leaves is found by it.
  */
 #include <errno.h>
-#include <fts.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "storage/storage.h"
 #include "base/clock.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/partition.h"
@@ -63,7 +63,7 @@ note_file(struct writer *wr, const json_t *row, json_t *spec, const json_t *keys
 	size_t i;
 
 	if (json_integer_value(json_array_get(row, 1)) == 0) { /* an empty file helps nobody */
-		unlink(path);
+		task_file_remove(wr->cx, path);
 		return;
 	}
 	f = writer_add_file(wr);
@@ -288,7 +288,7 @@ split_large(struct writer *wr)
 			return -1;
 		for (size_t k = first; k < wr->nfiles; k++)
 			json_array_extend(wr->files[k].partition, old.partition);
-		unlink(old.path);
+		task_file_remove(wr->cx, old.path);
 		data_file_release(&old);
 		wr->files[i] = wr->files[--wr->nfiles]; /* the last piece takes its place */
 	}
@@ -485,18 +485,30 @@ writer_data(struct writer *wr)
 	return 0;
 }
 
+static int
+remove_if_ours(const char *location, int64_t size, wall_us modified, void *arg)
+{
+	const struct writer *wr = arg;
+	const char *name = strrchr(location, '/');
+
+	(void)size;
+	(void)modified;
+	if (name && strncmp(name + 1, wr->stem, strlen(wr->stem)) == 0)
+		task_file_remove(wr->cx, location);
+	return 0;
+}
+
 /* Removes what a failed write left in data/, also the files that it never got to know of. */
 void
 writer_remove_data(const struct writer *wr)
 {
-	char *dir = xasprintf("%s/data", wr->local), *const roots[] = { dir, NULL };
-	FTS *tree = fts_open(roots, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
-	FTSENT *entry;
+	char *dir = xasprintf("%s/data", wr->local);
+	struct err e = ERR_INIT;
 
-	while (tree && (entry = fts_read(tree)))
-		if (entry->fts_info == FTS_F && strncmp(entry->fts_name, wr->stem, strlen(wr->stem)) == 0)
-			unlink(entry->fts_path);
-	if (tree)
-		fts_close(tree);
+	if (wr->cx->storage == NULL)
+		wr->cx->storage = storage_new(json_object_get(wr->cx->doc, "s3"), &e);
+	if (wr->cx->storage && storage_list(wr->cx->storage, dir, remove_if_ours, (void *)(uintptr_t)wr, &e) < 0)
+		fprintf(stderr, "files stay behind: %s\n", e.msg);
+	err_release(&e);
 	free(dir);
 }

@@ -48,7 +48,6 @@ write_avro(struct writer *wr, const char *path, const char *root, const char *se
 {
 	struct context *cx = wr->cx;
 	struct buf b = BUF_INIT;
-	struct stat st;
 	int rc;
 
 	buf_addf(&b, "COPY (%s) TO ", select);
@@ -60,10 +59,8 @@ write_avro(struct writer *wr, const char *path, const char *root, const char *se
 	buf_release(&b);
 	if (rc < 0)
 		return -1;
-	if (stat(path, &st) < 0)
-		return task_fail(cx, ERR_IO, "%s was not written: %s", path, strerror(errno));
-	*length = st.st_size;
-	return 0;
+	*length = task_file_size(cx, path);
+	return *length < 0 ? -1 : 0;
 }
 
 char *

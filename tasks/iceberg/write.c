@@ -86,7 +86,7 @@ writer_location(struct writer *wr)
 
 	wr->meta = json_object_get(wr->loaded, "metadata");
 	wr->location = xstrdup(json_string_value(json_object_get(wr->meta, "location")));
-	local = task_local_path(wr->cx, "the table's location", wr->location);
+	local = task_path(wr->cx, "the table's location", wr->location);
 	if (local == NULL)
 		return -1;
 	wr->local = xstrdup(local);
@@ -311,7 +311,7 @@ writer_release(struct writer *wr, bool failed)
 		data_file_release(&wr->files[i]);
 	for (size_t i = 0; i < wr->made.count; i++) {
 		if (failed)
-			unlink(wr->made.items[i]);
+			task_file_remove(wr->cx, wr->made.items[i]);
 		free(wr->made.items[i]);
 	}
 	free(wr->made.items);
@@ -403,6 +403,8 @@ iceberg_attach(struct context *cx)
 	/* First, since it waits for a catalog that is away, as the engine does not. */
 	status = rest_call(cx, "GET", "namespaces", NULL, &answer);
 	if (status < 0)
+		goto out;
+	if (json_object_get(cx->doc, "s3") && task_s3(cx) < 0)
 		goto out;
 	buf_adds(&b, "CREATE OR REPLACE TEMPORARY SECRET sluice_catalog (TYPE iceberg, TOKEN ");
 	buf_add_sql_string(&b, json_string_value(json_object_get(catalog, "token")));

@@ -302,11 +302,12 @@ static void
 settings(void **state)
 {
 	(void)state;
-	check_settings("{\"endpoint\": \"http://127.0.0.1:9000/\", \"region\": \"eu-west-1\", \"timeout\": 5}",
-		       "{\"endpoint\":\"http://127.0.0.1:9000\",\"path_style\":true,\"region\":\"eu-west-1\",\"timeout\":5.0}");
+	check_settings(
+		"{\"endpoint\": \"http://127.0.0.1:9000/\", \"region\": \"eu-west-1\", \"timeout\": 5000000}",
+		"{\"endpoint\":\"http://127.0.0.1:9000\",\"path_style\":true,\"region\":\"eu-west-1\",\"timeout\":5000000}");
 	check_settings("{\"endpoint\": \"store.example.com\", \"region\": \"r\", \"access_key\": \"a\", \"secret_key\": \"b\"}",
 		       "{\"access_key\":\"a\",\"endpoint\":\"https://"
-		       "store.example.com\",\"path_style\":false,\"region\":\"r\",\"secret_key\":\"b\",\"timeout\":60.0}");
+		       "store.example.com\",\"path_style\":false,\"region\":\"r\",\"secret_key\":\"b\",\"timeout\":60000000}");
 	check_settings("{\"access_key\": \"a\"}",
 		       "the object store's access key is given without the secret key: give both, or none");
 	check_settings("{\"endpoint\": \"ftp://x\"}",

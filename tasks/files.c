@@ -1,0 +1,131 @@
+/* The files that tasks read and write, on this machine or on an S3 store. */
+#include <errno.h>
+#include <glob.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/fs.h"
+#include "storage/storage.h"
+#include "tasks/context.h"
+#include "tasks/engines/duckdb.h"
+
+int
+task_make_parents(struct context *cx, const char *path)
+{
+	if (!storage_remote(path) && fs_make_parents(path) < 0)
+		return task_fail(cx, ERR_IO, "cannot make the folder of %s: %s", path, strerror(errno));
+	return 0;
+}
+
+const char *
+task_path(struct context *cx, const char *what, const char *path)
+{
+	if (strncmp(path, "file://", 7) == 0)
+		return path + 7;
+	if (strncmp(path, "file:/", 6) == 0)
+		return path + 5;
+	if (storage_remote(path))
+		return task_s3(cx) < 0 ? NULL : path;
+	if (strstr(path, "://")) {
+		task_fail(cx, ERR_UNSUPPORTED, "%s %s: only local files and s3:// are supported", what, path);
+		return NULL;
+	}
+	return path;
+}
+
+struct storage *
+task_storage(struct context *cx)
+{
+	if (cx->storage == NULL)
+		cx->storage = storage_new(json_object_get(cx->doc, "s3"), &cx->err);
+	return cx->storage;
+}
+
+int
+task_s3(struct context *cx)
+{
+	struct storage *s = task_storage(cx);
+	struct storage_keys k = { 0 };
+	struct buf b = BUF_INIT;
+	const char *host;
+	int rc;
+
+	if (s == NULL || duck_load_iceberg(cx->db, &cx->err) < 0 || storage_keys(s, &k, &cx->err) < 0)
+		return -1;
+	host = strstr(storage_endpoint(s), "://") + 3;
+	buf_adds(&b, "CREATE OR REPLACE TEMPORARY SECRET sluice_s3 (TYPE s3, KEY_ID ");
+	buf_add_sql_string(&b, k.access_key);
+	buf_adds(&b, ", SECRET ");
+	buf_add_sql_string(&b, k.secret_key);
+	buf_adds(&b, ", SESSION_TOKEN ");
+	buf_add_sql_string(&b, k.session_token);
+	buf_adds(&b, ", REGION ");
+	buf_add_sql_string(&b, storage_region(s));
+	buf_adds(&b, ", ENDPOINT ");
+	buf_add_sql_string(&b, host);
+	buf_addf(&b, ", URL_STYLE '%s', USE_SSL %s)", storage_path_style(s) ? "path" : "vhost",
+		 strncmp(storage_endpoint(s), "https", 5) == 0 ? "true" : "false");
+	rc = duck_exec(cx->db, b.s, &cx->err);
+	explicit_bzero(b.s, b.len);
+	buf_release(&b);
+	storage_keys_release(&k);
+	return rc < 0 ? -1 : 0;
+}
+
+int64_t
+task_file_size(struct context *cx, const char *path)
+{
+	struct storage *s = task_storage(cx);
+	int64_t size;
+
+	return s && storage_size(s, path, &size, &cx->err) == 0 ? size : -1;
+}
+
+void
+task_file_remove(struct context *cx, const char *path)
+{
+	struct err e = ERR_INIT;
+
+	if (cx->storage == NULL && (cx->storage = storage_new(json_object_get(cx->doc, "s3"), &e)) == NULL)
+		fprintf(stderr, "%s stays behind: %s\n", path, e.msg);
+	else if (storage_remove(cx->storage, path, &e) < 0)
+		fprintf(stderr, "a file stays behind: %s\n", e.msg);
+	err_release(&e);
+}
+
+static int
+on_any(const char *location, int64_t size, wall_us modified, void *arg)
+{
+	(void)location;
+	(void)size;
+	(void)modified;
+	(void)arg;
+	return 1;
+}
+
+int
+task_any_file(struct context *cx, const char *pattern)
+{
+	struct err e = ERR_INIT;
+	struct storage *s;
+	glob_t g = { 0 };
+	int rc;
+
+	if (!storage_remote(pattern)) {
+		rc = glob(pattern, GLOB_BRACE, NULL, &g);
+		globfree(&g);
+		return rc == 0 || strstr(pattern, "**") != NULL;
+	}
+	if ((s = task_storage(cx)) == NULL)
+		return -1;
+	rc = storage_glob(s, pattern, on_any, NULL, &e);
+	if (rc == ERR_NOT_FOUND && strpbrk(pattern, "*?[") == NULL && strstr(e.msg, "NoSuchBucket") == NULL) {
+		err_release(&e);
+		return 0;
+	}
+	if (rc < 0)
+		err_move(&cx->err, &e);
+	return rc < 0 ? -1 : rc;
+}

@@ -1,0 +1,116 @@
+"""Real S3 stores on loopback: SeaweedFS and MinIO, where they are installed (tools/stores)."""
+
+import datetime
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import urllib.parse
+
+from conftest import die_with_parent, wait_until
+
+KEY, SECRET = "sluice-test-key", "sluice-test-secret-5d1c"
+
+
+def program(name):
+    """SLUICE_WEED or SLUICE_MINIO, what tools/stores installed, or what is on PATH."""
+    given = os.environ.get(f"SLUICE_{name.upper()}")
+    ours = pathlib.Path(os.environ.get("SLUICE_BUILD", "build")) / "stores" / "bin" / name
+    return given or (str(ours) if ours.exists() else shutil.which(name))
+
+
+def free_ports(n):
+    """Ports that nothing listens on, with their gRPC neighbours (SeaweedFS takes the port 10000 above)."""
+    held, ports = [], []
+    while len(ports) < n:
+        s = socket.socket()
+        s.bind(("127.0.0.1", 0))
+        held.append(s)
+        port = s.getsockname()[1]
+        if port < 55000:
+            ports.append(port)
+    for s in held:
+        s.close()
+    return ports
+
+
+class Store:
+    def __init__(self, name, folder):
+        self.name, self.folder = name, folder
+        folder.mkdir(parents=True)
+        self.port = None
+
+    def start(self):
+        ports = free_ports(12)
+        self.port = ports[0]
+        env = dict(os.environ, MINIO_ROOT_USER=KEY, MINIO_ROOT_PASSWORD=SECRET, MINIO_UPDATE="off", MINIO_BROWSER="off")
+        if self.name == "minio":
+            command = [program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{self.port}", str(self.folder / "data")]
+        else:
+            who = {"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin", "Read", "Write", "List"]}
+            (self.folder / "s3.json").write_text(json.dumps({"identities": [who]}))
+            names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
+            names += ["s3.port.grpc", "s3.port.iceberg"]
+            command = [program("weed"), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
+            command += ["-webdav=false", "-admin.ui=false", "-s3.port.lance=0", f"-s3.port={self.port}", f"-s3.config={self.folder}/s3.json"]
+            command += [f"-{n}={p}" for n, p in zip(names, ports[1:])]
+        log = open(self.folder / "log", "wb")
+        self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
+        wait_until(self._ready, f"{self.name}'s readiness", 60)
+        return self
+
+    def _ready(self):
+        assert self.process.poll() is None, (self.folder / "log").read_text(errors="replace")[-3000:]
+        try:
+            return self.request("GET", "/")[0] == 200
+        except OSError:
+            return False
+
+    def stop(self):
+        self.process.kill()  # SeaweedFS takes half a minute to end by itself
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(self, method, path, body=b"", query=""):
+        """Signed by ourselves, so that the tests do not trust what they test."""
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+        digest = hashlib.sha256(body).hexdigest()
+        path = urllib.parse.quote(path)
+        head = {"host": f"127.0.0.1:{self.port}", "x-amz-content-sha256": digest, "x-amz-date": now}
+        names = ";".join(head)
+        asked = "\n".join([method, path, query, *(f"{k}:{v}" for k, v in head.items()), "", names, digest])
+        scope = f"{now[:8]}/us-east-1/s3/aws4_request"
+        to_sign = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(asked.encode()).hexdigest()])
+        key = f"AWS4{SECRET}".encode()
+        for part in (*scope.split("/"), to_sign):
+            key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+        head["Authorization"] = f"AWS4-HMAC-SHA256 Credential={KEY}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection.request(method, path + (f"?{query}" if query else ""), body, head)
+        answer = connection.getresponse()
+        data = answer.read()
+        connection.close()
+        return answer.status, data
+
+    def make_bucket(self, name):
+        status, body = self.request("PUT", f"/{name}")
+        assert status in (200, 409), body
+
+    def put(self, bucket, key, data):
+        status, body = self.request("PUT", f"/{bucket}/{key}", data)
+        assert status == 200, body
+
+    def keys(self, bucket, prefix=""):
+        """Of the first thousand."""
+        status, body = self.request("GET", f"/{bucket}", query=f"list-type=2&prefix={urllib.parse.quote(prefix, safe='')}")
+        assert status == 200, body
+        return [urllib.parse.unquote(k.split("</Key>")[0]) for k in body.decode().split("<Key>")[1:]]
