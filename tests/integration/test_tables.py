@@ -2,18 +2,20 @@
 
 import concurrent.futures
 import json
+import os
 import pathlib
 import shutil
 import tempfile
 import time
 import urllib.parse
 
+import duckdb
 import pyarrow as pa
 import pytest
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.types import IntegerType, LongType, StringType
 
-from conftest import Daemon, why
+from conftest import BINARY, Daemon, why
 
 
 @pytest.fixture(scope="module")
@@ -597,3 +599,23 @@ def test_a_run_sees_its_own_state(daemon):
     assert run["state"] == "success", why(run)
     assert daemon.sql("SELECT n FROM past.seen") == [{"n": 1}]
 
+
+
+def test_rows_that_were_deleted_beside_their_file(shared, story):
+    """The engine's own DELETE writes down which rows are gone: files tell of both, rows are counted without them."""
+    table = rest(shared).create_table("look.beside", schema=rows([1]).schema)
+    table.append(rows([1, 2, 3]))
+    build = os.environ.get("SLUICE_BUILD", str(BINARY.parent))
+    with duckdb.connect(config={"allow_unsigned_extensions": "true"}) as db:
+        for extension in ("avro", "httpfs", "iceberg"):
+            db.execute(f"LOAD '{build}/lib/{extension}.duckdb_extension'")
+        db.execute(f"CREATE SECRET s (TYPE iceberg, TOKEN '{shared.token}')")
+        db.execute(f"ATTACH '' AS lake (TYPE iceberg, ENDPOINT '{shared.url}/iceberg', SECRET s)")
+        db.execute("DELETE FROM lake.look.beside WHERE id = 2")
+    assert shared.get("/api/v1/tables/look.beside")["rows"] == 2
+    files = {f["content"]: f["record_count"] for f in shared.get("/api/v1/tables/look.beside/files")["items"]}
+    assert files == {"data": 3, "position deletes": 1}
+    assert changes(shared.get("/api/v1/tables/look.beside/diff?key=id")) == {("removed", 2, 1)}
+    partition = shared.get("/api/v1/tables/look.beside/partitions")["items"][0]
+    assert (partition["record_count"], partition["position_delete_record_count"]) == (3, 1)
+    assert len(shared.get("/api/v1/tables/look.beside/preview")["rows"]) == 2
