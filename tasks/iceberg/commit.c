@@ -286,8 +286,11 @@ commit_try(struct writer *wr)
 	c.keep_parent = c.parent && w->mode != WRITE_REPLACE;
 	if (wr->schema)
 		number_schema(wr->meta, wr->schema);
-	if (commit_manifests(wr, &c) < 0)
+	if (commit_manifests(wr, &c) < 0) {
+		if (cx->err.msg && strstr(cx->err.msg, w->name) == NULL)
+			err_prefix(&cx->err, "table %s", w->name);
 		goto out;
+	}
 	body = commit_body(wr, &c);
 	FAULT("write.commit.before");
 	wr->sent = true;

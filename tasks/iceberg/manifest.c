@@ -27,6 +27,15 @@
 	", added_rows_count: " REQ(512) ", existing_rows_count: " REQ(513) ", deleted_rows_count: " REQ(514) \
 	", partitions: {__duckdb_field_id: 507, list: {__duckdb_field_id: 508, __duckdb_nullable: false" \
 	", contains_null: " REQ(509) ", contains_nan: 518, lower_bound: 510, upper_bound: 511}}"
+#define REQUIRED_IDS ", record_count: " REQ(103) ", file_size_in_bytes: " REQ(104)
+#define STATISTICS_IDS \
+	", column_sizes: " MAP_ID(108, 117, 118) ", value_counts: " MAP_ID(109, 119, 120) \
+	", null_value_counts: " MAP_ID(110, 121, 122) ", nan_value_counts: " MAP_ID(137, 138, 139) \
+	", lower_bounds: " MAP_ID(125, 126, 127) ", upper_bounds: " MAP_ID(128, 129, 130) \
+	", split_offsets: " LIST_ID(132, 133) ", sort_order_id: 140"
+#define OTHER_IDS \
+	", key_metadata: 131, equality_ids: " LIST_ID(135, 136) ", first_row_id: 142, referenced_data_file: 143" \
+	", content_offset: 144, content_size_in_bytes: 145"
 /* clang-format on */
 
 static const struct {
@@ -83,7 +92,7 @@ manifest_metadata(const struct writer *wr, const json_t *spec, int content)
 }
 
 char *
-manifest_ids(const json_t *spec, bool all)
+manifest_ids(const json_t *spec, enum entry_fields which)
 {
 	struct buf b = BUF_INIT;
 	json_t *field;
@@ -102,32 +111,11 @@ manifest_ids(const json_t *spec, bool all)
 		buf_addf(&b, ": %lld", (long long)json_integer_value(json_object_get(field, "field-id")));
 		buf_release(&name);
 	}
-	buf_adds(
-		&b,
-		"}, record_count: " REQ(103) ", file_size_in_bytes: " REQ(104) ", column_sizes: " MAP_ID(
-			108, 117,
-			118) ", value_counts: " MAP_ID(109, 119,
-						       120) ", null_value_counts: " MAP_ID(110, 121,
-											   122) ", "
-												"nan_value_counts:"
-												" " MAP_ID(
-													137, 138,
-													139) ", "
-													     "lower_"
-													     "bounds:"
-													     " " MAP_ID(125, 126, 127) ", upper_bounds: " MAP_ID(
-														     128, 129,
-														     130) ", "
-															  "split_"
-															  "offset"
-															  "s:"
-															  " " LIST_ID(
-																  132,
-																  133) ", sort_order_id: 140");
-	if (all)
-		buf_adds(&b, ", key_metadata: 131, equality_ids: " LIST_ID(
-				     135, 136) ", first_row_id: 142, referenced_data_file: 143"
-					       ", content_offset: 144, content_size_in_bytes: 145");
+	buf_adds(&b, "}" REQUIRED_IDS);
+	if (which != ENTRY_SLIM)
+		buf_adds(&b, STATISTICS_IDS);
+	if (which == ENTRY_ALL)
+		buf_adds(&b, OTHER_IDS);
 	buf_adds(&b, "}}");
 	return buf_detach(&b);
 }
@@ -136,6 +124,7 @@ int
 partition_struct(struct writer *wr, const json_t *spec, const json_t *values, struct buf *out)
 {
 	const json_t *fields = json_object_get(spec, "fields");
+	bool first = true;
 	json_t *field;
 	size_t i;
 
@@ -149,13 +138,18 @@ partition_struct(struct writer *wr, const json_t *spec, const json_t *values, st
 		json_t *iceberg;
 		int rc;
 
+		/* Of an old spec a column may be gone: what stands there is taken as it is. */
+		if (values == NULL &&
+		    column_by_id(wr->fields, json_integer_value(json_object_get(field, "source-id")), NULL) == NULL)
+			continue;
 		avro_name(json_string_value(json_object_get(field, "name")), &name);
 		rc = partition_type(field, wr->fields, &type, &wr->cx->err);
 		iceberg = json_string(type.s);
 		if (rc == 0)
 			rc = iceberg_to_duck(iceberg, &duck, &wr->cx->err);
 		json_decref(iceberg);
-		buf_adds(out, i ? ", " : "{");
+		buf_adds(out, first ? "{" : ", ");
+		first = false;
 		buf_add_sql_name(out, name.s);
 		buf_adds(out, ": CAST(");
 		if (text)
@@ -169,7 +163,7 @@ partition_struct(struct writer *wr, const json_t *spec, const json_t *values, st
 		if (rc < 0)
 			return -1;
 	}
-	buf_adds(out, "}");
+	buf_adds(out, first ? "NULL" : "}");
 	return 0;
 }
 
@@ -429,7 +423,7 @@ write_manifest(struct writer *wr, struct commit *c, const struct data_file **fil
 	if (summary == NULL)
 		goto out;
 	meta = manifest_metadata(wr, files[0]->spec, e.content);
-	ids = manifest_ids(files[0]->spec, false);
+	ids = manifest_ids(files[0]->spec, ENTRY_NEW);
 	if (write_avro(wr, path, "manifest_entry", b.s, ids, meta, &e.length) < 0)
 		goto out;
 	if (e.content == CONTENT_DATA) {

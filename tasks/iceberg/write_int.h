@@ -116,8 +116,9 @@ int commit_manifests(struct writer *wr, struct commit *c);
 int write_avro(struct writer *wr, const char *path, const char *root, const char *select, const char *ids, const char *metadata,
 	       int64_t *length);
 char *manifest_metadata(const struct writer *wr, const json_t *spec, int content);
-/* FIELD_IDS of a manifest: the fields that every one has, and the others too. */
-char *manifest_ids(const json_t *spec, bool all);
+/* FIELD_IDS of a manifest, by what its entries have: only what is required, what new files have, or every field there is. */
+enum entry_fields { ENTRY_SLIM, ENTRY_NEW, ENTRY_ALL };
+char *manifest_ids(const json_t *spec, enum entry_fields which);
 /* The values of a spec's fields as an SQL struct; NULL texts are NULL. */
 int partition_struct(struct writer *wr, const json_t *spec, const json_t *values, struct buf *out);
 /* The list's entry of a manifest, as a SELECT that is added to `list`. */

@@ -181,6 +181,35 @@ def test_buckets_of_decimals_uuids_and_bytes(lake):
                 assert field.transform.transform(column.field_type)(row[column.name]) == file["partition"][field.name]
 
 
+def test_a_column_that_old_files_are_partitioned_by_may_go(lake):
+    schema = pa.schema([("id", pa.int64()), ("p", pa.string()), ("q", pa.string())])
+    old = [{"id": i, "p": "ab"[i % 2], "q": "x"} for i in range(6)]
+    lake.write(old, schema=schema, partition_by="[p]")
+    with lake.table().update_spec() as update:
+        update.remove_field("p")
+        update.add_field("q", "identity", "q")
+    with lake.table().update_schema() as update:
+        update.delete_column("p")
+    few = pa.schema([schema.field("id"), schema.field("q")])
+    lake.write([{"id": 10, "q": "y"}], schema=few)
+    lake.write([{"id": 11, "q": "y"}], schema=few, mode="overwrite_partitions")
+    lake.write([{"id": 2, "q": "z"}], schema=few, mode="upsert", key="[id]")
+    lake.check([{"id": r["id"], "q": "z" if r["id"] == 2 else "x"} for r in old] + [{"id": 11, "q": "y"}])
+    lake.write([{"id": 1, "q": "w"}], schema=few, mode="overwrite")
+    lake.check([{"id": 1, "q": "w"}])
+
+
+def test_a_manifest_that_is_gone_is_named(lake):
+    lake.write([{"id": 1, "p": 1}], partition_by="[p]")
+    (manifest,) = lake.table().current_snapshot().manifests(lake.table().io)
+    local(manifest.manifest_path).unlink()
+    told = lake.refused([{"id": 2, "p": 1}], mode="overwrite_partitions")
+    assert "a.t" in told and pathlib.Path(manifest.manifest_path).name in told
+    assert len(lake.table().metadata.snapshots) == 1
+    left = {p.name for p in pathlib.Path(lake.daemon.home).rglob("warehouse/**/*.parquet")}
+    assert len(left) == 1  # what the failed task wrote is gone again
+
+
 def test_many_partitions_and_two_fields(lake):
     rows = [{"id": i, "c": f"c{i % 37}", "at": datetime.datetime(2024, 1, 1) + datetime.timedelta(days=i % 11)} for i in range(3000)]
     lake.write(rows, partition_by="[c, day(at)]")
