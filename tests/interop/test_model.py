@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from engines import PyIceberg
+from engines import DuckDB, PyIceberg
 from test_matrix import metadata
 
 SEED = int(os.environ.get("SLUICE_INTEROP_SEED", "5"))
@@ -118,6 +118,7 @@ def look(m, lake, table):
     """What the table's metadata says of now: its snapshot is remembered with what it must hold."""
     md = metadata(lake, table)
     current = m.current = md.get("current-snapshot-id")
+    m.newest_schema = md["current-schema-id"] == max(s["schema-id"] for s in md["schemas"])
     parents = {s["snapshot-id"]: s.get("parent-snapshot-id") for s in md["snapshots"]}
     m.ancestors, at = set(), parents.get(current)
     while at is not None:
@@ -130,6 +131,9 @@ def look(m, lake, table):
 def able(e, operation, m):
     # PyIceberg's upsert compares the new rows with the columns of the last snapshot, not with those of the table.
     if operation is upsert and isinstance(e, PyIceberg) and m.current in m.past and m.past[m.current][0] != m.columns:
+        return False
+    # DuckDB gives a new schema the number after the current one's, also where a column was dropped and an older schema is in force again.
+    if operation in (add_column, rename_column, drop_column) and isinstance(e, DuckDB) and not m.newest_schema:
         return False
     return hasattr(e, operation.__name__)
 
