@@ -176,7 +176,6 @@ static struct data_file *
 note_path(struct writer *wr, const char *path)
 {
 	struct data_file *f = wr->nfiles ? &wr->files[wr->nfiles - 1] : NULL;
-	struct stat st;
 
 	if (f && strcmp(f->path, path) == 0)
 		return f;
@@ -185,11 +184,8 @@ note_path(struct writer *wr, const char *path)
 	f->url = strncmp(wr->location, "file:", 5) == 0 ? xasprintf("file://%s", path) : xstrdup(path);
 	f->spec = wr->spec;
 	f->columns = json_object();
-	if (stat(path, &st) < 0) {
-		task_fail(wr->cx, ERR_IO, "%s cannot be read: %s", path, strerror(errno));
+	if ((f->bytes = task_file_size(wr->cx, path)) < 0)
 		return NULL;
-	}
-	f->bytes = st.st_size;
 	return place_file(wr, f) < 0 ? NULL : f;
 }
 

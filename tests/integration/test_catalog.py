@@ -202,8 +202,8 @@ def test_bad_tables_are_refused(shared):
         ({"name": "t", "schema": SCHEMA, "properties": {"format-version": "7"}}, "not supported"),
     ):
         assert words in ask(shared, "POST", path("bad") + "/tables", body, status=400)["message"]
-    error = ask(shared, "POST", path("bad") + "/tables", {"name": "t", "schema": SCHEMA, "location": "s3://bucket/t"}, status=501)
-    assert "s3://bucket/t" in error["message"]
+    error = ask(shared, "POST", path("bad") + "/tables", {"name": "t", "schema": SCHEMA, "location": "gs://bucket/t"}, status=501)
+    assert "gs://bucket/t" in error["message"]
     assert ask(shared, "GET", path("bad") + "/tables")["identifiers"] == []
 
 
