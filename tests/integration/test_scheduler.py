@@ -702,7 +702,7 @@ def test_two_hundred_tasks_outlive_an_upgrade(make_daemon, folder, sig):
     assert all(alive(pid) for pid in pids)
     daemon.start()
     assert daemon.get("/api/v1/status")["slots"] == {"used": 200, "total": 200}
-    assert daemon.log.count("is still running: adopted") == 200
+    wait_until(lambda: daemon.log.count("is still running: adopted") == 200, "the log, which is written after what is urgent")
 
     def opened():  # each opening lets those go that wait at the gate by then
         try:
