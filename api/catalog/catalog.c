@@ -40,6 +40,7 @@ catalog_new(struct app *app, struct err *e)
 		c->warehouse[n - 1] = '\0';
 	list_init(&c->lru);
 	list_init(&c->jobs);
+	list_init(&c->swaps);
 	sched_on_moved(app->sched, catalog_rebase, c);
 	return c;
 }

@@ -36,6 +36,8 @@ struct catalog {
 	struct list lru;     /* least recently used first */
 	size_t bytes;
 	struct list jobs; /* commits, see commit.c */
+	struct list swaps;
+	bool swapping; /* some are under way */
 	struct pointer *pointers;
 };
 

@@ -23,6 +23,7 @@
 #include "scheduler/alarm.h"
 
 #define TRIES_MAX    6
+#define BATCH_MAX    64
 #define VERIFY_FOR   (30 * US_PER_S) /* since the answer was lost: a database that restarts needs its time */
 #define VERIFY_PAUSE (200 * US_PER_MS)
 #define VERIFY_MOST  US_PER_S
@@ -268,7 +269,7 @@ job_succeed(struct job *j)
 		struct part *p = &j->parts[i];
 
 		if (j->attempt == NULL)
-			pointer_keep(j->catalog, j->view, p->ns, p->name, p->new);
+			pointer_keep(j->catalog, j->view || p->view, p->ns, p->name, p->new);
 		if (p->json == NULL || p->new == NULL)
 			continue;
 		meta_unref(m);
@@ -468,15 +469,13 @@ job_again(struct job *j)
 	job_fail(j, &e);
 }
 
+/* `answered`: the statement ran, and `moved` says what came of it; else `e` tells why not. */
 static void
-on_swapped(void *arg, const struct rows *r, struct err *e)
+job_swapped(struct job *j, bool answered, bool moved, struct err *e)
 {
-	struct job *j = arg;
-
-	FAULT("catalog.swap.after");
-	if (r && strcmp(rows_get(r, 0, 0), "t") == 0) {
+	if (moved) {
 		job_succeed(j);
-	} else if (j->lost_at || (r == NULL && e->code == ERR_UNAVAILABLE)) {
+	} else if (j->lost_at || (!answered && e->code == ERR_UNAVAILABLE)) {
 		/* This swap, or one before it, may have landed: its files must not be touched. */
 		if (j->lost_at == 0)
 			j->lost_at = clock_mono();
@@ -484,7 +483,7 @@ on_swapped(void *arg, const struct rows *r, struct err *e)
 			job_unknown(j, "the daemon is stopping");
 		else
 			job_verify(j);
-	} else if (r || e->code == ERR_CONFLICT) {
+	} else if (answered || e->code == ERR_CONFLICT) {
 		if (!job_stopped(j))
 			job_again(j);
 	} else {
@@ -502,63 +501,167 @@ part_change_of(const struct part *p, bool view)
 }
 
 /* Rows of `commits` for what changes, made once: a swap that is sent again must not be noted as another one. */
-static char *
-job_rows_text(struct job *j)
+static void
+job_rows(struct job *j)
 {
-	if (j->rows == NULL) {
-		j->rows = json_array();
-		for (size_t i = 0; i < j->nparts; i++) {
-			struct table_change ch = part_change_of(&j->parts[i], j->view || j->parts[i].view);
+	if (j->rows)
+		return;
+	j->rows = json_array();
+	for (size_t i = 0; i < j->nparts; i++) {
+		struct table_change ch = part_change_of(&j->parts[i], j->view || j->parts[i].view);
 
-			if (ch.facts)
-				json_array_append_new(j->rows, sched_table_row(j->catalog->app->sched, &ch, j->who));
+		if (ch.facts)
+			json_array_append_new(j->rows, sched_table_row(j->catalog->app->sched, &ch, j->who));
+	}
+}
+
+/* Swaps that go in one transaction: one flush of the disk for all. None has a table in common with another. */
+struct batch {
+	struct catalog *catalog;
+	struct job *jobs[BATCH_MAX];
+	size_t n;
+};
+
+static void swaps_send(struct catalog *c);
+
+static void
+on_swapped(void *arg, const struct rows *r, struct err *e)
+{
+	struct batch *b = arg;
+
+	FAULT("catalog.swap.after");
+	b->catalog->swapping = false;
+	for (size_t i = 0; i < b->n; i++) {
+		struct job *j = b->jobs[i];
+
+		if (r || b->n == 1 || e->code == ERR_UNAVAILABLE) {
+			job_swapped(j, r != NULL, r && strcmp(rows_get(r, i, 0), "t") == 0, e);
+		} else { /* one of them is to blame, and which is seen when each goes alone */
+			j->alone = true;
+			list_append(&b->catalog->swaps, &j->swap);
 		}
 	}
-	return json_dumps(j->rows, JSON_COMPACT);
+	swaps_send(b->catalog);
+	catalog_unref(b->catalog);
+	free(b);
+}
+
+/* What happens to the tables, the rows of `commits` and what is undone, each with the number of its job. */
+static void
+batch_texts(const struct batch *b, char *out[3])
+{
+	json_t *lists[3] = { json_array(), json_array(), json_array() }, *it;
+	size_t k;
+
+	for (size_t i = 0; i < b->n; i++) {
+		struct job *j = b->jobs[i];
+
+		for (k = 0; k < j->nparts; k++) {
+			const struct part *p = &j->parts[k];
+
+			json_array_append_new(lists[0], json_pack("{s:I,s:s,s:s,s:s,s:s?,s:s?}", "j", (json_int_t)i, "type",
+								  kind_name(j->view || p->view), "ns", p->ns, "name", p->name,
+								  "old", p->old, "new", p->new));
+		}
+		job_rows(j);
+		json_array_foreach (j->rows, k, it)
+			json_array_append_new(lists[1], json_pack("{s:I,s:O}", "j", (json_int_t)i, "row", it));
+		json_array_foreach (j->undone, k, it)
+			json_array_append_new(lists[2], json_pack("{s:I,s:O}", "j", (json_int_t)i, "id", it));
+	}
+	for (k = 0; k < 3; k++) {
+		out[k] = json_dumps(lists[k], JSON_COMPACT);
+		json_decref(lists[k]);
+	}
+}
+
+static void
+batch_send(struct batch *b)
+{
+	char *text[3], count[24];
+
+	batch_texts(b, text);
+	snprintf(count, sizeof(count), "%zu", b->n);
+	FAULT("catalog.swap.before");
+	/*
+	 * `held` locks the rows that are still as we know them, in one order for all, so that two transactions cannot wait
+	 * for each other; `fit` says of each job whether that is all of its rows. A row that exists against our expectation is
+	 * a unique violation, which undoes the whole statement.
+	 */
+	store_query(
+		b->catalog->app->store,
+		"WITH part AS (SELECT * FROM json_to_recordset($2::json) AS x(j int, type text, ns text, name text, old text, "
+		"new text)), held AS ("
+		"SELECT t.table_namespace, t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND "
+		"t.table_name = p.name WHERE t.catalog_name = $1 AND t.metadata_location = p.old"
+		" ORDER BY t.table_namespace, t.table_name FOR UPDATE OF t), fit AS ("
+		"SELECT i.j, count(h.table_name) = count(p.old) AS yes FROM generate_series(0, $5::int - 1) AS i(j) LEFT JOIN "
+		"part p "
+		"USING (j) LEFT JOIN held h ON h.table_namespace = p.ns AND h.table_name = p.name GROUP BY i.j), good AS ("
+		"SELECT p.* FROM part p JOIN fit f USING (j) WHERE f.yes), moved AS ("
+		"UPDATE iceberg_tables t SET metadata_location = p.new,"
+		" previous_metadata_location = CASE WHEN p.new = p.old THEN t.previous_metadata_location ELSE p.old END"
+		" FROM good p WHERE t.catalog_name = $1 AND t.table_namespace = p.ns AND t.table_name = p.name"
+		" AND t.metadata_location = p.old AND p.new IS NOT NULL RETURNING p.j), gone AS ("
+		"DELETE FROM iceberg_tables t USING good p WHERE t.catalog_name = $1 AND t.table_namespace = p.ns"
+		" AND t.table_name = p.name AND t.metadata_location = p.old AND p.new IS NULL"
+		" RETURNING p.j, t.table_namespace), stay AS (" /* the namespace, when its last table goes */
+		"INSERT INTO iceberg_namespace_properties SELECT DISTINCT $1, table_namespace, 'exists', 'true' FROM gone"
+		" ON CONFLICT DO NOTHING), made AS ("
+		"INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
+		" SELECT $1, ns, name, new, type FROM good WHERE old IS NULL RETURNING table_namespace, table_name), noted AS ("
+		"INSERT INTO commits SELECT r.* FROM jsonb_to_recordset($3::jsonb) AS x(j int, \"row\" jsonb) JOIN fit f ON f.j "
+		"= x.j"
+		" AND f.yes CROSS JOIN LATERAL jsonb_populate_record(NULL::commits, x.\"row\") r), undone AS ("
+		"UPDATE commits SET state = 'undone' WHERE id IN (SELECT x.id FROM jsonb_to_recordset($4::jsonb) AS x(j int, id "
+		"bigint)"
+		" JOIN fit f ON f.j = x.j AND f.yes))"
+		"SELECT f.yes AND (SELECT count(*) FROM moved m WHERE m.j = f.j) + (SELECT count(*) FROM gone g WHERE g.j = f.j)"
+		" + (SELECT count(*) FROM made m JOIN part p ON p.ns = m.table_namespace AND p.name = m.table_name WHERE p.j = "
+		"f.j)"
+		" = (SELECT count(*) FROM part p WHERE p.j = f.j) FROM fit f ORDER BY f.j",
+		5, (const char *const[]){ b->catalog->name, text[0], text[1], text[2], count }, on_swapped, b);
+	for (size_t i = 0; i < 3; i++)
+		free(text[i]);
+}
+
+/* What comes while some are under way makes up the next batch. */
+static void
+swaps_send(struct catalog *c)
+{
+	struct batch *b;
+
+	if (c->swapping || list_empty(&c->swaps))
+		return;
+	b = xcalloc(1, sizeof(*b));
+	b->catalog = catalog_ref(c);
+	LIST_FOR_EACH (it, &c->swaps) {
+		struct job *j = LIST_ENTRY(it, struct job, swap);
+
+		if (b->n == BATCH_MAX || (b->n && (j->alone || b->jobs[0]->alone)))
+			break;
+		list_remove(&j->swap);
+		if (!c->closing)
+			b->jobs[b->n++] = j;
+		else if (j->lost_at) /* it may have landed */
+			job_unknown(j, "the daemon is stopping");
+		else
+			job_stopped(j);
+	}
+	if (b->n) {
+		c->swapping = true;
+		batch_send(b);
+		return;
+	}
+	catalog_unref(c);
+	free(b);
 }
 
 static void
 job_swap(struct job *j)
 {
-	char *text = job_parts_text(j), *rows = job_rows_text(j),
-	     *undone = json_dumps(j->undone ? j->undone : json_null(), JSON_COMPACT | JSON_ENCODE_ANY);
-
-	FAULT("catalog.swap.before");
-	/*
-	 * `held` locks the rows that are still as we know them, in one order for all, so that two transactions cannot wait
-	 * for each other; `fit` says whether that is all of them. A row that exists against our expectation is a unique
-	 * violation, which undoes the whole statement.
-	 */
-	store_query(j->catalog->app->store,
-		    "WITH part AS (SELECT x->>'ns' AS ns, x->>'name' AS name, x->>'old' AS old, x->>'new' AS new, x->>'type' AS "
-		    "type FROM "
-		    "json_array_elements($2::json) x), held AS ("
-		    "SELECT t.table_name FROM iceberg_tables t JOIN part p ON t.table_namespace = p.ns AND t.table_name = p.name"
-		    " WHERE t.catalog_name = $1 AND t.metadata_location = p.old ORDER BY t.table_namespace, t.table_name"
-		    " FOR UPDATE OF t), fit AS ("
-		    "SELECT (SELECT count(*) FROM held) = (SELECT count(*) FROM part WHERE old IS NOT NULL) AS yes), moved AS ("
-		    "UPDATE iceberg_tables t SET metadata_location = p.new,"
-		    " previous_metadata_location = CASE WHEN p.new = p.old THEN t.previous_metadata_location ELSE p.old END"
-		    " FROM part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1 AND t.table_namespace = p.ns"
-		    " AND t.table_name = p.name AND t.metadata_location = p.old AND p.new IS NOT NULL RETURNING 1), gone AS ("
-		    "DELETE FROM iceberg_tables t USING part p WHERE (SELECT yes FROM fit) AND t.catalog_name = $1"
-		    " AND t.table_namespace = p.ns AND t.table_name = p.name AND t.metadata_location = p.old AND p.new IS NULL"
-		    " RETURNING t.table_namespace), stay AS (" /* the namespace, when its last table goes */
-		    "INSERT INTO iceberg_namespace_properties SELECT DISTINCT $1, table_namespace, 'exists', 'true' FROM gone"
-		    " ON CONFLICT DO NOTHING), made AS ("
-		    "INSERT INTO iceberg_tables (catalog_name, table_namespace, table_name, metadata_location, iceberg_type)"
-		    " SELECT $1, ns, name, new, type FROM part WHERE old IS NULL AND (SELECT yes FROM fit) RETURNING 1), "
-		    "noted AS ("
-		    "INSERT INTO commits SELECT * FROM jsonb_populate_recordset(NULL::commits, $3::jsonb)"
-		    " WHERE (SELECT yes FROM fit)), undone AS ("
-		    "UPDATE commits SET state = 'undone' WHERE (SELECT yes FROM fit) AND id IN (SELECT x::bigint FROM"
-		    " jsonb_array_elements_text(nullif($4::jsonb, 'null')) x))"
-		    "SELECT (SELECT yes FROM fit) AND (SELECT count(*) FROM moved) + (SELECT count(*) FROM made)"
-		    " + (SELECT count(*) FROM gone) = (SELECT count(*) FROM part)",
-		    4, (const char *const[]){ j->catalog->name, text, rows, undone }, on_swapped, j);
-	free(text);
-	free(rows);
-	free(undone);
+	list_append(&j->catalog->swaps, &j->swap);
+	swaps_send(j->catalog);
 }
 
 /* ---- the same for a run ---- */
@@ -858,6 +961,7 @@ job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts)
 	struct job *j = xcalloc(1, sizeof(*j));
 
 	list_init(&j->node);
+	list_init(&j->swap);
 	j->catalog = catalog_ref(rq->app->catalog);
 	j->rq = rq;
 	rq->patience = PATIENCE;

@@ -30,6 +30,8 @@ struct part {
 
 struct job {
 	struct list node; /* in the catalog's list, from its beginning to its end */
+	struct list swap; /* in the catalog's list of those whose swap is due */
+	bool alone;       /* its swap failed together with others' */
 	bool started;     /* no earlier job has a table in common with it */
 	struct catalog *catalog;
 	struct request *rq;
