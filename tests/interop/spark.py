@@ -55,7 +55,7 @@ class Jvm:
         self.log = folder / f"spark-{version}.log"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                ["java", *opens, "-Xmx1g", "-Xss4m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true", f"-Djava.io.tmpdir={work}", "-cp", f"{BUILD}/interop/spark-{version}/*",
+                ["java", *opens, "-Xmx1g", "-Xss4m", "-XX:TieredStopAtLevel=1", "-XX:ReservedCodeCacheSize=256m", "-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true", f"-Djava.io.tmpdir={work}", "-cp", f"{BUILD}/interop/spark-{version}/*",
                  str(HERE / "Driver.java"), str(conf)],
                 env={**os.environ, "SPARK_LOCAL_IP": "127.0.0.1"}, cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8", preexec_fn=die_with_parent,
             )
