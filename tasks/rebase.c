@@ -120,7 +120,7 @@ rebase_run(struct context *cx)
 	json_t *table, *snapshot;
 	size_t i, k;
 
-	if (duck_load_iceberg(cx->db, &cx->err) < 0)
+	if (duck_load_iceberg(cx->db, &cx->err) < 0 || (json_object_get(cx->doc, "s3") && task_s3(cx) < 0))
 		return -1;
 	json_array_foreach (json_object_get(cx->spec, "tables"), i, table) {
 		const char *before = json_string_value(json_object_get(table, "head"));

@@ -5,6 +5,7 @@ import pathlib
 import socket
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -108,6 +109,18 @@ def failure(make_daemon, env, bucket="data-raw", timeout="60s"):
     run = daemon.trigger("one")
     assert run["state"] == "failed", run
     return task_of(run, "s")["attempts"][-1]["error"]["message"]
+
+
+def test_appends_at_the_same_time(make_daemon, store, employees):
+    """Runs that began from the same state of a table: their appends are put on top of each other."""
+    daemon = lake(make_daemon, store, employees)
+    daemon.flow("race", "id: race\nconcurrency: {max_active_runs: 4}\ntasks:\n  - {id: a, type: curate, into: stg.race, sql: SELECT 1 AS n}\n"
+                "  - {id: b, type: command, depends_on: [a], command: [sleep, '0.3']}\n")
+    assert (first := daemon.trigger("race"))["state"] == "success", why(first)
+    with ThreadPoolExecutor(3) as pool:
+        for run in pool.map(lambda _: daemon.trigger("race"), range(3)):
+            assert run["state"] == "success", why(run)
+    assert daemon.sql("SELECT count(*) AS n FROM stg.race") == [{"n": 4}]
 
 
 def test_wrong_keys(make_daemon, store):
