@@ -11,6 +11,11 @@ extern const size_t flows_routes_count, runs_routes_count, logs_routes_count, ev
 
 /* An SQL expression: the timestamptz `x` as RFC 3339 text in UTC. */
 #define SQL_TIME(x) "to_char(" x " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+/* Of a commit `c`: who took it back, and when. No row unless it is undone. */
+#define SQL_UNDO_OF(c)                                                                                                           \
+	"SELECT x.at, x.who FROM sluice.commits x WHERE " c ".state = 'undone' AND x.namespace = " c                             \
+	".namespace AND x.name = " c ".name AND x.id > " c ".id AND x.action = 'undo' AND x.at >= " c                            \
+	".visible_at ORDER BY x.id LIMIT 1"
 
 /* Replies with the run, at its end when the request says ?wait=30s. */
 void run_reply(struct request *rq, const char *run_id, int status);

@@ -81,6 +81,8 @@ static const char schemas[] =
 	"\"created_at\":{\"$ref\":\"#/components/schemas/Time\"},\"scheduled_for\":{\"$ref\":\"#/components/schemas/Time\"},"
 	"\"interval_start\":{\"$ref\":\"#/components/schemas/Time\"},\"interval_end\":{\"$ref\":\"#/components/schemas/Time\"},"
 	"\"started_at\":{\"$ref\":\"#/components/schemas/Time\"},\"ended_at\":{\"$ref\":\"#/components/schemas/Time\"},\"error\":{\"type\":[\"string\",\"null\"]},"
+	"\"undone\":{\"type\":[\"object\",\"null\"],\"properties\":{\"at\":{\"$ref\":\"#/components/schemas/Time\"},"
+	"\"by\":{\"type\":[\"string\",\"null\"]},\"whole\":{\"type\":\"boolean\"}}},"
 	"\"tasks\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Task\"}}}},"
 	"\"RunList\":{\"type\":\"object\",\"properties\":{\"items\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/components/schemas/Run\"}},\"next\":{\"type\":[\"string\",\"null\"]}}},"
 	"\"Task\":{\"type\":\"object\",\"required\":[\"id\",\"type\",\"state\",\"attempts\"],\"properties\":{\"id\":{\"type\":\"string\"},\"type\":{\"type\":\"string\"},"

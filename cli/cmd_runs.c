@@ -263,7 +263,20 @@ show_attempts(const json_t *tasks)
 	}
 }
 
+/* That what it wrote was taken back. */
 static void
+show_undone(const json_t *undone)
+{
+	char *words;
+
+	if (!json_is_object(undone))
+		return;
+	words = undone_words(text_of(undone, "at"), text_of(undone, "by"));
+	printf("%s%s\n", words, json_is_true(json_object_get(undone, "whole")) ? "" : ", but not all of it: see its tables");
+	free(words);
+}
+
+static int
 show_text(struct client *c, const json_t *run)
 {
 	const json_t *params = json_object_get(run, "params"), *tasks = json_object_get(run, "tasks");
@@ -287,12 +300,14 @@ show_text(struct client *c, const json_t *run)
 		printf("params %s\n", text);
 		free(text);
 	}
+	show_undone(json_object_get(run, "undone"));
 	if (*text_of(run, "error"))
 		printf("%s\n", text_of(run, "error"));
 	putchar('\n');
 	show_tasks(tasks);
 	show_attempts(tasks);
 	print_failures(stdout, c, run);
+	return print_written(stdout, c, text_of(run, "id"));
 }
 
 int
@@ -305,7 +320,7 @@ cmd_show(const struct args *a)
 	if (rc == EXIT_OK && a->json)
 		print_json(run);
 	else if (rc == EXIT_OK)
-		show_text(c, run);
+		rc = show_text(c, run);
 	json_decref(run);
 	client_close(c);
 	return rc;

@@ -37,6 +37,10 @@ long long elapsed_us(const json_t *from, const json_t *to);
 void task_words(struct buf *out, const json_t *task);
 /* Why it failed: for each failed task "place: task ID: message", with the end of its log where that says more. */
 void print_failures(FILE *f, struct client *c, const json_t *run);
+/* The tables that a run wrote: what it did, from which snapshot to which, who sees it; nothing when it wrote none. */
+int print_written(FILE *f, struct client *c, const char *run);
+/* "undone 5 min ago by token x"; both may be "". The caller frees it. */
+char *undone_words(const char *at, const char *by);
 /* One JSON value on stdout, for programs. */
 void print_json(const json_t *value);
 

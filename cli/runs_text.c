@@ -176,11 +176,13 @@ elapsed_us(const json_t *from, const json_t *to)
 }
 
 static void
-add_part(struct buf *out, const char *fmt, long long n)
+add_part(struct buf *out, long long n, const char *words)
 {
+	bool rows = strncmp(words, "rows ", 5) == 0;
+
 	if (out->len)
 		buf_adds(out, ", ");
-	buf_addf(out, "%lld %s", n, fmt);
+	buf_addf(out, "%lld %s%s", n, rows && n == 1 ? "row " : "", rows && n == 1 ? words + 5 : words);
 }
 
 static void
@@ -194,7 +196,7 @@ metric_words(struct buf *out, const json_t *metrics)
 		json_t *n = json_object_get(metrics, names[i].key);
 
 		if (json_is_integer(n) && (i < 2 || json_integer_value(n) > 0))
-			add_part(out, names[i].words, json_integer_value(n));
+			add_part(out, json_integer_value(n), names[i].words);
 	}
 }
 

@@ -34,7 +34,7 @@ term_state(FILE *f, const char *state)
 	} colours[] = {
 		{ "success", "\033[32m" },    { "failed", "\033[31m" },          { "timed_out", "\033[31m" },
 		{ "lost", "\033[31m" },       { "cancelled", "\033[33m" },       { "running", "\033[36m" },
-		{ "retry_wait", "\033[33m" }, { "upstream_failed", "\033[35m" },
+		{ "retry_wait", "\033[33m" }, { "upstream_failed", "\033[35m" }, { "publishing", "\033[36m" },
 	};
 
 	if (!term_colours(f) || state == NULL)

@@ -54,9 +54,9 @@ is_flow_file(const char *name)
 {
 	const char *dot = strrchr(name, '.');
 
-	/* The main config may lie beside the flows. */
+	/* The main config may lie beside the flows, and others as sluice.NAME.yaml. */
 	return dot && name[0] != '.' && (strcmp(dot, ".yaml") == 0 || strcmp(dot, ".yml") == 0) &&
-	       strcmp(name, "sluice.yaml") != 0;
+	       strncmp(name, "sluice.", 7) != 0;
 }
 
 static void

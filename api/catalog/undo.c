@@ -237,20 +237,22 @@ on_lineage(void *arg, const struct rows *r, struct err *e)
 		reply_json_text(rq, 200, rows_get(r, 0, 0));
 }
 
+/* clang-format off */
+#define LINEAGE                                                                                                                 \
+	"json_build_object('table', c.namespace || '.' || c.name, 'task', c.task_id, 'attempt', c.attempt, 'state', c.state,"   \
+	" 'action', c.action, 'operation', c.operation, 'at', " SQL_TIME("c.at") ", 'visible_at', " SQL_TIME("c.visible_at")    \
+	", 'snapshot_before', c.snapshot_before::text, 'snapshot_after', c.snapshot_after::text, 'rows_added', c.rows_added,"   \
+	" 'rows_removed', c.rows_removed, 'files_added', c.files_added, 'files_removed', c.files_removed,"                      \
+	" 'undone_at', " SQL_TIME("u.at") ", 'undone_by', u.who)"
+/* clang-format on */
+
 static void
 lineage_get(struct request *rq)
 {
 	store_query(rq->app->store,
-		    "SELECT (SELECT json_build_object('items', coalesce((SELECT json_agg(json_build_object('table', c.namespace "
-		    "|| '.' "
-		    "|| c.name, 'task', c.task_id, 'attempt', c.attempt, 'state', c.state, 'action', c.action, 'operation', "
-		    "c.operation, 'at', " SQL_TIME("c.at") ", 'visible_at', " SQL_TIME(
-			    "c.visible_at") ", 'snapshot_before', "
-					    "c.snapshot_before::text, 'snapshot_after', c.snapshot_after::text, 'rows_added', "
-					    "c.rows_added, 'rows_removed', "
-					    "c.rows_removed, 'files_added', c.files_added, 'files_removed', c.files_removed) "
-					    "ORDER BY c.id) FROM commits c "
-					    "WHERE c.run_id = r.id), '[]'), 'next', NULL) FROM runs r WHERE r.id = $1)",
+		    "SELECT (SELECT json_build_object('items', coalesce((SELECT json_agg(" LINEAGE " ORDER BY c.id)"
+		    " FROM commits c LEFT JOIN LATERAL (" SQL_UNDO_OF("c") ") u ON true WHERE c.run_id = r.id), '[]'),"
+									   " 'next', NULL) FROM runs r WHERE r.id = $1)",
 		    1, (const char *[]){ rq->param[0] }, on_lineage, rq);
 }
 

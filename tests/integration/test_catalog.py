@@ -135,6 +135,7 @@ def test_odd_names(shared):
 
 def test_lists_come_in_pages(shared):
     make(shared, "paged", *(f"t{i}" for i in range(5)))
+    make(shared, "paged_too")
     seen, token = [], ""
     while token is not None:
         page = ask(shared, "GET", f"{path('paged')}/tables?pageSize=2&pageToken={token}")

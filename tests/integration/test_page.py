@@ -124,6 +124,34 @@ def test_it_is_live_and_cancels(daemon, open_page, folder):
     assert daemon.run(run["id"])["state"] == "cancelled"
 
 
+def test_what_a_run_wrote_and_that_it_was_undone(daemon, open_page, folder):
+    gate = folder / "gate"
+    daemon.flow(
+        "writes",
+        f"""
+        id: writes
+        tasks:
+          - {{id: a, type: curate, into: x.a, sql: SELECT 1 AS n UNION ALL SELECT 2}}
+          - {{id: gate, type: command, depends_on: [a], command: "until [ -e {gate} ]; do sleep 0.05; done"}}
+        """,
+    )
+    run = daemon.post("/api/v1/flows/writes/runs")
+    page = open_page(f"/runs/{run['id']}")
+    written = page.get_by_role("region", name="Tables that it wrote")
+    expect(written).to_contain_text("x.a")
+    expect(written).to_contain_text("+2 rows · +1 file")
+    expect(written).to_contain_text("seen by this run alone")
+    gate.touch()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("success")
+    expect(written).not_to_contain_text("seen by this run alone")
+    snapshot = daemon.get(f"/api/v1/runs/{run['id']}/tables")["items"][0]["snapshot_after"]
+    expect(written).to_contain_text(f"none → {snapshot}")
+    # Somebody takes it back while the page is open.
+    daemon.post(f"/api/v1/runs/{run['id']}/undo")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("undone")
+    expect(written).to_contain_text("by token admin")
+
+
 def test_problems_of_a_file_are_shown_where_they_are(daemon, open_page):
     daemon.flow("greet", GREET)
     page = open_page()
@@ -135,6 +163,12 @@ def test_problems_of_a_file_are_shown_where_they_are(daemon, open_page):
     expect(problems).to_contain_text("the last good version stays in force")
     daemon.write("greet.yaml", GREET)
     expect(problems).to_have_count(0)
+
+
+def test_configs_beside_the_flows_are_no_flows(daemon):
+    daemon.write("sluice.s3.yaml", "paths: {root: s3://somewhere}\n")
+    daemon.flow("greet", GREET)  # noticed later
+    assert [f["id"] for f in daemon.get("/api/v1/flows")["items"]] == ["greet"] and daemon.get("/api/v1/status")["flows"]["broken"] == 0
 
 
 def test_signing_in_and_small_screens(daemon, open_page):

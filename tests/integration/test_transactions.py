@@ -255,6 +255,9 @@ def lake(daemon):
 
 
 def test_undo(lake, catalog):
+    shown = lake.cli("show", lake.runs[1]).stdout.partition("tables that it wrote\n")[2]
+    assert "undone" not in shown and "x.a  append by a, +1 row, +1 file\n    snapshot " in shown and "x.d  dropped by d\n" in shown
+    assert lake.run(lake.runs[1])["undone"] is None
     before = [row[2] for row in lineage(lake, lake.runs[1])]
     answer = lake.post(f"/api/v1/runs/{lake.runs[1]}/undo")
     assert {t["table"]: t["outcome"] for t in answer["tables"]} == {"x.a": "rolled back", "x.b": "dropped", "x.c": "rolled back", "x.d": "restored"}
@@ -264,11 +267,22 @@ def test_undo(lake, catalog):
     assert table.scan().to_arrow().to_pylist() == [{"n": 1}] and "p" not in table.properties
     assert len(table.snapshots()) == 2 and len(table.history()) == 3  # what was undone can still be looked at
     assert {row[3] for row in lineage(lake, lake.runs[1])} == {"undone"}
+    items = lake.get(f"/api/v1/runs/{lake.runs[1]}/tables")["items"]
+    undone = lake.run(lake.runs[1])["undone"]
+    assert {i["state"] for i in items} == {"undone"} and {i["undone_by"] for i in items} == {"token admin"}
+    assert undone == {"at": max(i["undone_at"] for i in items), "by": "token admin", "whole": True} and undone["at"] > items[0]["visible_at"]
+    shown = lake.cli("show", lake.runs[1]).stdout
+    a = next(i for i in items if i["table"] == "x.a")
+    assert shown.count("undone just now by token admin\n") == 5 and f"snapshot {a['snapshot_before']} -> {a['snapshot_after']}\n" in shown
+    assert lake.run(lake.runs[0])["undone"] is None
     again = lake.request("POST", f"/api/v1/runs/{lake.runs[1]}/undo", {})
     assert again.status == 409 and "undone already" in again.json["detail"]
     assert lake.trigger("two")["state"] == "success"  # and it can be done again
+    newest = lake.get("/api/v1/runs?limit=1")["items"][0]["id"]
     lake.post(f"/api/v1/runs/{lake.runs[0]}/undo", {"with_later": True})
     assert names(lake) == ["x.b"]
+    assert lake.run(newest)["undone"]["whole"] is False  # x.b, which the other run never saw, stayed
+    assert ", but not all of it" in lake.cli("show", newest).stdout
 
 
 def test_undo_is_refused_when_somebody_came_after(lake, catalog):

@@ -132,7 +132,7 @@ function Node({ task, style, selected, onSelect, t }: NodeProps) {
   const tries = task.attempts?.length ?? 0;
   const progress = state === "running" ? task.progress : null;
   const part = progress?.total ? Math.min(1, (progress.done ?? 0) / progress.total) : null;
-  const facts = [span, rows !== null && `${short(rows)} rows`, tries > 1 && `try ${tries}`].filter(Boolean).join(" · ");
+  const facts = [span, rows !== null && `${short(rows)} ${rows === 1 ? "row" : "rows"}`, tries > 1 && `try ${tries}`].filter(Boolean).join(" · ");
   const said = facts || (state && state !== "success" ? word(state) : "");
   const inner = (
     <>

@@ -12,6 +12,7 @@ import { Pill, ended, failed, useNow } from "./state";
 import { ErrorBlock, TaskPanel } from "./task";
 import { Timeline } from "./timeline";
 import type { Flow, Run, Task } from "./types";
+import { WrittenPanel, isUndo, undoneWords } from "./written";
 
 /** The task to show while nobody chose one: what failed, else what runs, else what ended last. */
 function interesting(tasks: Task[]): Task | undefined {
@@ -26,7 +27,7 @@ function interesting(tasks: Task[]): Task | undefined {
 }
 
 export function RunPage({ id }: { id: string }) {
-  const run = useResource<Run>(`/api/v1/runs/${encodeURIComponent(id)}`, (ev) => ev.run === id && ev.data?.progress === undefined);
+  const run = useResource<Run>(`/api/v1/runs/${encodeURIComponent(id)}`, (ev) => (ev.run === id && ev.data?.progress === undefined) || isUndo(ev));
 
   useEffect(
     () =>
@@ -77,6 +78,7 @@ function RunView({ run, refresh }: { run: Run; refresh: () => void }) {
           <section class="panel" aria-label="Timeline">
             <Timeline run={run} tasks={tasks} selected={task?.id ?? null} onSelect={select} />
           </section>
+          <WrittenPanel run={run.id} />
         </div>
         <div class="run-side" id="task-panel">
           {task && <TaskPanel key={task.id} run={run.id} task={task} />}
@@ -108,6 +110,12 @@ function RunHeader({ run, refresh }: { run: Run; refresh: () => void }) {
           <span aria-live="polite">
             <Pill state={run.state} large />
           </span>
+          {run.undone && (
+            <span class="badge warn" title={full(run.undone.at)}>
+              {undoneWords(run.undone.at, run.undone.by, t)}
+              {run.undone.whole ? "" : ", in part"}
+            </span>
+          )}
         </h1>
         <div class="actions">
           {!done && (

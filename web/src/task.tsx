@@ -1,7 +1,7 @@
 // What is known of one task of a run: its attempts, what they cost, made and found, and their logs.
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
-import { between, bytes, clock, count, duration, elapsed, failure, full, ms, signalName, text, until, where } from "./format";
+import { between, bytes, clock, count, duration, elapsed, failure, full, ms, plural, signalName, text, until, where } from "./format";
 import { Logs } from "./logs";
 import { Glyph, Pill, ended, useNow, word } from "./state";
 import type { Attempt, Failure, Json, Task } from "./types";
@@ -185,7 +185,7 @@ function Tables({ attempt }: { attempt: Attempt }) {
             <span class="mono name">{w.table}</span>
             <span class="badge">{w.operation}</span>
             <span class="dim num">
-              {[w.rows !== undefined && `${count(w.rows)} rows`, w.files !== undefined && `${count(w.files)} ${w.files === 1 ? "file" : "files"}`, w.bytes !== undefined && bytes(w.bytes)]
+              {[w.rows !== undefined && plural(w.rows, "row"), w.files !== undefined && plural(w.files, "file"), w.bytes !== undefined && bytes(w.bytes)]
                 .filter(Boolean)
                 .join(" · ")}
             </span>

@@ -38,6 +38,7 @@ export function Timeline({ run, tasks, selected, onSelect }: Props) {
   // Room at the right for the last bar's words.
   const scale = span * 1.02;
   const marks = ticks(scale, 6);
+  const step = marks[1] ?? 1;
 
   return (
     <div class="timeline">
@@ -45,7 +46,7 @@ export function Timeline({ run, tasks, selected, onSelect }: Props) {
         <span />
         <div>
           {marks.map((v) => (
-            <span key={v} style={{ left: `${(v / scale) * 100}%` }}>
+            <span key={v} class={(v / step) % 2 ? "odd" : ""} style={{ left: `${(v / scale) * 100}%` }}>
               {tickName(v)}
             </span>
           ))}

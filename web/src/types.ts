@@ -125,7 +125,27 @@ export interface Run {
   started_at: string | null;
   ended_at: string | null;
   error: Failure | string | null;
+  /** What it wrote was taken back; `whole`: all of it. */
+  undone?: { at: string | null; by: string | null; whole: boolean } | null;
   tasks?: Task[];
+}
+
+/** One commit of a run to a table. */
+export interface Written {
+  table: string;
+  task: string;
+  attempt: number;
+  state: "private" | "visible" | "abandoned" | "undone";
+  action: string;
+  operation: string | null;
+  snapshot_before: string | null;
+  snapshot_after: string | null;
+  rows_added: number | null;
+  rows_removed: number | null;
+  files_added: number | null;
+  files_removed: number | null;
+  undone_at: string | null;
+  undone_by: string | null;
 }
 
 export interface List<T> {
@@ -142,5 +162,5 @@ export interface SluiceEvent {
   task: string | null;
   attempt: number | null;
   state: string | null;
-  data: { progress?: Progress } | null;
+  data: { progress?: Progress; action?: string } | null;
 }
