@@ -50,3 +50,19 @@ fs_remove_tree(const char *path)
 	if (rmdir(path) < 0 && errno != ENOENT)
 		nftw(path, fs_remove_entry, 16, FTW_DEPTH | FTW_PHYS);
 }
+
+int
+fs_write_all(int fd, const char *data, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, data, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -1;
+		data += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}

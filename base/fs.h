@@ -10,6 +10,8 @@
 MUSTCHECK int fs_make_folders(const char *path, mode_t mode);
 /* The same for the folder that the file `path` will lie in. */
 MUSTCHECK int fs_make_parents(const char *path);
+/* Writes all of it, whatever signals come. 0, or -1 with errno set. */
+MUSTCHECK int fs_write_all(int fd, const char *data, size_t len);
 /* Removes a file, or a folder and everything in it, following no link; what is not there is no error. */
 void fs_remove_tree(const char *path);
 

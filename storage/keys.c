@@ -6,7 +6,6 @@
 #include "storage/storage_int.h"
 
 #define TIMEOUT_DEFAULT (60 * US_PER_S)
-#define KEYS_EARLY      (5 * US_PER_MIN) /* fetch new ones this long before they end */
 #define STS_MAX         (1u << 20)
 
 /* A setting, else the environment's variable; NULL when neither says anything. */
@@ -90,6 +89,7 @@ storage_new(const json_t *s3, struct err *e)
 	int rc;
 
 	curl_global_init(CURL_GLOBAL_ALL);
+	pthread_mutex_init(&s->fetch_lock, NULL);
 	pthread_mutex_init(&s->keys_lock, NULL);
 	pthread_mutex_init(&s->idle_lock, NULL);
 	if (region == NULL)
@@ -118,6 +118,7 @@ storage_free(struct storage *s)
 	for (size_t i = 0; i < s->idle_count; i++)
 		curl_easy_cleanup(s->idle[i]);
 	storage_keys_release(&s->keys);
+	pthread_mutex_destroy(&s->fetch_lock);
 	pthread_mutex_destroy(&s->keys_lock);
 	pthread_mutex_destroy(&s->idle_lock);
 	free(s->scheme);
@@ -193,35 +194,30 @@ storage_keys_release(struct storage_keys *k)
 	memset(k, 0, sizeof(*k));
 }
 
-/* Takes the keys of an answer of AssumeRoleWithWebIdentity; false when it holds none. */
+/* The keys of an answer of AssumeRoleWithWebIdentity; false when it holds none. */
 static bool
 keys_take(struct storage_keys *k, const struct buf *answer)
 {
 	const char *from, *to;
-	struct storage_keys new = { 0 };
 	char *expires;
+	bool good;
 
 	if (!xml_find(answer->s, answer->s + answer->len, "Credentials", &from, &to))
 		return false;
-	new.access_key = xml_text(from, to, "AccessKeyId");
-	new.secret_key = xml_text(from, to, "SecretAccessKey");
-	new.session_token = xml_text(from, to, "SessionToken");
+	k->access_key = xml_text(from, to, "AccessKeyId");
+	k->secret_key = xml_text(from, to, "SecretAccessKey");
+	k->session_token = xml_text(from, to, "SessionToken");
 	expires = xml_text(from, to, "Expiration");
-	if (new.access_key == NULL || new.secret_key == NULL || new.session_token == NULL || expires == NULL ||
-	    time_parse(expires, &new.expires) < 0) {
-		storage_keys_release(&new);
-		free(expires);
-		return false;
-	}
+	good = k->access_key && k->secret_key && k->session_token && expires && time_parse(expires, &k->expires) == 0;
+	if (!good)
+		storage_keys_release(k);
 	free(expires);
-	storage_keys_release(k);
-	*k = new;
-	return true;
+	return good;
 }
 
-/* Shows the token of the file and gets the role's keys. Held: keys_lock. */
+/* Shows the token of the file and gets the role's keys. */
 static int
-keys_fetch(struct storage *s, struct err *e)
+keys_fetch(struct storage *s, struct storage_keys *k, struct err *e)
 {
 	struct buf token = BUF_INIT_MAX(STS_MAX), url = BUF_INIT;
 	struct s3_call call = { .method = "GET", .answer = BUF_INIT_MAX(STS_MAX) };
@@ -238,31 +234,57 @@ keys_fetch(struct storage *s, struct err *e)
 		s3_add_encoded(&url, token.s, false);
 		call.url = url.s;
 		rc = s3_call(s, &call, e);
-		if (rc == 0 && !keys_take(&s->keys, &call.answer))
+		if (rc == 0 && !keys_take(k, &call.answer))
 			rc = err_set(e, ERR_UNAVAILABLE, "the answer holds no credentials");
-		if (rc < 0)
-			err_prefix(e, "keys of the role %s from %s", s->role_arn, s->sts);
 	}
+	if (rc < 0)
+		err_prefix(e, "keys of the role %s from %s", s->role_arn, s->sts);
 	s3_call_release(&call);
 	buf_release(&url);
 	buf_release(&token);
 	return rc;
 }
 
+bool
+storage_keys_now(struct storage *s, dur_us left, struct storage_keys *out)
+{
+	bool good;
+
+	pthread_mutex_lock(&s->keys_lock);
+	good = s->role_arn == NULL || s->keys.expires > clock_wall() + left;
+	if (good)
+		keys_copy(out, &s->keys);
+	pthread_mutex_unlock(&s->keys_lock);
+	return good;
+}
+
 int
 storage_keys(struct storage *s, struct storage_keys *out, struct err *e)
 {
+	struct storage_keys new = { 0 };
 	struct err why = ERR_INIT;
 	int rc = 0;
 
-	pthread_mutex_lock(&s->keys_lock);
-	if (s->role_arn && s->keys.expires < clock_wall() + KEYS_EARLY && keys_fetch(s, &why) < 0) {
-		if (s->keys.expires < clock_wall())
-			rc = err_move(e, &why);
-		err_release(&why); /* those at hand are still good */
+	if (storage_keys_now(s, STORAGE_KEYS_EARLY, out))
+		return 0;
+	pthread_mutex_lock(&s->fetch_lock);
+	if (storage_keys_now(s, STORAGE_KEYS_EARLY, out)) { /* another thread has fetched some meanwhile */
+		pthread_mutex_unlock(&s->fetch_lock);
+		return 0;
 	}
-	if (rc == 0)
-		keys_copy(out, &s->keys);
-	pthread_mutex_unlock(&s->keys_lock);
-	return rc;
+	rc = keys_fetch(s, &new, &why);
+	if (rc == 0) {
+		pthread_mutex_lock(&s->keys_lock);
+		storage_keys_release(&s->keys);
+		s->keys = new;
+		keys_copy(out, &new);
+		pthread_mutex_unlock(&s->keys_lock);
+	} else if (storage_keys_now(s, 0, out)) { /* those at hand are still good */
+		rc = 0;
+	}
+	pthread_mutex_unlock(&s->fetch_lock);
+	if (rc < 0)
+		return err_move(e, &why);
+	err_release(&why);
+	return 0;
 }

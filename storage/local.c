@@ -77,22 +77,6 @@ local_size(const char *location, int64_t *size, struct err *e)
 /* ---- whole files, synced under another name first ---- */
 
 static int
-write_all(int fd, const char *data, size_t len)
-{
-	while (len) {
-		ssize_t n = write(fd, data, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		data += n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
-static int
 copy_all(int fd, const char *file)
 {
 	char *bytes = xmalloc(COPY_BYTES);
@@ -101,7 +85,7 @@ copy_all(int fd, const char *file)
 
 	while (rc == 0 && (n = read(from, bytes, COPY_BYTES)) != 0) {
 		if (n > 0)
-			rc = write_all(fd, bytes, (size_t)n);
+			rc = fs_write_all(fd, bytes, (size_t)n) < 0 ? -errno : 0;
 		else if (errno != EINTR)
 			rc = -errno;
 	}
@@ -158,7 +142,10 @@ write_synced(const char *path, const void *data, size_t len, const char *file, e
 		free(tmp);
 		return rc;
 	}
-	rc = file ? copy_all(fd, file) : write_all(fd, data, len);
+	if (file)
+		rc = copy_all(fd, file);
+	else
+		rc = fs_write_all(fd, data, len) < 0 ? -errno : 0;
 	if (rc == 0 && (fchmod(fd, 0644) < 0 || fsync(fd) < 0))
 		rc = -errno;
 	close(fd);

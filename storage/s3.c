@@ -94,6 +94,22 @@ s3_size(struct storage *s, const char *location, int64_t *size, struct err *e)
 	return rc < 0 ? err_move(e, &why) : 0;
 }
 
+int
+s3_read_range(struct storage *s, const char *location, int64_t at, int64_t len, struct buf *out, struct err *e)
+{
+	char *range = xasprintf("Range: bytes=%lld-%lld", (long long)at, (long long)(at + len - 1));
+	struct s3_call c = { .method = "GET", .headers = { range }, .answer = BUF_INIT_MAX((size_t)len) };
+	int rc = object_call(s, &c, location, e);
+
+	if (rc == 0 && (int64_t)c.answer.len != len)
+		rc = err_set(e, ERR_UNAVAILABLE, "%s: it changed while it was read", location);
+	if (rc == 0)
+		buf_add(out, c.answer.s, c.answer.len);
+	s3_call_release(&c);
+	free(range);
+	return rc;
+}
+
 /* Was it this very object that made a second try of a STORAGE_NEW fail, because the first one's answer was lost? */
 static bool
 ours_already(struct storage *s, const char *location, const void *data, size_t len)

@@ -1,13 +1,19 @@
 /* Which kind of storage a location is on, and what is the same for both. */
 #include "storage/storage.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/fs.h"
 #include "storage/storage_int.h"
+
+#define PIECE ((int64_t)16 << 20)
 
 bool
 storage_remote(const char *location)
@@ -37,6 +43,52 @@ int
 storage_upload(struct storage *s, const char *location, const char *file, struct err *e)
 {
 	return storage_remote(location) ? s3_upload(s, location, file, e) : local_upload(location, file, e);
+}
+
+/* In pieces, so that memory does not bound what can be had. */
+static int
+download_pieces(struct storage *s, const char *location, int fd, const char *file, struct err *e)
+{
+	struct buf piece = BUF_INIT;
+	int64_t size, at, len;
+	int rc = s3_size(s, location, &size, e);
+
+	for (at = 0; rc == 0 && at < size; at += len) {
+		len = size - at < PIECE ? size - at : PIECE;
+		buf_clear(&piece);
+		rc = s3_read_range(s, location, at, len, &piece, e);
+		if (rc == 0 && fs_write_all(fd, piece.s, piece.len) < 0)
+			rc = err_set(e, ERR_IO, "%s cannot be written: %s", file, strerror(errno));
+	}
+	buf_release(&piece);
+	return rc;
+}
+
+int
+storage_download(struct storage *s, const char *location, const char *file, struct err *e)
+{
+	char *tmp, *from;
+	int fd, rc;
+
+	if (!storage_remote(location)) {
+		from = storage_path(location, e);
+		rc = from ? local_upload(file, from, e) : ERR_UNSUPPORTED;
+		free(from);
+		return rc;
+	}
+	tmp = xasprintf("%s.XXXXXX", file);
+	fd = fs_make_parents(file) < 0 ? -1 : mkostemp(tmp, O_CLOEXEC);
+	if (fd < 0) {
+		rc = err_set(e, ERR_IO, "%s cannot be written: %s", file, strerror(errno));
+	} else {
+		rc = download_pieces(s, location, fd, file, e);
+		if (close(fd) < 0 || (rc == 0 && rename(tmp, file) < 0))
+			rc = rc < 0 ? rc : err_set(e, ERR_IO, "%s cannot be written: %s", file, strerror(errno));
+		if (rc < 0)
+			unlink(tmp);
+	}
+	free(tmp);
+	return rc;
 }
 
 static int

@@ -40,6 +40,9 @@ struct storage_keys {
 };
 MUSTCHECK int storage_keys(struct storage *s, struct storage_keys *out, struct err *e);
 void storage_keys_release(struct storage_keys *k);
+/* The same without asking anybody, so that it does not block: false when there are none that last for `left` more. */
+MUSTCHECK bool storage_keys_now(struct storage *s, dur_us left, struct storage_keys *out);
+#define STORAGE_KEYS_EARLY (5 * US_PER_MIN) /* those that end sooner are replaced by storage_keys */
 /* "http://127.0.0.1:9000", without a bucket and a final slash. Borrowed, as is the region. */
 const char *storage_endpoint(const struct storage *s);
 const char *storage_region(const struct storage *s);
@@ -64,6 +67,8 @@ MUSTCHECK int storage_write(struct storage *s, const char *location, const void 
 			    struct err *e);
 /* A local file as an object, in parts when it is large, so that it may be larger than memory. Replaces what is there. */
 MUSTCHECK int storage_upload(struct storage *s, const char *location, const char *file, struct err *e);
+/* An object as a local file: whole under that name, or not there. Missing folders are made; it may be larger than memory. */
+MUSTCHECK int storage_download(struct storage *s, const char *location, const char *file, struct err *e);
 
 /* `modified` is when it was written. A return value other than 0 ends the listing, which then returns it. */
 typedef int (*storage_found)(const char *location, int64_t size, wall_us modified, void *arg);

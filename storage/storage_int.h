@@ -15,9 +15,10 @@ struct storage {
 	char *region;
 	char *role_arn, *token_file, *sts; /* web identity; NULL without */
 	bool path_style;
-	dur_us timeout;            /* of a request with all its tries */
-	pthread_mutex_t keys_lock; /* held while new ones are fetched, so that one thread asks and the others wait */
-	struct storage_keys keys;  /* good until keys.expires */
+	dur_us timeout;             /* of a request with all its tries */
+	pthread_mutex_t fetch_lock; /* while new keys are fetched, so that one thread asks and the others wait */
+	pthread_mutex_t keys_lock;
+	struct storage_keys keys; /* good until keys.expires */
 	pthread_mutex_t idle_lock;
 	CURL *idle[STORAGE_IDLE_MAX]; /* each has connections of its own, which are used again */
 	size_t idle_count;
@@ -74,6 +75,8 @@ MUSTCHECK int s3_size(struct storage *s, const char *location, int64_t *size, st
 MUSTCHECK int s3_write(struct storage *s, const char *location, const void *data, size_t len, enum storage_how how,
 		       struct err *e);
 MUSTCHECK int s3_upload(struct storage *s, const char *location, const char *file, struct err *e);
+/* `len` bytes from `at`, appended. */
+MUSTCHECK int s3_read_range(struct storage *s, const char *location, int64_t at, int64_t len, struct buf *out, struct err *e);
 MUSTCHECK int s3_list(struct storage *s, const char *prefix, storage_found found, void *arg, struct err *e);
 MUSTCHECK int s3_remove(struct storage *s, const char *location, struct err *e);
 /* All in one bucket, at most a thousand. */

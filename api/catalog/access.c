@@ -16,19 +16,15 @@ access_prefix(const char *location)
 	return xstrndup(location, (size_t)(bucket - location) + strcspn(bucket, "/"));
 }
 
-/* Names as the specification and its clients have them. */
+/* Names as the specification and its clients have them; NULL when there are none (see access_wait). */
 static json_t *
 access_keys(struct storage *s)
 {
 	struct storage_keys k = { 0 };
-	struct err e = ERR_INIT;
 	json_t *config;
 
-	if (storage_keys(s, &k, &e) < 0) {
-		log_warn("catalog: no credentials for a client: %s", e.msg);
-		err_release(&e);
+	if (!storage_keys_now(s, 0, &k))
 		return NULL;
-	}
 	if (*k.access_key == '\0') {
 		storage_keys_release(&k);
 		return NULL;
@@ -41,6 +37,71 @@ access_keys(struct storage *s)
 				    json_sprintf("%lld", (long long)(k.expires / US_PER_MS)));
 	storage_keys_release(&k);
 	return config;
+}
+
+/* Keys of a role are fetched from another server, which may take its time. */
+struct fetching {
+	struct work work;
+	struct catalog *catalog;
+	void (*then)(void *arg);
+	void *arg;
+	struct err e;
+};
+
+static void
+fetching_work(struct work *w)
+{
+	struct fetching *f = w->data;
+	struct storage_keys k = { 0 };
+
+	if (storage_keys(warehouse_storage(), &k, &f->e) == 0)
+		storage_keys_release(&k);
+}
+
+static void
+on_fetched(struct work *w, int status)
+{
+	struct fetching *f = w->data;
+
+	(void)status;
+	/* A client with keys of its own can go on without; the others are refused by the store. */
+	if (f->e.code)
+		log_warn("catalog: no credentials for a client: %s", f->e.msg);
+	err_release(&f->e);
+	f->then(f->arg);
+	catalog_unref(f->catalog);
+	free(f);
+}
+
+static bool
+delegation_wants_keys(const char *delegation)
+{
+	return delegation && strstr(delegation, "vended-credentials");
+}
+
+bool
+access_must_wait(const char *location, const char *delegation)
+{
+	struct storage_keys k = { 0 };
+	bool good;
+
+	if (location == NULL || !storage_remote(location) || !delegation_wants_keys(delegation))
+		return false;
+	good = storage_keys_now(warehouse_storage(), STORAGE_KEYS_EARLY, &k);
+	storage_keys_release(&k);
+	return !good;
+}
+
+void
+access_wait(struct catalog *c, void (*then)(void *arg), void *arg)
+{
+	struct fetching *f = xcalloc(1, sizeof(*f));
+
+	f->work.data = f;
+	f->catalog = catalog_ref(c);
+	f->then = then;
+	f->arg = arg;
+	work_queue(c->app->loop, &f->work, true, fetching_work, on_fetched);
 }
 
 void
@@ -57,7 +118,7 @@ access_grant(const struct catalog *c, const char *location, const char *delegati
 	json_object_set_new(config, "s3.region", json_string(storage_region(s)));
 	json_object_set_new(config, "client.region", json_string(storage_region(s)));
 	json_object_set_new(config, "s3.path-style-access", json_string(storage_path_style(s) ? "true" : "false"));
-	if (delegation == NULL || strstr(delegation, "vended-credentials") == NULL || (keys = access_keys(s)) == NULL)
+	if (!delegation_wants_keys(delegation) || (keys = access_keys(s)) == NULL)
 		return;
 	json_object_update(config, keys); /* where clients looked before there were storage-credentials */
 	json_object_update(keys, config);
@@ -86,23 +147,35 @@ access_add(struct buf *b, struct request *rq, const char *location)
 }
 
 static void
+reply_credentials(void *arg)
+{
+	struct ask *a = arg;
+	json_t *config = json_object(), *credentials = json_array();
+
+	access_grant(a->catalog, a->to, "vended-credentials", config, credentials);
+	json_decref(config);
+	reply_json(a->rq, 200, json_pack("{s:o}", "storage-credentials", credentials));
+	ask_done(a);
+}
+
+static void
 on_pointer(void *arg, const struct rows *r, struct err *e)
 {
 	struct ask *a = arg;
-	json_t *config, *credentials;
 
-	if (r == NULL) {
-		catalog_reply_err(a->rq, e);
-	} else if (rows_count(r) == 0) {
-		catalog_reply_no_table(a->rq, a->ns, a->name);
-	} else {
-		config = json_object();
-		credentials = json_array();
-		access_grant(a->catalog, rows_get(r, 0, 0), "vended-credentials", config, credentials);
-		json_decref(config);
-		reply_json(a->rq, 200, json_pack("{s:o}", "storage-credentials", credentials));
+	if (r == NULL || rows_count(r) == 0) {
+		if (r)
+			catalog_reply_no_table(a->rq, a->ns, a->name);
+		else
+			catalog_reply_err(a->rq, e);
+		ask_done(a);
+		return;
 	}
-	ask_done(a);
+	a->to = xstrdup(rows_get(r, 0, 0));
+	if (access_must_wait(a->to, "vended-credentials"))
+		access_wait(a->catalog, reply_credentials, a);
+	else
+		reply_credentials(a);
 }
 
 void

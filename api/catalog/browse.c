@@ -61,7 +61,7 @@ browse_done(struct browse *b)
 }
 
 static void
-browse_work(uv_work_t *w)
+browse_work(struct work *w)
 {
 	struct browse *b = w->data;
 
@@ -74,7 +74,7 @@ browse_work(uv_work_t *w)
 }
 
 static void
-on_browse_read(uv_work_t *w, int status)
+on_browse_read(struct work *w, int status)
 {
 	struct browse *b = w->data;
 
@@ -93,7 +93,7 @@ on_browse_read(uv_work_t *w, int status)
 static void
 browse_take(struct browse *b, const struct rows *r, size_t n)
 {
-	bool all = true;
+	bool all = true, remote = false;
 
 	b->count = n;
 	b->tables = xcalloc(n ? n : 1, sizeof(*b->tables));
@@ -105,11 +105,12 @@ browse_take(struct browse *b, const struct rows *r, size_t n)
 		t->location = xstrdup(rows_get(r, i, 2) ? rows_get(r, i, 2) : "");
 		t->meta = meta_cached(b->catalog, t->location);
 		all = all && t->meta;
+		remote = remote || storage_remote(t->location);
 	}
 	if (all)
 		browse_done(b);
 	else
-		uv_queue_work(b->catalog->app->loop, &b->work, browse_work, on_browse_read);
+		work_queue(b->catalog->app->loop, &b->work, remote, browse_work, on_browse_read);
 }
 
 char *

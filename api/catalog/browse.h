@@ -17,7 +17,7 @@ struct browsed {
 };
 
 struct browse {
-	uv_work_t work;
+	struct work work;
 	struct catalog *catalog;
 	struct request *rq;
 	struct browsed *tables;

@@ -100,6 +100,13 @@ meta_unref(struct meta *m)
 }
 
 struct meta *
+meta_ref(struct meta *m)
+{
+	m->refs++;
+	return m;
+}
+
+struct meta *
 meta_cached(struct catalog *c, const char *location)
 {
 	struct meta *m;

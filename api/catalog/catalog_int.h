@@ -7,6 +7,7 @@
 #include "api/catalog/catalog.h"
 #include "api/http.h"
 #include "base/list.h"
+#include "scheduler/work.h"
 #include "storage/storage.h"
 
 /* Metadata that was read or written: a file that never changes. Counted; json is not changed by anybody. */
@@ -50,6 +51,7 @@ void catalog_unref(struct catalog *c);
 struct meta *meta_cached(struct catalog *c, const char *location);
 /* Takes text and json over; returns a reference for the caller and keeps one, while there is room. */
 struct meta *meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_t *json);
+struct meta *meta_ref(struct meta *m);
 void meta_unref(struct meta *m);
 
 /* ---- where tables stood (catalog.c) ---- */
@@ -109,7 +111,7 @@ struct ask {
 	struct catalog *catalog;
 	struct request *rq;
 	char *ns, *name; /* owned, may be NULL */
-	char *to;        /* the namespace that a table goes to; the same */
+	char *to;        /* the namespace that a table goes to, or its location; the same */
 	bool view;       /* not a table */
 	bool flag;       /* the handler's own */
 	long limit;
@@ -147,6 +149,10 @@ void catalog_rebase(void *arg, const json_t *tables, sched_rebased_cb cb, void *
  * X-Iceberg-Access-Delegation), NULL when it brings its own.
  */
 void access_grant(const struct catalog *c, const char *location, const char *delegation, json_t *config, json_t *credentials);
+/* Must keys be fetched first? The two others block nobody, so they give what is at hand. */
+bool access_must_wait(const char *location, const char *delegation);
+/* Has it done in a worker thread, and calls `then` when it is over, well or not. */
+void access_wait(struct catalog *c, void (*then)(void *arg), void *arg);
 /* `,"config":{…}` and, if there are any, `,"storage-credentials":[…]`, as the end of an answer with a table. */
 void access_add(struct buf *b, struct request *rq, const char *location);
 
@@ -195,6 +201,6 @@ bool change_asked(const struct request *rq);
 void change_reply(struct request *rq, const struct meta *m);
 void change_reply_error(struct request *rq, int status, const char *message);
 /* Answers with a table: {"metadata-location", "metadata"} and with `config` what a client needs to load it. */
-void tables_reply(struct request *rq, const struct meta *m, bool config);
+void tables_reply(struct request *rq, struct meta *m, bool config);
 
 #endif

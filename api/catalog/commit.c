@@ -50,18 +50,18 @@ part_forget_base(struct part *p)
 }
 
 struct forgetting {
-	uv_work_t work;
+	struct work work;
 	char *location;
 };
 
 static void
-forgetting_work(uv_work_t *w)
+forgetting_work(struct work *w)
 {
 	warehouse_remove(((struct forgetting *)w->data)->location);
 }
 
 static void
-on_forgotten(uv_work_t *w, int status)
+on_forgotten(struct work *w, int status)
 {
 	struct forgetting *f = w->data;
 
@@ -78,7 +78,7 @@ file_forget(struct job *j, const char *location)
 
 	f->work.data = f;
 	f->location = xstrdup(location);
-	uv_queue_work(j->catalog->app->loop, &f->work, forgetting_work, on_forgotten);
+	work_queue(j->catalog->app->loop, &f->work, storage_remote(location), forgetting_work, on_forgotten);
 }
 
 /* What was written, or would have been. With `unlink_file`: no pointer leads to it, it was written for nothing. */
@@ -172,13 +172,13 @@ job_fail(struct job *j, struct err *e)
 /* ---- the files of a dropped table ---- */
 
 struct purge {
-	uv_work_t work;
+	struct work work;
 	char *warehouse, *location;
 	struct job *job;
 };
 
 static void
-purge_work(uv_work_t *w)
+purge_work(struct work *w)
 {
 	struct purge *p = w->data;
 
@@ -186,7 +186,7 @@ purge_work(uv_work_t *w)
 }
 
 static void
-on_purged(uv_work_t *w, int status)
+on_purged(struct work *w, int status)
 {
 	struct purge *p = w->data;
 
@@ -209,7 +209,7 @@ on_neighbours(void *arg, const struct rows *r, struct err *e)
 		on_purged(&p->work, 0);
 		return;
 	}
-	uv_queue_work(p->job->catalog->app->loop, &p->work, purge_work, on_purged);
+	work_queue(p->job->catalog->app->loop, &p->work, storage_remote(p->location), purge_work, on_purged);
 }
 
 /* The folder of a table is where its metadata/ lies; nothing is purged when that is not so. */
@@ -743,7 +743,7 @@ part_settle(struct part *p)
 }
 
 static void
-on_worked(uv_work_t *w, int status)
+on_worked(struct work *w, int status)
 {
 	struct job *j = w->data;
 
@@ -773,11 +773,25 @@ on_worked(uv_work_t *w, int status)
 	job_move(j);
 }
 
+/* May its files lie on a store over the network? */
+static bool
+job_remote(const struct job *j)
+{
+	const char *given = json_string_value(json_object_get(j->body, "metadata-location"));
+
+	if (given == NULL)
+		given = json_string_value(json_object_get(j->body, "location"));
+	for (size_t i = 0; i < j->nparts; i++)
+		if (j->parts[i].old && storage_remote(j->parts[i].old))
+			return true;
+	return storage_remote(given ? given : j->catalog->warehouse);
+}
+
 static void
 job_build(struct job *j)
 {
 	j->work.data = j;
-	uv_queue_work(j->catalog->app->loop, &j->work, job_work, on_worked);
+	work_queue(j->catalog->app->loop, &j->work, job_remote(j), job_work, on_worked);
 }
 
 static bool

@@ -284,7 +284,7 @@ part_undo(struct part *p, struct err *e)
 }
 
 void
-job_work(uv_work_t *w)
+job_work(struct work *w)
 {
 	struct job *j = w->data;
 	int rc = 0;

@@ -51,7 +51,7 @@ struct job {
 	int tries, verified;
 	mono_us lost_at; /* when the answer to a swap was lost first; 0: never */
 	struct alarm *pause;
-	uv_work_t work;
+	struct work work;
 	struct err e; /* of the worker */
 };
 
@@ -68,6 +68,6 @@ json_t *undo_updates(const json_t *before, const json_t *now, struct err *e);
 char *undo_refusal(const struct job *j);
 
 /* In a worker thread: reads what is needed, checks, applies, writes; `e` of the job tells how it went. */
-void job_work(uv_work_t *w);
+void job_work(struct work *w);
 
 #endif

@@ -32,7 +32,7 @@ struct rebase {
 	size_t n;
 	sched_rebased_cb cb;
 	void *arg;
-	uv_work_t work;
+	struct work work;
 	struct err e;
 };
 
@@ -166,7 +166,7 @@ plan_lists(struct moved *m)
 }
 
 static void
-plan_work(uv_work_t *w)
+plan_work(struct work *w)
 {
 	struct rebase *r = w->data;
 
@@ -251,7 +251,7 @@ build_one(struct moved *m, struct err *e)
 }
 
 static void
-build_work(uv_work_t *w)
+build_work(struct work *w)
 {
 	struct rebase *r = w->data;
 
@@ -260,10 +260,19 @@ build_work(uv_work_t *w)
 }
 
 static void
-on_built(uv_work_t *w, int status)
+on_built(struct work *w, int status)
 {
 	(void)status;
 	rebase_end(w->data);
+}
+
+static bool
+rebase_remote(const struct rebase *r)
+{
+	for (size_t i = 0; i < r->n; i++)
+		if (r->moved[i].have && storage_remote(r->moved[i].have))
+			return true;
+	return false;
 }
 
 static void
@@ -277,11 +286,11 @@ on_listed(void *arg, const json_t *report, struct err *e)
 		rebase_end(r);
 		return;
 	}
-	uv_queue_work(r->catalog->app->loop, &r->work, build_work, on_built);
+	work_queue(r->catalog->app->loop, &r->work, rebase_remote(r), build_work, on_built);
 }
 
 static void
-on_planned(uv_work_t *w, int status)
+on_planned(struct work *w, int status)
 {
 	struct rebase *r = w->data;
 	json_t *tables, *spec;
@@ -318,5 +327,5 @@ catalog_rebase(void *arg, const json_t *tables, sched_rebased_cb cb, void *cb_ar
 		r->moved[i].have = json_string_value(json_object_get(t, "have"));
 	}
 	r->work.data = r;
-	uv_queue_work(r->catalog->app->loop, &r->work, plan_work, on_planned);
+	work_queue(r->catalog->app->loop, &r->work, rebase_remote(r), plan_work, on_planned);
 }

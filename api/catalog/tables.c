@@ -210,18 +210,43 @@ reply_loaded(struct request *rq, const struct meta *m, bool config)
 	json_decref(location);
 }
 
-void
-tables_reply(struct request *rq, const struct meta *m, bool config)
+/* An answer that waits for keys. */
+struct loaded {
+	struct request *rq;
+	struct meta *m;
+};
+
+static void
+loaded_reply(void *arg)
 {
-	if (change_asked(rq))
+	struct loaded *l = arg;
+
+	reply_loaded(l->rq, l->m, true);
+	meta_unref(l->m);
+	free(l);
+}
+
+void
+tables_reply(struct request *rq, struct meta *m, bool config)
+{
+	const char *location = json_string_value(json_object_get(m->json, "location"));
+	struct loaded *l;
+
+	if (change_asked(rq)) {
 		change_reply(rq, m);
-	else
+	} else if (config && access_must_wait(location, request_header(rq, "X-Iceberg-Access-Delegation"))) {
+		l = xcalloc(1, sizeof(*l));
+		l->rq = rq;
+		l->m = meta_ref(m);
+		access_wait(rq->app->catalog, loaded_reply, l);
+	} else {
 		reply_loaded(rq, m, config);
+	}
 }
 
 /* A file that is being read for a request. */
 struct reading {
-	uv_work_t work;
+	struct work work;
 	struct ask *ask;
 	char *location, *text;
 	size_t len;
@@ -230,7 +255,7 @@ struct reading {
 };
 
 static void
-reading_work(uv_work_t *w)
+reading_work(struct work *w)
 {
 	struct reading *rd = w->data;
 
@@ -239,7 +264,7 @@ reading_work(uv_work_t *w)
 }
 
 static void
-on_read(uv_work_t *w, int status)
+on_read(struct work *w, int status)
 {
 	struct reading *rd = w->data;
 	struct ask *a = rd->ask;
@@ -291,7 +316,7 @@ ask_load(struct ask *a, const char *location)
 		rd->work.data = rd;
 		rd->ask = a;
 		rd->location = xstrdup(location);
-		uv_queue_work(a->catalog->app->loop, &rd->work, reading_work, on_read);
+		work_queue(a->catalog->app->loop, &rd->work, storage_remote(location), reading_work, on_read);
 		return;
 	}
 	ask_done(a);

@@ -85,22 +85,6 @@ warehouse_read(const char *location, char **text, size_t *len, json_t **json, st
 }
 
 static int
-write_all(int fd, const char *text, size_t len)
-{
-	while (len) {
-		ssize_t n = write(fd, text, len);
-
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0)
-			return -errno;
-		text += n;
-		len -= (size_t)n;
-	}
-	return 0;
-}
-
-static int
 sync_folder_of(const char *path)
 {
 	char *folder = xstrndup(path, (size_t)(strrchr(path, '/') - path));
@@ -128,7 +112,7 @@ write_synced(const char *path, const char *text, size_t len)
 		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return -errno;
-	rc = write_all(fd, text, len);
+	rc = fs_write_all(fd, text, len) < 0 ? -errno : 0;
 	if (rc == 0 && fsync(fd) < 0)
 		rc = -errno;
 	close(fd);

@@ -227,6 +227,13 @@ large_files(void **state)
 	assert_int_equal(back.len, size);
 	assert_memory_equal(back.s, data, size);
 	unlink(path);
+	buf_clear(&back);
+	if (storage_download(s, location, path, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(buf_add_file(&back, path), 0);
+	assert_int_equal(back.len, size);
+	assert_memory_equal(back.s, data, size);
+	unlink(path);
 	buf_release(&back);
 	free(data);
 	free(location);
