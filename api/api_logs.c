@@ -14,7 +14,8 @@
 #include "base/mask.h"
 #include "base/alloc.h"
 #include "base/log.h"
-#include "flows/secrets.h"
+#include "scheduler/archive.h"
+#include "scheduler/hide.h"
 #include "scheduler/alarm.h"
 #include "scheduler/run_states.h"
 
@@ -74,58 +75,6 @@ static char *
 log_path(const struct logs *l)
 {
 	return xasprintf("%s/runs/%s/%s/%d/log", l->app->home, l->run, l->task, l->n);
-}
-
-/* ---- what must not be shown ---- */
-
-static void
-mask_add_secrets(struct mask *m, const struct config *config, const struct flow *flow)
-{
-	json_t *name;
-	size_t i;
-
-	/* One by one: a secret that is gone by now must not keep the others from being hidden. */
-	json_array_foreach (flow->secrets, i, name) {
-		json_t *one = json_array(), *values = NULL, *v;
-		struct err e = ERR_INIT;
-		const char *key;
-
-		json_array_append(one, name);
-		if (secrets_load(config, one, &values, &e) < 0)
-			err_release(&e);
-		json_object_foreach (values, key, v)
-			if (json_is_string(v))
-				mask_add(m, json_string_value(v));
-		json_decref(values);
-		json_decref(one);
-	}
-}
-
-/* The secrets of the flow's version that ran; NULL when it has none. */
-static int
-logs_mask(struct app *app, const char *flow_id, const char *hash, const char *file, const char *source, struct mask **out,
-	  struct err *e)
-{
-	struct flow *flow = registry_flow(app->registry, flow_id), *loaded = NULL;
-	struct diags diags = DIAGS_INIT;
-
-	*out = NULL;
-	if (flow == NULL || strcmp(flow->hash, hash) != 0) {
-		flow = loaded = flow_load(file, source, strlen(source), app->config, &diags);
-		diags_release(&diags);
-	}
-	if (flow == NULL)
-		return err_set(e, ERR_INTERNAL,
-			       "the log is not shown: the flow's version that ran does not load any more, so it is not known "
-			       "which secrets to hide");
-	if (json_array_size(flow->secrets) > 0 || config_get(app->config, "s3.secret_key")) {
-		*out = mask_new();
-		mask_add_secrets(*out, app->config, flow);
-		if (config_get(app->config, "s3.secret_key"))
-			mask_add(*out, config_get(app->config, "s3.secret_key"));
-	}
-	flow_unref(loaded);
-	return 0;
 }
 
 /* ---- whole or a range ---- */
@@ -473,12 +422,47 @@ attempt_live(const char *state)
 static void logs_read(struct logs *l);
 
 static void
+logs_reply(struct logs *l)
+{
+	if (l->follow)
+		logs_reply_follow(l);
+	else
+		logs_reply_whole(l);
+}
+
+/* Is the log of an attempt that has ended not here, and is there a place that it may be fetched from? */
+static bool
+logs_gone(const struct logs *l)
+{
+	char *path = log_path(l);
+	bool gone = l->n > 0 && !l->live && archive_has_place(l->app->archive) && access(path, F_OK) < 0 && errno == ENOENT;
+
+	free(path);
+	return gone;
+}
+
+static void
+on_log_fetched(void *arg, struct err *e)
+{
+	struct logs *l = arg;
+
+	if (e == NULL) {
+		logs_reply(l);
+		return;
+	}
+	err_prefix(e, "the log of attempt %d of task %s in run %s is not in the state folder", l->n, l->task, l->run);
+	reply_err(l->rq, e);
+	logs_free(l);
+}
+
+static void
 on_logs_read(void *arg, const struct rows *r, struct err *e)
 {
 	struct logs *l = arg;
 	struct request *rq = l->rq;
 	struct err mine = ERR_INIT;
 	const char *task_state, *n, *state;
+	struct flow_ran ran;
 	int st;
 
 	l->reading = false;
@@ -499,6 +483,7 @@ on_logs_read(void *arg, const struct rows *r, struct err *e)
 	}
 	task_state = rows_get(r, 0, 0);
 	n = rows_get(r, 0, 1);
+	ran = (struct flow_ran){ rows_get(r, 0, 3), rows_get(r, 0, 4), rows_get(r, 0, 5), rows_get(r, 0, 6) };
 	state = rows_get(r, 0, 2);
 	st = task_state_parse(task_state);
 	if (n == NULL && (!l->follow || request_query(rq, "attempt"))) {
@@ -506,8 +491,7 @@ on_logs_read(void *arg, const struct rows *r, struct err *e)
 		logs_free(l);
 		return;
 	}
-	if (rows_get(r, 0, 6) &&
-	    logs_mask(l->app, rows_get(r, 0, 3), rows_get(r, 0, 4), rows_get(r, 0, 5), rows_get(r, 0, 6), &l->mask, &mine) < 0) {
+	if (hide_secrets(l->app->registry, l->app->config, &ran, &l->mask, &mine) < 0) {
 		reply_err(rq, &mine);
 		logs_free(l);
 		return;
@@ -516,23 +500,28 @@ on_logs_read(void *arg, const struct rows *r, struct err *e)
 		l->n = (int)strtol(n, NULL, 10);
 	if (n ? !attempt_live(state) : st >= 0 && task_state_terminal((enum task_state)st))
 		follow_over(l, n ? state : task_state);
-	if (l->follow)
-		logs_reply_follow(l);
-	else
-		logs_reply_whole(l);
+	if (logs_gone(l)) {
+		char *key = xasprintf("%s/%s/%d", l->run, l->task, l->n);
+
+		archive_fetch(l->app->archive, key, "log", on_log_fetched, l);
+		free(key);
+		return;
+	}
+	logs_reply(l);
 }
 
 static void
 logs_read(struct logs *l)
 {
 	l->reading = true;
-	/* Only a flow whose text has the word can have secrets: the text of the others need not travel. */
 	store_query(l->app->store,
-		    "SELECT t.state, a.n, a.state, r.flow, v.hash, v.file, CASE WHEN v.source LIKE '%secrets%' THEN v.source END"
-		    " FROM sluice.tasks t JOIN sluice.runs r ON r.id = t.run_id JOIN sluice.flow_versions v ON v.hash = r.version"
-		    " LEFT JOIN LATERAL (SELECT n, state FROM sluice.attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
-		    "  AND ($3::int = 0 OR a.n = $3::int) ORDER BY n DESC LIMIT 1) a ON true"
-		    " WHERE t.run_id = $1 AND t.id = $2",
+		    "SELECT t.state, a.n, a.state, r.flow, v.hash, v.file, " SQL_HIDE_SOURCE(
+			    "v.source") " FROM sluice.tasks t JOIN sluice.runs r ON r.id = t.run_id JOIN sluice.flow_versions v "
+					"ON v.hash = r.version"
+					" LEFT JOIN LATERAL (SELECT n, state FROM sluice.attempts a WHERE a.run_id = t.run_id "
+					"AND a.task_id = t.id"
+					"  AND ($3::int = 0 OR a.n = $3::int) ORDER BY n DESC LIMIT 1) a ON true"
+					" WHERE t.run_id = $1 AND t.id = $2",
 		    3, (const char *[]){ l->run, l->task, l->number }, on_logs_read, l);
 }
 

@@ -5,6 +5,7 @@
 #include <uv.h>
 
 #include "flows/config.h"
+#include "scheduler/archive.h"
 #include "scheduler/registry.h"
 #include "scheduler/sched.h"
 #include "scheduler/store/store.h"
@@ -21,6 +22,7 @@ struct app {
 	struct store *store;
 	struct auth *auth;
 	struct catalog *catalog;
+	struct archive *archive;
 	const struct turns *turns;
 	const char *home; /* absolute path of the state folder */
 	const char *flows_dir;

@@ -34,6 +34,8 @@ static const struct extra extras[] = {
 	{ "POST", "/api/v1/runs/{run}/undo", "", "with_later:boolean", "" },
 	{ "GET", "/api/v1/runs/{run}/tasks/{task}", "", "", "Task" },
 	{ "GET", "/api/v1/runs/{run}/tasks/{task}/logs", "attempt follow", "", "text/plain" },
+	{ "GET", "/api/v1/runs/{run}/tasks/{task}/artifacts", "attempt", "", "List" },
+	{ "GET", "/api/v1/runs/{run}/tasks/{task}/artifacts/{name...}", "attempt", "", "application/octet-stream" },
 	{ "GET", "/api/v1/events", "run flow after", "", "text/event-stream" },
 	{ "POST", "/api/v1/sql", "", "sql:string! limit:integer", "Result" },
 	{ "GET", "/api/v1/tables", "namespace limit cursor", "", "TableList" },

@@ -18,7 +18,7 @@ const struct route_table route_tables[] = {
 	{ runs_routes, &runs_routes_count },     { flows_routes, &flows_routes_count },   { logs_routes, &logs_routes_count },
 	{ events_routes, &events_routes_count }, { sql_routes, &sql_routes_count },       { system_routes, &system_routes_count },
 	{ catalog_routes, &catalog_routes_count }, { browse_routes, &browse_routes_count }, { undo_routes, &undo_routes_count },
-	{ page_routes, &page_routes_count },
+	{ artifacts_routes, &artifacts_routes_count }, { page_routes, &page_routes_count },
 };
 /* clang-format on */
 const size_t route_tables_count = sizeof(route_tables) / sizeof(route_tables[0]);

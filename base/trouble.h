@@ -17,7 +17,8 @@
 	X(START, "start")           /* no attempt can be started */                                                              \
 	X(NURSERY, "nursery")       /* it cannot be started */                                                                   \
 	X(REPORT, "report")         /* what attempts reported cannot be read */                                                  \
-	X(ACCEPT, "accept")         /* no connection can be taken */
+	X(ACCEPT, "accept")         /* no connection can be taken */                                                             \
+	X(ARCHIVE, "archive")       /* logs and artifacts cannot be copied to server.archive */
 
 enum trouble {
 #define X(sym, name) TROUBLE_##sym,

@@ -32,6 +32,10 @@ static const struct command commands[] = {
 	  "RUN is an id, the beginning of one, or `last`.\n" },
 	{ "logs", cmd_logs, "home url follow attempt", 1, 2, "logs RUN [TASK] [-f] [--attempt N]",
 	  "print the logs of a run's tasks", "With -f it goes on until the task ends.\n" },
+	{ "artifacts", cmd_artifacts, "home url attempt json", 2, 3, "artifacts RUN TASK [FILE] [--attempt N] [--json]",
+	  "list the files that a task kept, or print one",
+	  "A command keeps what it puts into the folder $SLUICE_ARTIFACTS.\n\n"
+	  "  sluice artifacts last report chart.png > chart.png\n" },
 	{ "cancel", cmd_cancel, "home url json", 1, 1, "cancel RUN [--json]", "stop a run: TERM, and after the grace time KILL",
 	  NULL },
 	{ "undo", cmd_undo, "home url json with-later", 1, 1, "undo RUN [--with-later] [--json]",

@@ -41,6 +41,7 @@ int cmd_trigger(const struct args *a);
 int cmd_runs(const struct args *a);
 int cmd_show(const struct args *a);
 int cmd_logs(const struct args *a);
+int cmd_artifacts(const struct args *a);
 int cmd_cancel(const struct args *a);
 int cmd_undo(const struct args *a);
 int cmd_next(const struct args *a);

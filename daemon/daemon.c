@@ -29,6 +29,7 @@
 #include "scheduler/cluster.h"
 #include "scheduler/store/jdbc_uri.h"
 #include "scheduler/turns.h"
+#include "scheduler/work.h"
 
 #define LOCK_TRIES   50 /* half a second in all */
 #define LOCK_WAIT_US 10000
@@ -217,6 +218,8 @@ daemon_close(struct daemon *d)
 	if (d->api)
 		api_stop(d->api);
 	d->api = NULL;
+	archive_close(d->app.archive);
+	d->app.archive = NULL;
 	if (d->app.sched)
 		sched_close(d->app.sched, true);
 	if (d->app.catalog)
@@ -233,13 +236,21 @@ daemon_close(struct daemon *d)
 }
 
 static void
-on_drained(void *arg)
+on_archived(void *arg)
 {
 	struct daemon *d = arg;
 
 	log_info("everything is written; good-bye");
 	daemon_close(d);
 	uv_stop(&d->loop);
+}
+
+static void
+on_drained(void *arg)
+{
+	struct daemon *d = arg;
+
+	archive_drain(d->app.archive, on_archived, d);
 }
 
 static void
@@ -353,6 +364,9 @@ daemon_open(struct daemon *d, const struct serve_options *o, struct err *e)
 				  (const char *const *)&d->app.url, !o->ephemeral, e);
 	if (d->app.sched == NULL)
 		goto fail;
+	d->app.archive = archive_open(&d->loop, d->app.store, d->config, d->app.registry, d->app.sched, d->home, e);
+	if (d->app.archive == NULL)
+		goto fail;
 	if ((d->app.catalog = catalog_new(&d->app, e)) == NULL)
 		goto fail;
 	if (listen == NULL)
@@ -391,6 +405,7 @@ serve_main(const struct serve_options *o)
 	daemon_lock(&d);
 	daemon_config(&d, o);
 	d.libdir = default_libdir();
+	work_open();
 	uv_loop_init(&d.loop);
 	turns_open(&d.turns, &d.loop);
 	d.app.turns = &d.turns;

@@ -350,6 +350,9 @@ const struct grammar_row grammar_rows[] = {
 	  "Snapshots that are kept whatever their age." },
 
 	{ "server", "listen", G_ONE, G_STRING, NULL, 0, "127.0.0.1:8080", NULL, "Address and port of the HTTP API." },
+	{ "server", "archive", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "Where logs and artifacts of ended attempts are kept as well, s3://BUCKET/FOLDER or a folder; read from there when "
+	  "they are not in the state folder." },
 	{ "server", "max_active_tasks", G_ONE, G_INT, NULL, 0, NULL, "1..10000",
 	  "Tasks at once; by default one a processor." },
 	{ "server", "database", G_ONE, G_STRING, NULL, 0, NULL, NULL,

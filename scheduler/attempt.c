@@ -21,6 +21,7 @@
 #include "base/trouble.h"
 #include "flows/expr.h"
 #include "flows/secrets.h"
+#include "scheduler/archive.h"
 #include "scheduler/sched_int.h"
 #include "storage/storage.h"
 
@@ -193,6 +194,9 @@ command_env(const struct attempt *a, json_t *own)
 	text = xasprintf("%s/report", a->dir);
 	env_set(env, "SLUICE_REPORT", text);
 	free(text);
+	text = xasprintf("%s/artifacts", a->dir);
+	env_set(env, "SLUICE_ARTIFACTS", text);
+	free(text);
 	env_set(env, "SLUICE_SCRATCH", a->scratch);
 	text = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
 	env_set(env, "SLUICE_CATALOG_URI", text);
@@ -350,6 +354,23 @@ attempt_arm_timeout(struct attempt *a)
 			  a);
 }
 
+/* The folder for what a command wants to keep, and the mark that it must be archived; what cannot be made, or NULL. */
+static const char *
+attempt_keep(struct attempt *a)
+{
+	char *folder;
+	bool good = true;
+
+	if (a->task->def->type == TASK_COMMAND) {
+		folder = xasprintf("%s/artifacts", a->dir);
+		good = mkdir(folder, 0755) == 0 || errno == EEXIST;
+		free(folder);
+	}
+	if (good && config_get(a->sched->config, "server.archive"))
+		good = archive_mark(a->sched->home, a->key) == 0;
+	return good ? NULL : a->dir;
+}
+
 void
 attempt_prepare(struct attempt *a)
 {
@@ -361,6 +382,8 @@ attempt_prepare(struct attempt *a)
 		failed = a->dir;
 	else if (fs_make_folders(a->scratch, 0700) < 0)
 		failed = a->scratch;
+	else if (a->task)
+		failed = attempt_keep(a);
 	if (failed) {
 		a->unready_errno = errno;
 		a->unready = xasprintf("cannot make the folder %s: %s", failed, strerror(a->unready_errno));
