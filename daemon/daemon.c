@@ -183,7 +183,7 @@ daemon_config(struct daemon *d, const struct serve_options *o)
 		die("the config %s has problems (above); the daemon does not start with them",
 		    d->config_file ? d->config_file : "from the environment");
 	/* The default warehouse lies in the state folder; any setting of the user's wins over it. */
-	if (config_get(d->config, "catalog.warehouse") == NULL) {
+	if (config_get(d->config, "catalog.warehouse") == NULL && !config_foreign(d->config)) {
 		path = xasprintf("file://%s/warehouse", d->home);
 		json_object_set_new(json_object_get(d->config->json, "catalog"), "warehouse", json_string(path));
 		free(path);

@@ -45,6 +45,14 @@ config_get(const struct config *c, const char *path)
 	return json_string_value(at);
 }
 
+bool
+config_foreign(const struct config *c)
+{
+	const char *type = c ? config_get(c, "catalog.type") : NULL;
+
+	return type && strcmp(type, "rest") == 0;
+}
+
 /* ---- the environment ---- */
 
 static void
@@ -312,6 +320,33 @@ set_absolute(const struct reading *r, json_t *object, const char *key)
 	free(full);
 }
 
+/* A catalog of another server. What is wrong with credentials is said without them. */
+static void
+check_rest(struct reading *r, json_t *catalog)
+{
+	const char *uri = json_string_value(json_object_get(catalog, "uri")),
+		   *credential = json_string_value(json_object_get(catalog, "credential"));
+	size_t n = uri ? strlen(uri) : 0;
+
+	if (uri == NULL)
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type rest needs \"uri\"");
+	else if (strncmp(uri, "http://", 7) != 0 && strncmp(uri, "https://", 8) != 0)
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0,
+			  "the uri of a catalog of type rest must begin with http:// or https://, not \"%s\"", uri);
+	if (credential && (*credential == ':' || strchr(credential, ':') == NULL))
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "the credential of the catalog must be ID:SECRET");
+	if (credential && json_object_get(catalog, "token"))
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0,
+			  "the catalog has both a token and a credential; one of them is enough");
+	/* As clients take it: with or without what the paths begin with. */
+	while (n && uri[n - 1] == '/')
+		n--;
+	if (n > 3 && strncmp(uri + n - 3, "/v1", 3) == 0)
+		n -= 3;
+	if (uri)
+		json_object_set_new(catalog, "uri", json_stringn(uri, n));
+}
+
 /* What the grammar does not know: paths, the catalog's type, and what is accepted but not used yet. */
 static void
 complete_config(struct reading *r, json_t *j)
@@ -322,7 +357,6 @@ complete_config(struct reading *r, json_t *j)
 	void *tmp;
 
 	json_object_foreach_safe(paths, tmp, key, v) set_absolute(r, paths, key);
-	set_absolute(r, catalog, "warehouse");
 	set_absolute(r, json_object_get(j, "server"), "flows");
 	set_absolute(r, json_object_get(j, "server"), "archive");
 	if (!json_object_get(catalog, "type"))
@@ -331,18 +365,22 @@ complete_config(struct reading *r, json_t *j)
 						: json_object_get(catalog, "uri")    ? "rest"
 										     : "sluice"));
 	type = json_string_value(json_object_get(catalog, "type"));
+	if (strcmp(type, "rest") == 0)
+		check_rest(r, catalog);
+	else
+		set_absolute(r, catalog, "warehouse");
 	warehouse = json_string_value(json_object_get(catalog, "warehouse"));
 	if (strcmp(type, "jdbc") == 0 && !json_object_get(catalog, "jdbc_uri"))
 		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type jdbc needs \"jdbc_uri\"");
-	if ((strcmp(type, "rest") == 0 || strcmp(type, "hive") == 0) && !json_object_get(catalog, "uri"))
-		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type %s needs \"uri\"", type);
-	if (strcmp(type, "sluice") != 0 && strcmp(type, "jdbc") != 0 && r->diags->errors == errors)
+	if (strcmp(type, "hive") == 0 && !json_object_get(catalog, "uri"))
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type hive needs \"uri\"");
+	if ((strcmp(type, "hive") == 0 || strcmp(type, "glue") == 0) && r->diags->errors == errors)
 		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
 			  "a catalog of type %s is not supported yet: flows that use tables are refused; set catalog.type: "
 			  "sluice to use "
 			  "the catalog in the daemon",
 			  type);
-	if (warehouse && is_remote(warehouse))
+	if (warehouse && strcmp(type, "rest") != 0 && is_remote(warehouse))
 		remote = warehouse;
 	json_object_foreach (paths, key, v) {
 		if (is_remote(json_string_value(v)))

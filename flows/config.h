@@ -7,6 +7,7 @@
 #define FLOWS_CONFIG_H
 
 #include <jansson.h>
+#include <stdbool.h>
 
 #include "flows/diag.h"
 
@@ -18,11 +19,14 @@ struct config {
 
 /*
  * Loads `file` (NULL: none) with the environment `envp` (as environ). Always returns a config when there are no errors in
- * `diags`, else NULL. Relative paths in `paths` and `catalog.warehouse` are made absolute against the file's folder.
+ * `diags`, else NULL. Relative paths in `paths` and `catalog.warehouse` (a place, not a server's name for it) are made absolute
+ * against the file's folder.
  */
 struct config *config_load(const char *file, char *const *envp, struct diags *diags);
 void config_free(struct config *c);
 /* A string by path, "catalog.name"; NULL when absent or not a string. Borrowed. */
 const char *config_get(const struct config *c, const char *path);
+/* Do the tables belong to another server's catalog (catalog.type: rest)? */
+bool config_foreign(const struct config *c);
 
 #endif

@@ -796,6 +796,8 @@ load_flow_keys(struct loader *l, json_t *j)
 	f->max_active_tasks = (int)json_integer_value(json_object_get(concurrency, "max_active_tasks"));
 	f->overlap = (enum overlap)enum_index(overlaps, 3, json_string_value(json_object_get(concurrency, "overlap")));
 	f->isolation = (enum isolation)enum_index(isolations, 2, json_string_value(json_object_get(j, "isolation")));
+	if (config_foreign(l->config))
+		f->isolation = ISOLATION_TASK; /* see refuse_isolation */
 	f->timeout = get_dur(j, "timeout");
 	load_vars(l, json_object_get(j, "vars"));
 	params_build(l, json_object_get(j, "params"));
@@ -833,6 +835,30 @@ folder_of(const char *file)
 	return full;
 }
 
+/*
+ * Another server's catalog keeps no private commits for us: each is visible at once. A flow that asks for more is refused rather
+ * than disappointed.
+ */
+static void
+refuse_isolation(struct loader *l, const struct ynode *root)
+{
+	const struct ynode *asked = ynode_get(root, "isolation");
+
+	if (asked == NULL || asked->kind != Y_SCALAR || strcmp(asked->text, "run") != 0 || !config_foreign(l->config))
+		return;
+	for (size_t i = 0; i < l->flow->ntasks; i++) {
+		const struct task_def *t = &l->flow->tasks[i];
+
+		if (!json_object_get(t->spec, "into"))
+			continue;
+		load_error(l, asked->line, asked->col,
+			   "isolation: run is not possible with the catalog \"%s\", which another server keeps (%s): what task "
+			   "\"%s\" writes is visible at once; leave it out or say isolation: task",
+			   config_get(l->config, "catalog.name"), config_get(l->config, "catalog.uri"), t->id);
+		return;
+	}
+}
+
 static void
 load_root(struct loader *l, struct ynode *root)
 {
@@ -844,6 +870,7 @@ load_root(struct loader *l, struct ynode *root)
 	if (root->kind == Y_MAP) {
 		load_flow_keys(l, j);
 		load_tasks(l, root);
+		refuse_isolation(l, root);
 		load_schedules(l, json_object_get(j, "schedule"));
 		flow_check_refs(l);
 	}

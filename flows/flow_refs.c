@@ -204,7 +204,8 @@ static void
 check_config_ref(const struct place *p, size_t offset, const char *path, char **part, size_t n)
 {
 	static const char *const hidden[] = { "config.catalog.password", "config.s3.secret_key", "config.s3.access_key",
-					      "config.s3.session_token" };
+					      "config.s3.session_token", "config.catalog.token", "config.catalog.credential",
+					      "config.catalog.headers" };
 
 	if (p->l->config == NULL || p->l->config->file == NULL) {
 		const json_t *json = p->l->config ? p->l->config->json : NULL;
@@ -397,12 +398,12 @@ check_table_name(struct loader *l, const struct task_def *t, const char *key)
 	pos_find(t->pos, key, &line, &col);
 	if (l->config)
 		c = config_get(l->config, "catalog.type");
-	if (text && c && strcmp(c, "sluice") != 0 && strcmp(c, "jdbc") != 0)
+	if (text && c && (strcmp(c, "hive") == 0 || strcmp(c, "glue") == 0))
 		load_error(l, line, col,
 			   "task \"%s\" writes or reads tables, and the config's catalog \"%s\" is of type %s, which is not "
 			   "supported yet; set catalog.type: sluice to use the catalog in the daemon",
 			   t->id, config_get(l->config, "catalog.name"), c);
-	else if (text && l->config && config_get(l->config, "catalog.warehouse") &&
+	else if (text && l->config && !config_foreign(l->config) && config_get(l->config, "catalog.warehouse") &&
 		 remote_in(config_get(l->config, "catalog.warehouse")))
 		load_error(l, line, col,
 			   "task \"%s\" writes or reads tables, and the config's warehouse is %s: object stores other than S3 "

@@ -130,7 +130,8 @@ masked_copy(struct mask *m, const char *from, const char *to, struct err *e)
 static int
 deliver_log(struct delivery *d, const char *folder, const char *to)
 {
-	char *log = xasprintf("%s/log", folder), *masked = xasprintf("%s/log.masked", folder), *location = xasprintf("%s/log", to);
+	char *log = xasprintf("%s/log", folder), *masked = xasprintf("%s/log.masked", folder),
+	     *location = xasprintf("%s/log", to);
 	int rc = 0;
 
 	if (access(log, F_OK) < 0 && errno == ENOENT) { /* it never began */
@@ -235,8 +236,8 @@ delivery_fail(struct delivery *d, const char *why)
 	struct archive *a = d->archive;
 
 	trouble_begin(TROUBLE_ARCHIVE,
-		      "logs and artifacts cannot be copied to server.archive, they stay in %s/runs and are tried again: %s", a->home,
-		      why);
+		      "logs and artifacts cannot be copied to server.archive, they stay in %s/runs and are tried again: %s",
+		      a->home, why);
 	json_object_set_new(a->failed, d->key, json_true());
 	json_object_set_new(a->due, d->key, json_true());
 	if (a->again == NULL && !a->closing) {
@@ -310,9 +311,10 @@ delivery_begin(struct archive *a, const char *key)
 	a->refs++;
 	a->busy++;
 	store_query(a->store,
-		    "SELECT a.state, r.flow, v.hash, v.file, " SQL_HIDE_SOURCE("v.source")
-		    " FROM sluice.attempts a JOIN sluice.runs r ON r.id = a.run_id JOIN sluice.flow_versions v ON v.hash = r.version"
-		    " WHERE a.run_id = $1 AND a.task_id = $2 AND a.n = $3::int",
+		    "SELECT a.state, r.flow, v.hash, v.file, " SQL_HIDE_SOURCE(
+			    "v.source") " FROM sluice.attempts a JOIN sluice.runs r ON r.id = a.run_id JOIN sluice.flow_versions "
+					"v ON v.hash = r.version"
+					" WHERE a.run_id = $1 AND a.task_id = $2 AND a.n = $3::int",
 		    3, (const char *const[]){ run, task, n }, on_attempt_read, d);
 	free(run);
 }
@@ -350,7 +352,8 @@ on_event(void *arg, const json_t *ev)
 {
 	struct archive *a = arg;
 	const char *kind = json_string_value(json_object_get(ev, "kind")), *run = json_string_value(json_object_get(ev, "run")),
-		   *task = json_string_value(json_object_get(ev, "task")), *state = json_string_value(json_object_get(ev, "state"));
+		   *task = json_string_value(json_object_get(ev, "task")),
+		   *state = json_string_value(json_object_get(ev, "state"));
 	json_int_t n = json_integer_value(json_object_get(ev, "attempt"));
 	char *key, *mark;
 

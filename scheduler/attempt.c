@@ -113,14 +113,20 @@ attempt_alloc(struct sched *s, struct task *t, char *key, int n)
 	return a;
 }
 
+/* The catalog and what opens it: another server's as the config has it, else ours with the attempt's own token. */
 static json_t *
 catalog_doc(const struct attempt *a)
 {
 	const struct config *c = a->sched->config;
 	const char *name = config_get(c, "catalog.name"), *warehouse = config_get(c, "catalog.warehouse");
-	char *uri = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
-	json_t *doc = json_pack("{s:s,s:s,s:s,s:s*}", "name", name ? name : "local", "uri", uri, "token", a->token, "warehouse",
-				warehouse);
+	char *uri;
+	json_t *doc;
+
+	if (config_foreign(c))
+		return json_copy(json_object_get(c->json, "catalog"));
+	uri = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
+	doc = json_pack("{s:s,s:s,s:s,s:s*}", "name", name ? name : "local", "uri", uri, "token", a->token, "warehouse",
+			warehouse);
 
 	free(uri);
 	return doc;
@@ -148,18 +154,22 @@ s3_doc(struct sched *s)
 	return doc;
 }
 
-/* The values of a flow's secrets, and the store's: never to be stored. */
+/* The values of a flow's secrets, the store's and those of another server's catalog: never to be stored. */
 static struct mask *
 mask_of(const struct config *config, const json_t *secrets)
 {
+	static const char *const own[] = { "s3.secret_key", "catalog.token" };
 	struct mask *m = mask_new();
 	const char *name;
 	json_t *value;
 
 	json_object_foreach ((json_t *)(uintptr_t)secrets, name, value)
 		mask_add(m, json_string_value(value));
-	if (config_get(config, "s3.secret_key"))
-		mask_add(m, config_get(config, "s3.secret_key"));
+	for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		if (config_get(config, own[i]))
+			mask_add(m, config_get(config, own[i]));
+	if (config_get(config, "catalog.credential"))
+		mask_add(m, strchr(config_get(config, "catalog.credential"), ':') + 1);
 	return m;
 }
 
@@ -175,7 +185,7 @@ command_env(const struct attempt *a, json_t *own)
 {
 	static const char *const pass[] = { "PATH",   "HOME", "LANG",    "LC_ALL", "TZ",
 					    "TMPDIR", "USER", "LOGNAME", "SHELL",  "SSL_CERT_FILE" };
-	json_t *env = json_object();
+	json_t *env = json_object(), *catalog;
 	const struct run *run = a->task->run;
 	char *text;
 
@@ -198,10 +208,11 @@ command_env(const struct attempt *a, json_t *own)
 	env_set(env, "SLUICE_ARTIFACTS", text);
 	free(text);
 	env_set(env, "SLUICE_SCRATCH", a->scratch);
-	text = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
-	env_set(env, "SLUICE_CATALOG_URI", text);
-	free(text);
-	env_set(env, "SLUICE_CATALOG_TOKEN", a->token);
+	catalog = catalog_doc(a);
+	env_set(env, "SLUICE_CATALOG_URI", json_string_value(json_object_get(catalog, "uri")));
+	/* What opens another server's catalog is told only to commands whose flow names it among its secrets. */
+	env_set(env, "SLUICE_CATALOG_TOKEN", config_foreign(a->sched->config) ? "" : a->token);
+	json_decref(catalog);
 	env_set(env, "SLUICE_URL", *a->sched->url);
 	return env;
 }

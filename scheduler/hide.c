@@ -54,4 +54,3 @@ hide_secrets(struct registry *registry, const struct config *config, const struc
 	flow_unref(loaded);
 	return 0;
 }
-

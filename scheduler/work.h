@@ -11,7 +11,7 @@
 #include "base/list.h"
 
 struct work;
-typedef void (*work_fn)(struct work *w);              /* in a worker thread */
+typedef void (*work_fn)(struct work *w);                  /* in a worker thread */
 typedef void (*work_done_fn)(struct work *w, int status); /* on the loop; may free `w` */
 
 /* Embedded in what the work is about; `data` is the owner's, the rest ours. */

@@ -25,7 +25,9 @@ catalog_new(struct app *app, struct err *e)
 	struct catalog *c;
 	size_t n;
 
-	if (warehouse == NULL || *warehouse == '\0') {
+	if (config_foreign(app->config)) { /* its name for the warehouse is none of ours */
+		warehouse = "";
+	} else if (warehouse == NULL || *warehouse == '\0') {
 		err_set(e, ERR_INVALID, "the config has no catalog.warehouse: the folder where the tables lie");
 		return NULL;
 	}

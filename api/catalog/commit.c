@@ -716,7 +716,8 @@ job_reply_staged(struct job *j)
 
 	buf_adds(&b, "{\"metadata\":");
 	buf_add(&b, p->text, p->len);
-	buf_adds(&b, ",\"config\":{}}");
+	access_add(&b, j->rq, json_string_value(json_object_get(p->json, "location")));
+	buf_addc(&b, '}');
 	reply_json_text(j->rq, 200, b.s);
 	buf_release(&b);
 	job_free(j);

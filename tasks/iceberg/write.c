@@ -12,6 +12,7 @@
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/rest.h"
+#include "tasks/iceberg/session.h"
 #include "tasks/iceberg/write_int.h"
 #include "tasks/spent.h"
 
@@ -108,6 +109,20 @@ create_properties(const struct write *w)
 	return out;
 }
 
+/* Our own catalog makes them as it stages a table. */
+static int
+writer_make_folders(struct writer *wr)
+{
+	char *data = xasprintf("%s/data/", wr->local), *metadata = xasprintf("%s/metadata/", wr->local);
+	int rc = task_make_parents(wr->cx, data);
+
+	if (rc == 0)
+		rc = task_make_parents(wr->cx, metadata);
+	free(data);
+	free(metadata);
+	return rc;
+}
+
 /* A table that is not there yet is staged: nothing is visible before its first commit. */
 static int
 writer_stage_create(struct writer *wr)
@@ -135,7 +150,9 @@ writer_stage_create(struct writer *wr)
 	}
 	wr->loaded = answer;
 	wr->create = true;
-	return writer_location(wr);
+	if (session_storage(wr->cx, answer) < 0 || writer_location(wr) < 0)
+		return -1;
+	return session_foreign(wr->cx) ? writer_make_folders(wr) : 0;
 }
 
 /* The catalog has given the ids: they are what is written. */
@@ -384,62 +401,4 @@ out:
 	/* A commit whose answer was lost may have landed: its files must stay. */
 	writer_release(&wr, status != 200 && (status >= 0 || !wr.sent));
 	return status == 200 ? 0 : -1;
-}
-
-int
-iceberg_attach(struct context *cx)
-{
-	const json_t *catalog = json_object_get(cx->doc, "catalog");
-	struct buf b = BUF_INIT;
-	json_t *answer = NULL, *levels;
-	enum spent part;
-	int rc = -1, status;
-
-	if (cx->attached)
-		return 0;
-	if (duck_load_iceberg(cx->db, &cx->err) < 0)
-		return -1;
-	part = spent_enter(SPENT_ATTACH);
-	/* First, since it waits for a catalog that is away, as the engine does not. */
-	status = rest_call(cx, "GET", "namespaces", NULL, &answer);
-	if (status < 0)
-		goto out;
-	if (json_object_get(cx->doc, "s3") && task_s3(cx) < 0)
-		goto out;
-	buf_adds(&b, "CREATE OR REPLACE TEMPORARY SECRET sluice_catalog (TYPE iceberg, TOKEN ");
-	buf_add_sql_string(&b, json_string_value(json_object_get(catalog, "token")));
-	buf_adds(&b, ")");
-	rc = duck_exec(cx->db, b.s, &cx->err);
-	buf_clear(&b);
-	if (rc < 0)
-		goto out;
-	buf_adds(&b, "ATTACH '' AS ");
-	buf_add_sql_name(&b, json_string_value(json_object_get(catalog, "name")));
-	buf_adds(&b, " (TYPE iceberg, ENDPOINT ");
-	buf_add_sql_string(&b, json_string_value(json_object_get(catalog, "uri")));
-	buf_adds(&b, ", SECRET sluice_catalog)");
-	rc = duck_exec(cx->db, b.s, &cx->err);
-	buf_clear(&b);
-	if (rc < 0)
-		goto out;
-	cx->attached = true;
-	if (status == 200) {
-		levels = json_array_get(json_object_get(answer, "namespaces"), 0);
-		if (json_array_size(levels) == 1) {
-			/* With a default namespace set, both stg.t and local.stg.t resolve. */
-			buf_adds(&b, "USE ");
-			buf_add_sql_name(&b, json_string_value(json_object_get(catalog, "name")));
-			buf_addc(&b, '.');
-			buf_add_sql_name(&b, json_string_value(json_array_get(levels, 0)));
-			rc = duck_exec(cx->db, b.s, &cx->err);
-		}
-	}
-	if (rc == 0)
-		rc = inspect_define(cx->db, &cx->err);
-	inspect_begin(cx);
-out:
-	json_decref(answer);
-	buf_release(&b);
-	spent_leave(part);
-	return rc < 0 ? -1 : 0;
 }

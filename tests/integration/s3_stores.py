@@ -56,6 +56,7 @@ class Store:
             (self.folder / "s3.json").write_text(json.dumps({"identities": [who]}))
             names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
             names += ["s3.port.grpc", "s3.port.iceberg"]
+            self.catalog = f"http://127.0.0.1:{ports[len(names)]}"  # its own Iceberg REST catalog
             command = [program("weed"), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
             command += ["-webdav=false", "-admin.ui=false", "-s3.port.lance=0", f"-s3.port={self.port}", f"-s3.config={self.folder}/s3.json"]
             command += [f"-{n}={p}" for n, p in zip(names, ports[1:])]
@@ -80,7 +81,7 @@ class Store:
     def endpoint(self):
         return f"http://127.0.0.1:{self.port}"
 
-    def request(self, method, path, body=b"", query=""):
+    def request(self, method, path, body=b"", query="", service="s3"):
         """Signed by ourselves, so that the tests do not trust what they test."""
         now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%dT%H%M%SZ")
         digest = hashlib.sha256(body).hexdigest()
@@ -88,7 +89,7 @@ class Store:
         head = {"host": f"127.0.0.1:{self.port}", "x-amz-content-sha256": digest, "x-amz-date": now}
         names = ";".join(head)
         asked = "\n".join([method, path, query, *(f"{k}:{v}" for k, v in head.items()), "", names, digest])
-        scope = f"{now[:8]}/us-east-1/s3/aws4_request"
+        scope = f"{now[:8]}/us-east-1/{service}/aws4_request"
         to_sign = "\n".join(["AWS4-HMAC-SHA256", now, scope, hashlib.sha256(asked.encode()).hexdigest()])
         key = f"AWS4{SECRET}".encode()
         for part in (*scope.split("/"), to_sign):

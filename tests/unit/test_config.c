@@ -203,6 +203,11 @@ test_errors(void **state)
 	expect_error("paths: {x: \"${env.NOT_THERE}\"}\n", "sluice.yaml:1:13: ${env.NOT_THERE}: env.NOT_THERE has no value; give "
 							   "one with \"| default(…)\" if it may be absent\n");
 	expect_error("catalog: {type: rest}\n", "sluice.yaml:0:0: a catalog of type rest needs \"uri\"\n");
+	expect_error("catalog: {uri: lake.example, credential: hunter2, token: t}\n",
+		     "sluice.yaml:0:0: the uri of a catalog of type rest must begin with http:// or https://, not "
+		     "\"lake.example\"\n"
+		     "sluice.yaml:0:0: the credential of the catalog must be ID:SECRET\n"
+		     "sluice.yaml:0:0: the catalog has both a token and a credential; one of them is enough\n");
 	expect_error("- a\n", "sluice.yaml:1:1: the config must be a map, and is a list\n");
 }
 
