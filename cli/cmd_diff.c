@@ -8,14 +8,6 @@
 #include "cli/tables_text.h"
 #include "cli/term.h"
 
-static const char *
-text_of(const json_t *object, const char *key)
-{
-	const char *s = json_string_value(json_object_get(object, key));
-
-	return s ? s : "";
-}
-
 static long long
 count_of(const json_t *answer, const char *key)
 {

@@ -7,14 +7,6 @@
 #include "cli/follow.h"
 #include "cli/term.h"
 
-static const char *
-text_of(const json_t *o, const char *key)
-{
-	const char *s = json_string_value(json_object_get(o, key));
-
-	return s ? s : "";
-}
-
 /* "0 6 * * * Europe/Madrid", and how many more. */
 static void
 schedule_words(struct buf *out, const json_t *schedules)

@@ -8,19 +8,13 @@
 #include "cli/tables_text.h"
 #include "cli/term.h"
 
-static const char *
-text_of(const json_t *object, const char *key)
-{
-	return json_string_value(json_object_get(object, key));
-}
-
 /* Tells what a ref is now and was before. */
 static void
 print_change(const json_t *answer)
 {
-	const char *now = text_of(answer, "snapshot_id"), *before = text_of(answer, "before");
+	const char *now = text_or_null(answer, "snapshot_id"), *before = text_or_null(answer, "before");
 
-	printf("%s: %s %s ", text_of(answer, "table"), text_of(answer, "type"), text_of(answer, "name"));
+	printf("%s: %s %s ", text_or_null(answer, "table"), text_or_null(answer, "type"), text_or_null(answer, "name"));
 	if (now == NULL)
 		printf("removed; it was at %s\n", before);
 	else if (before == NULL)
@@ -66,10 +60,10 @@ cmd_rollback(const struct args *a)
 	}
 	path = table_path(a->operands[0], "/rollback");
 	rc = change(a, "POST", path, body, &answer);
-	before = text_of(answer, "before");
-	if (rc == EXIT_OK && !a->json && before && strcmp(before, text_of(answer, "snapshot_id")) != 0)
-		fprintf(stderr, "%sto take that back: sluice rollback %s --to %s%s\n", term_dim(stderr), text_of(answer, "table"),
-			before, term_off(stderr));
+	before = text_or_null(answer, "before");
+	if (rc == EXIT_OK && !a->json && before && strcmp(before, text_or_null(answer, "snapshot_id")) != 0)
+		fprintf(stderr, "%sto take that back: sluice rollback %s --to %s%s\n", term_dim(stderr),
+			text_or_null(answer, "table"), before, term_off(stderr));
 	json_decref(answer);
 	free(path);
 	return rc;
@@ -114,7 +108,7 @@ refs_of_type(const struct args *a, const char *type)
 	size_t i;
 
 	json_array_foreach (json_object_get(answer, "items"), i, ref)
-		if (strcmp(text_of(ref, "type"), type) == 0)
+		if (strcmp(text_or_null(ref, "type"), type) == 0)
 			json_array_append(some, ref);
 	if (rc == EXIT_OK && a->json)
 		print_json(some);

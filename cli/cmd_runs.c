@@ -12,14 +12,6 @@
 #define RUNS_DEFAULT 20
 #define PAGE_MAX     500
 
-static const char *
-text_of(const json_t *o, const char *key)
-{
-	const char *s = json_string_value(json_object_get(o, key));
-
-	return s ? s : "";
-}
-
 /* ---- trigger ---- */
 
 /* A mistyped name is worth a second question. */

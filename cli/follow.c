@@ -53,14 +53,6 @@ struct view {
 	json_t *seen; /* task id -> state and attempt last printed */
 };
 
-static const char *
-text_of(const json_t *o, const char *key)
-{
-	const char *s = json_string_value(json_object_get(o, key));
-
-	return s ? s : "";
-}
-
 static bool
 run_over(const char *state)
 {

@@ -9,14 +9,6 @@
 
 #define NUMBER_TEXT 32
 
-static const char *
-text_of(const json_t *object, const char *key)
-{
-	const char *s = json_string_value(json_object_get(object, key));
-
-	return s ? s : "";
-}
-
 /* "10,000,000"; "?" where nobody knows without reading. */
 static const char *
 number_of(const json_t *object, const char *key, char out[NUMBER_TEXT])

@@ -64,6 +64,20 @@ term_off(FILE *f)
 }
 
 const char *
+text_of(const json_t *object, const char *key)
+{
+	const char *s = text_or_null(object, key);
+
+	return s ? s : "";
+}
+
+const char *
+text_or_null(const json_t *object, const char *key)
+{
+	return json_string_value(json_object_get(object, key));
+}
+
+const char *
 term_duration(dur_us d, char out[24])
 {
 	long s = (long)(d / US_PER_S);

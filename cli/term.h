@@ -16,6 +16,9 @@ const char *term_state(FILE *f, const char *state);
 const char *term_bold(FILE *f);
 const char *term_dim(FILE *f);
 const char *term_off(FILE *f);
+/* The text under `key`; without one "", or NULL. */
+const char *text_of(const json_t *object, const char *key);
+const char *text_or_null(const json_t *object, const char *key);
 /* "340 ms", "12.3 s", "4m10s", "2h05m"; returns `out`. */
 const char *term_duration(dur_us d, char out[24]);
 /* "just now", "5 min ago", "in 3 h", or a date; returns `out`. */

@@ -95,21 +95,6 @@ copy_all(int fd, const char *file)
 	return rc;
 }
 
-static int
-sync_folder_of(const char *path)
-{
-	char *folder = xstrndup(path, (size_t)(strrchr(path, '/') - path));
-	int fd = open(*folder ? folder : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
-
-	free(folder);
-	if (fd < 0)
-		return -errno;
-	if (fsync(fd) < 0)
-		rc = -errno;
-	close(fd);
-	return rc;
-}
-
 /* Gives the finished file its name. */
 static int
 put_in_place(const char *tmp, const char *path, enum storage_how how)
@@ -154,7 +139,7 @@ write_synced(const char *path, const void *data, size_t len, const char *file, e
 	if (rc < 0)
 		unlink(tmp);
 	free(tmp);
-	return rc < 0 ? rc : sync_folder_of(path);
+	return rc < 0 ? rc : fs_sync_folder_of(path) < 0 ? -errno : 0;
 }
 
 static int

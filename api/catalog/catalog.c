@@ -284,6 +284,12 @@ namespace_of_json(const json_t *levels, struct err *e)
 	return namespace_checked(buf_detach(&b), e);
 }
 
+const char *
+kind_name(bool view)
+{
+	return view ? "VIEW" : "TABLE";
+}
+
 json_t *
 namespace_json(const char *ns)
 {

@@ -67,6 +67,8 @@ void pointer_keep(struct catalog *c, bool view, const char *ns, const char *name
 char *namespace_of_param(const char *param, struct err *e);
 char *namespace_of_json(const json_t *levels, struct err *e);
 json_t *namespace_json(const char *ns);
+/* As the column iceberg_type has it. */
+const char *kind_name(bool view);
 MUSTCHECK int table_name_check(const char *name, struct err *e);
 
 /* The specification's error model; `type` is the name of the exception that clients know. */

@@ -1,4 +1,4 @@
-/* A commit under way: commit.c leads it through its steps, commit_build.c does the step that may block. */
+/* A commit under way, and its steps: commit.c leads it through them, commit_build.c does the one that may block. */
 #ifndef API_CATALOG_COMMIT_INT_H
 #define API_CATALOG_COMMIT_INT_H
 
@@ -57,9 +57,48 @@ struct job {
 
 /* Where the next metadata file of a table goes, after the one at `old` (NULL: none). The caller frees it. */
 char *metadata_location_next(const json_t *md, const char *old);
+
+/* ---- start (commit_start.c) ---- */
+
 struct job *job_new(struct request *rq, enum kind kind, json_t *body, size_t nparts);
+
+/* ---- the path (commit.c) ---- */
+
 /* From here on the job answers its request. */
 void job_begin(struct job *j);
+/* Somebody else was first: looks again, unless that was so too often. */
+void job_again(struct job *j);
+/* Starts those that no earlier job keeps waiting. */
+void jobs_start(struct catalog *c);
+/* Of texts that may be NULL. */
+bool same_text(const char *a, const char *b);
+/* The tables as a parameter of a statement. The caller frees it. */
+char *job_parts_text(const struct job *j);
+/* What happens to a table, in the scheduler's words; it borrows from the part. */
+struct table_change part_change_of(const struct job *j, const struct part *p);
+
+/* ---- swap (commit_swap.c) ---- */
+
+/* Moves the pointers, with those of others that are due; then the job ends, or begins again. */
+void job_swap(struct job *j);
+
+/* ---- end (commit_end.c) ---- */
+
+/* Each answers the request and frees the job. */
+void job_succeed(struct job *j);
+/* What it wrote goes. Takes the error over. */
+void job_fail(struct job *j, struct err *e);
+/* Nobody can tell whether it happened. */
+void job_unknown(struct job *j, const char *why);
+/* The daemon is stopping, so the database must not be asked again: true when the job is over for it. */
+bool job_stopped(struct job *j);
+/* After an answer was given elsewhere. */
+void job_free(struct job *j);
+
+/* The files that it wrote, which no pointer leads to. */
+void job_forget_files(struct job *j);
+/* What is known of the table as it stood. */
+void part_forget_base(struct part *p);
 
 /* undo.c */
 /* The updates that give `now` the state of `before` (same table). NULL with `e` set when a snapshot is not there any more. */

@@ -34,6 +34,18 @@ metadata_find(const json_t *array, const char *key, int64_t id, size_t *at)
 }
 
 json_t *
+metadata_current(const json_t *md, const char *list, const char *key, const char *which)
+{
+	return metadata_find(json_object_get(md, list), key, metadata_int(md, which, NO_ID), NULL);
+}
+
+bool
+metadata_same(const json_t *a, const json_t *b)
+{
+	return a == b || json_equal(a, b);
+}
+
+json_t *
 metadata_array(json_t *md, const char *key)
 {
 	if (!json_is_array(json_object_get(md, key)))

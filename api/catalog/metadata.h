@@ -6,6 +6,7 @@
 #define API_CATALOG_METADATA_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/err.h"
@@ -36,6 +37,13 @@ json_t *metadata_apply(const json_t *base, const char *base_location, const json
 
 /* Is this the metadata of a table, as far as we use it? ERR_INVALID or ERR_UNSUPPORTED (a version above 3). */
 MUSTCHECK int metadata_validate(const json_t *md, struct err *e);
+
+/* The element of an array of objects whose `key` is `id`; NULL when there is none. `at` gets its place. */
+json_t *metadata_find(const json_t *array, const char *key, int64_t id, size_t *at);
+/* The schema, snapshot, … that is in force: the one of `list` whose `key` is what `which` says. */
+json_t *metadata_current(const json_t *md, const char *list, const char *key, const char *which);
+/* Are both there and equal, or neither? */
+bool metadata_same(const json_t *a, const json_t *b);
 
 /* A whole number of an object; `otherwise` when it is absent, null or something else. */
 int64_t metadata_int(const json_t *object, const char *key, int64_t otherwise);

@@ -24,8 +24,6 @@ struct change {
 	struct err *e;
 };
 
-/* The element of an array of objects whose `key` is `id`; NULL when there is none. `at` gets its place. */
-json_t *metadata_find(const json_t *array, const char *key, int64_t id, size_t *at);
 /* The array or object under `key`, made when it is missing. Borrowed. */
 json_t *metadata_array(json_t *md, const char *key);
 json_t *metadata_object(json_t *md, const char *key);

@@ -78,30 +78,6 @@ read_metadata(const json_t *table, const char *key, struct err *e)
 	return json;
 }
 
-static json_t *
-element(const json_t *list, const char *key, const json_t *id)
-{
-	json_t *found;
-	size_t i;
-
-	json_array_foreach (list, i, found)
-		if (json_equal(json_object_get(found, key), id))
-			return found;
-	return NULL;
-}
-
-static json_t *
-current(const json_t *md, const char *list, const char *key, const char *which)
-{
-	return element(json_object_get(md, list), key, json_object_get(md, which));
-}
-
-static bool
-same(const json_t *a, const json_t *b)
-{
-	return a == b || json_equal(a, b);
-}
-
 /* Did the run change nothing but the rows? */
 static bool
 rows_only(const struct moved *m)
@@ -114,33 +90,35 @@ rows_only(const struct moved *m)
 	if (metadata_int(m->head, "format-version", 0) > 2) /* its rows have numbers, and would get others */
 		return false;
 	if (m->base == NULL) /* it made the table, and so did somebody else: are they alike? */
-		return same(json_object_get(current(m->mine, "schemas", "schema-id", "current-schema-id"), "fields"),
-			    json_object_get(current(m->head, "schemas", "schema-id", "current-schema-id"), "fields")) &&
-		       same(json_object_get(m->mine, "partition-specs"), json_object_get(m->head, "partition-specs")) &&
-		       same(json_object_get(m->mine, "format-version"), json_object_get(m->head, "format-version"));
+		return metadata_same(
+			       json_object_get(metadata_current(m->mine, "schemas", "schema-id", "current-schema-id"), "fields"),
+			       json_object_get(metadata_current(m->head, "schemas", "schema-id", "current-schema-id"),
+					       "fields")) &&
+		       metadata_same(json_object_get(m->mine, "partition-specs"), json_object_get(m->head, "partition-specs")) &&
+		       metadata_same(json_object_get(m->mine, "format-version"), json_object_get(m->head, "format-version"));
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
-		if (!same(json_object_get(m->base, keys[i]), json_object_get(m->mine, keys[i])))
+		if (!metadata_same(json_object_get(m->base, keys[i]), json_object_get(m->mine, keys[i])))
 			return false;
-	return same(json_object_get(m->base, "table-uuid"), json_object_get(m->head, "table-uuid"));
+	return metadata_same(json_object_get(m->base, "table-uuid"), json_object_get(m->head, "table-uuid"));
 }
 
 /* The run's snapshots, if each only appended and they follow each other on main. */
 static bool
 appends_only(struct moved *m)
 {
-	json_t *at = current(m->mine, "snapshots", "snapshot-id", "current-snapshot-id"), *parent;
+	json_t *at = metadata_current(m->mine, "snapshots", "snapshot-id", "current-snapshot-id");
 	const json_t *base = json_object_get(m->base, "snapshots");
 	size_t fresh = json_array_size(json_object_get(m->mine, "snapshots")) - json_array_size(base);
 
 	m->snapshots = json_array();
-	while (at && element(base, "snapshot-id", json_object_get(at, "snapshot-id")) == NULL) {
+	while (at && metadata_find(base, "snapshot-id", metadata_int(at, "snapshot-id", -1), NULL) == NULL) {
 		const char *operation = json_string_value(json_object_get(json_object_get(at, "summary"), "operation"));
 
 		if (operation == NULL || strcmp(operation, "append") != 0)
 			return false;
 		json_array_insert(m->snapshots, 0, at);
-		parent = json_object_get(at, "parent-snapshot-id");
-		at = parent ? element(json_object_get(m->mine, "snapshots"), "snapshot-id", parent) : NULL;
+		at = metadata_find(json_object_get(m->mine, "snapshots"), "snapshot-id",
+				   metadata_int(at, "parent-snapshot-id", -1), NULL);
 	}
 	return fresh > 0 && json_array_size(m->snapshots) == fresh &&
 	       json_object_size(json_object_get(m->mine, "refs")) <= json_object_size(json_object_get(m->base, "refs")) + 1;
@@ -150,7 +128,7 @@ static void
 plan_lists(struct moved *m)
 {
 	const char *location = json_string_value(json_object_get(m->head, "location"));
-	json_t *head = current(m->head, "snapshots", "snapshot-id", "current-snapshot-id"), *list = json_array(), *s;
+	json_t *head = metadata_current(m->head, "snapshots", "snapshot-id", "current-snapshot-id"), *list = json_array(), *s;
 	json_int_t sequence = metadata_int(m->head, "last-sequence-number", 0);
 	size_t i;
 
@@ -224,7 +202,7 @@ static void
 build_one(struct moved *m, struct err *e)
 {
 	json_t *updates = json_array(), *s,
-	       *parent = json_incref(current(m->head, "snapshots", "snapshot-id", "current-snapshot-id")), *md;
+	       *parent = json_incref(metadata_current(m->head, "snapshots", "snapshot-id", "current-snapshot-id")), *md;
 	struct metadata_input in = { .now_ms = clock_wall() / US_PER_MS };
 	char *text;
 	size_t i;

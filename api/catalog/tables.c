@@ -41,13 +41,6 @@ ask_view(struct request *rq)
 	return ask_kind(rq, true);
 }
 
-/* As iceberg_type has it. */
-static const char *
-kind_name(const struct ask *a)
-{
-	return a->view ? "VIEW" : "TABLE";
-}
-
 /* ---- list ---- */
 
 /* The names of a page, which the run of whoever asks may see differently. */
@@ -75,7 +68,7 @@ on_listed(void *arg, const struct rows *r, struct err *e)
 {
 	struct ask *a = arg;
 	const char *token = request_query(a->rq, "pageToken"), *name;
-	struct listing listing = { .kind = kind_name(a), .after = token ? token : "" };
+	struct listing listing = { .kind = kind_name(a->view), .after = token ? token : "" };
 	json_t *list, *body, *yes;
 	size_t n;
 
@@ -128,7 +121,7 @@ kind_list(struct request *rq, bool view)
 					      "= $1 AND table_namespace = $2"
 					      "  AND " SQL_KIND(
 						      "$5") ") l ON l.name > $3 COLLATE \"C\" ORDER BY l.name LIMIT $4::bigint",
-		    5, (const char *const[]){ a->catalog->name, ns, page.token, page.param, kind_name(a) }, on_listed, a);
+		    5, (const char *const[]){ a->catalog->name, ns, page.token, page.param, kind_name(a->view) }, on_listed, a);
 }
 
 void
@@ -342,12 +335,12 @@ kind_load(struct ask *a)
 	struct table_seen seen;
 
 	if (rq->attempt && sched_table_seen(rq->app->sched, rq->attempt, a->ns, a->name, &seen))
-		ask_load(a, seen.location && strcmp(seen.type, kind_name(a)) == 0 ? seen.location : NULL);
+		ask_load(a, seen.location && strcmp(seen.type, kind_name(a->view)) == 0 ? seen.location : NULL);
 	else
 		store_query(rq->app->store,
 			    "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2"
 			    " AND table_name = $3 AND " SQL_KIND("$4"),
-			    4, (const char *const[]){ a->catalog->name, a->ns, a->name, kind_name(a) }, on_pointer, a);
+			    4, (const char *const[]){ a->catalog->name, a->ns, a->name, kind_name(a->view) }, on_pointer, a);
 }
 
 void

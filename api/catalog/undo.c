@@ -12,18 +12,12 @@
 
 /* ---- what goes back (worker thread) ---- */
 
-static bool
-same(const json_t *a, const json_t *b)
-{
-	return a == b || json_equal(a, b);
-}
-
 static void
 undo_id(json_t *updates, const json_t *before, const json_t *now, const char *field, const char *action, const char *key)
 {
 	const json_t *id = json_object_get(before, field);
 
-	if (id && !same(id, json_object_get(now, field)))
+	if (id && !metadata_same(id, json_object_get(now, field)))
 		json_array_append_new(updates, json_pack("{s:s,s:O}", "action", action, key, id));
 }
 
@@ -38,21 +32,9 @@ undo_properties(json_t *updates, const json_t *before, const json_t *now)
 			json_array_append_new(gone, json_string(name));
 	if (json_array_size(gone) > 0)
 		json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "remove-properties", "removals", gone));
-	if (json_object_size(old) > 0 && !same(old, json_object_get(now, "properties")))
+	if (json_object_size(old) > 0 && !metadata_same(old, json_object_get(now, "properties")))
 		json_array_append_new(updates, json_pack("{s:s,s:O}", "action", "set-properties", "updates", old));
 	json_decref(gone);
-}
-
-static bool
-has_snapshot(const json_t *md, const json_t *id)
-{
-	json_t *s;
-	size_t i;
-
-	json_array_foreach (json_object_get(md, "snapshots"), i, s)
-		if (same(json_object_get(s, "snapshot-id"), id))
-			return true;
-	return false;
 }
 
 /* Branches and tags; a table of version 1 may tell its only branch by the current snapshot alone. */
@@ -72,17 +54,19 @@ undo_refs(json_t *updates, const json_t *before, const json_t *now, struct err *
 {
 	json_t *old = refs_of(before), *have = refs_of(now), *ref, *update;
 	const char *name;
+	json_int_t id;
 	int rc = 0;
 
 	json_object_foreach (have, name, ref)
 		if (json_object_get(old, name) == NULL)
 			json_array_append_new(updates, json_pack("{s:s,s:s}", "action", "remove-snapshot-ref", "ref-name", name));
 	json_object_foreach (old, name, ref) {
-		if (same(ref, json_object_get(have, name)))
+		if (metadata_same(ref, json_object_get(have, name)))
 			continue;
-		if (!has_snapshot(now, json_object_get(ref, "snapshot-id")))
+		id = json_integer_value(json_object_get(ref, "snapshot-id"));
+		if (metadata_find(json_object_get(now, "snapshots"), "snapshot-id", id, NULL) == NULL)
 			rc = err_set(e, ERR_CONFLICT, "the snapshot %lld, to which %s would go back, has been expired",
-				     (long long)json_integer_value(json_object_get(ref, "snapshot-id")), name);
+				     (long long)id, name);
 		update = json_pack("{s:s,s:s}", "action", "set-snapshot-ref", "ref-name", name);
 		json_object_update(update, ref);
 		json_array_append_new(updates, update);

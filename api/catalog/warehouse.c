@@ -84,21 +84,6 @@ warehouse_read(const char *location, char **text, size_t *len, json_t **json, st
 	return 0;
 }
 
-static int
-sync_folder_of(const char *path)
-{
-	char *folder = xstrndup(path, (size_t)(strrchr(path, '/') - path));
-	int fd = open(*folder ? folder : "/", O_RDONLY | O_DIRECTORY | O_CLOEXEC), rc = 0;
-
-	free(folder);
-	if (fd < 0)
-		return -errno;
-	if (fsync(fd) < 0)
-		rc = -errno;
-	close(fd);
-	return rc;
-}
-
 /*
  * Under its own name at once: no pointer leads to it before it is whole, and a rename would cost the file system's journal a
  * second commit.
@@ -117,7 +102,7 @@ write_synced(const char *path, const char *text, size_t len)
 		rc = -errno;
 	close(fd);
 	if (rc == 0)
-		rc = sync_folder_of(path);
+		rc = fs_sync_folder_of(path) < 0 ? -errno : 0;
 	if (rc < 0)
 		unlink(path);
 	return rc;
