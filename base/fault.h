@@ -32,6 +32,13 @@
  *     write.data.after        attempt  they are written; no manifest names them
  *     write.commit.before     attempt  about to ask the catalog for the commit
  *     write.commit.after      attempt  the catalog has answered
+ *     catalog.commit.before   daemon   an attempt's metadata file is written; its run has no such commit yet
+ *     catalog.commit.after    daemon   the run's commit is in the database; the attempt does not know
+ *     lake.rebase.before      daemon   a run's appends are about to be put on top of others' commits
+ *     lake.rebase.after       daemon   new lists and metadata are written; the run's commits still name the old ones
+ *     cleanup.remove.before   attempt  what nobody needs of an attempt's files is known, and all is still there
+ *     cleanup.remove.between  attempt  data files, lists and manifests are gone, metadata files are not
+ *     cleanup.forget.before   daemon   all are gone, and the rows that told of them are not
  *     lake.publish.before     daemon   a run's (or a task's) commits are about to be asked to become visible
  *     lake.publish.after      daemon   they are visible, or a table has moved; nobody knows
  *     catalog.swap.before     daemon   metadata is written, the pointer is about to be asked to move

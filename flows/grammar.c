@@ -343,6 +343,8 @@ const struct grammar_row grammar_rows[] = {
 	{ "catalog", "warehouse", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "Where tables are kept; by default the folder warehouse of the state folder. Of a REST catalog: the name that its "
 	  "server knows the warehouse by." },
+	{ "catalog", "cleanup_after", G_ONE, G_DURATION, NULL, 0, "1h", NULL,
+	  "How long files stay that attempts left in tables and no table needs: of runs and attempts that did not succeed." },
 
 	{ "s3", "endpoint", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Address of the store, http://HOST:PORT or https://HOST; by default AWS in the region." },
 	{ "s3", "access_key", G_ONE, G_STRING, NULL, 0, NULL, NULL,

@@ -670,6 +670,8 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 	}
 	if (ev != TASK_EV_SUCCEED)
 		lake_take_back(a);
+	if (ev != TASK_EV_SUCCEED || a->started_at < a->sched->began) /* then a commit may have been made twice */
+		lake_leave(a);
 	c = xcalloc(1, sizeof(*c));
 	a->phase = ATTEMPT_ENDED;
 	if (ev == TASK_EV_SUCCEED) {

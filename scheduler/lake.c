@@ -231,10 +231,48 @@ sched_tables_commit(struct sched *s, const char *attempt, const struct table_cha
 
 /* ---- taking back ---- */
 
+/* A row of `cleanup`: where to look for files of this attempt that no table needs. By location, or by a metadata file in it. */
 static void
-commit_take_back(struct sched *s, struct commit *c)
+leave(struct sched *s, const struct run *run, const char *task, int n, const char *ns, const char *name, const char *location,
+      const char *metadata)
 {
-	json_array_append_new(s->abandoned, json_integer(c->id));
+	char now[TIME_TEXT];
+
+	json_array_append_new(s->cleanup, json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:s?,s:s?}", "at", time_format(clock_wall(), now),
+						    "run_id", run->id, "task_id", task, "attempt", n, "namespace", ns, "name",
+						    name, "location", location, "metadata", metadata));
+}
+
+static void
+commit_leave(const struct run *run, const struct commit *c)
+{
+	if (c->after)
+		leave(run->sched, run, run->flow->tasks[c->task].id, c->n, c->ns, c->name, NULL, c->after);
+}
+
+void
+lake_leave(const struct attempt *a)
+{
+	json_t *table;
+	size_t i;
+
+	if (config_foreign(a->sched->config)) /* what its tables need, we do not know */
+		return;
+	json_array_foreach (json_object_get(a->report, "writing"), i, table) {
+		const char *ns = json_string_value(json_object_get(table, "namespace")),
+			   *name = json_string_value(json_object_get(table, "name")),
+			   *location = json_string_value(json_object_get(table, "location"));
+
+		if (ns && name && location)
+			leave(a->sched, a->task->run, a->task->def->id, a->n, ns, name, location, NULL);
+	}
+}
+
+static void
+commit_take_back(const struct run *run, struct commit *c)
+{
+	commit_leave(run, c);
+	json_array_append_new(run->sched->abandoned, json_integer(c->id));
 	commit_free(c);
 }
 
@@ -251,7 +289,7 @@ lake_take_back(const struct attempt *a)
 		if (c->task != a->task->idx || c->n != a->n)
 			continue;
 		if (lake_last(a->task, c->ns, c->name) == c)
-			commit_take_back(a->sched, c);
+			commit_take_back(run, c);
 		else
 			log_warn("%s: its commit to table %s.%s cannot be taken back alone, since another task of the run has "
 				 "committed on top of it",
@@ -263,7 +301,7 @@ void
 lake_abandon(struct run *run)
 {
 	LIST_FOR_EACH (it, &run->commits)
-		commit_take_back(run->sched, LIST_ENTRY(it, struct commit, node));
+		commit_take_back(run, LIST_ENTRY(it, struct commit, node));
 }
 
 /* ---- publishing ---- */
@@ -406,7 +444,7 @@ run_conflict(struct run *run, const json_t *moved)
 		for (struct list *it = run->commits.prev, *before; it != &run->commits; it = before) {
 			before = it->prev;
 			if (redo[LIST_ENTRY(it, struct commit, node)->task])
-				commit_take_back(run->sched, LIST_ENTRY(it, struct commit, node));
+				commit_take_back(run, LIST_ENTRY(it, struct commit, node));
 		}
 		run_transition(run, RUN_EV_REDO, why);
 		for (size_t i = 0; i < n; i++)
@@ -514,6 +552,18 @@ commit_move(struct sched *s, const struct commit *c, const char *column, char **
 	free(sql);
 }
 
+/* Lists and metadata that were made for the old place, or are not wanted in the new one. */
+static void
+publication_leave(const struct publication *p, const struct run *run, const struct task *t)
+{
+	LIST_FOR_EACH (it, &run->commits) {
+		const struct commit *c = LIST_ENTRY(it, struct commit, node);
+
+		if (commit_moved(c, p->moved) && (t == NULL || c->task == t->idx))
+			commit_leave(run, c);
+	}
+}
+
 static void
 on_rebased(void *arg, const json_t *tables, struct err *e)
 {
@@ -524,7 +574,9 @@ on_rebased(void *arg, const json_t *tables, struct err *e)
 	json_t *table;
 	size_t i;
 
+	FAULT("lake.rebase.after");
 	publication_find(p, &run, &a);
+	publication_leave(p, run, a ? a->task : NULL);
 	if (e && e->code == ERR_UNAVAILABLE) {
 		alarm_set(&p->pause, p->sched->loop, REBASE_PAUSE, publication_again, p);
 		return;
@@ -548,21 +600,32 @@ static void
 publication_rebase(struct publication *p, const struct run *run, const struct task *t)
 {
 	struct commit *first, *last;
-	json_t *table, *tables = json_array();
+	json_t *table, *tables = json_array(), *item;
 	size_t i;
 
 	json_array_foreach (p->moved, i, table) {
 		lake_ends(run, t, table, &first, &last);
-		if (last->after && json_is_string(json_object_get(table, "have")) && strcmp(last->type, "TABLE") == 0)
-			json_array_append_new(tables, json_pack("{s:s,s:s,s:s?,s:s,s:O}", "namespace", first->ns, "name",
-								first->name, "before", first->before, "after", last->after,
-								"have", json_object_get(table, "have")));
+		if (last->after && json_is_string(json_object_get(table, "have")) && strcmp(last->type, "TABLE") == 0) {
+			item = json_pack("{s:s,s:s,s:s?,s:s,s:O}", "namespace", first->ns, "name", first->name, "before",
+					 first->before, "after", last->after, "have", json_object_get(table, "have"));
+			json_object_set_new(item, "attempt",
+					    json_sprintf("%s/%s/%d", run->id, run->flow->tasks[last->task].id, last->n));
+			json_array_append_new(tables, item);
+		}
 	}
+	FAULT("lake.rebase.before");
 	if (p->sched->rebase && json_array_size(tables) == json_array_size(p->moved))
 		p->sched->rebase(p->sched->rebase_arg, tables, on_rebased, p);
 	else
 		publication_conflict(p);
 	json_decref(tables);
+}
+
+void
+sched_on_cleanup(struct sched *s, sched_cleanup_fn fn, void *arg)
+{
+	s->cleanup_cb = fn;
+	s->cleanup_arg = arg;
 }
 
 void
@@ -653,9 +716,25 @@ write_list(struct sched *s, const char *sql, json_t **list)
 	json_array_clear(*list);
 }
 
+static void
+on_left(void *arg)
+{
+	struct sched *s = arg;
+
+	if (s->cleanup_cb)
+		s->cleanup_cb(s->cleanup_arg);
+}
+
 void
 lake_write(struct sched *s)
 {
+	if (json_array_size(s->cleanup) > 0)
+		store_after_commit(s->store, on_left, s);
+	write_list(
+		s,
+		"INSERT INTO cleanup (at, run_id, task_id, attempt, namespace, name, location, metadata) SELECT at, run_id, "
+		"task_id, attempt, namespace, name, location, metadata FROM jsonb_populate_recordset(NULL::cleanup, $1::jsonb)",
+		&s->cleanup);
 	write_list(s,
 		   "INSERT INTO commits SELECT * FROM jsonb_populate_recordset(NULL::commits, $1::jsonb) ON CONFLICT DO NOTHING",
 		   &s->commits);

@@ -77,7 +77,7 @@ report_tidy(json_t *report)
 		json_type type;
 	} kinds[] = {
 		{ "progress", JSON_OBJECT }, { "outputs", JSON_OBJECT }, { "metrics", JSON_OBJECT }, { "tables", JSON_ARRAY },
-		{ "checks", JSON_ARRAY },    { "result", JSON_OBJECT },  { "error", JSON_OBJECT },
+		{ "checks", JSON_ARRAY },    { "result", JSON_OBJECT },  { "error", JSON_OBJECT },   { "writing", JSON_ARRAY },
 	};
 	json_t *error = json_object_get(report, "error");
 

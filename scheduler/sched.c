@@ -1051,7 +1051,9 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 	s->events = json_array();
 	s->versions = json_object();
 	s->unbegun = json_array();
+	s->began = clock_wall();
 	s->commits = json_array();
+	s->cleanup = json_array();
 	s->abandoned = json_array();
 	s->handled = json_object();
 	s->nursery = nursery_open(loop, home, libdir, &attempt_nursery_events, s, e);
@@ -1137,6 +1139,7 @@ sched_close(struct sched *s, bool stop_nursery)
 	hold_release(s);
 	json_decref(s->unbegun);
 	json_decref(s->commits);
+	json_decref(s->cleanup);
 	json_decref(s->abandoned);
 	json_decref(s->events);
 	json_decref(s->versions);

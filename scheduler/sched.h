@@ -95,13 +95,17 @@ void sched_tables_seen(struct sched *s, const char *attempt, const char *ns, sch
 void sched_tables_commit(struct sched *s, const char *attempt, const struct table_change *changes, size_t n, sched_done_cb cb,
 			 void *arg);
 /*
- * How tables that moved while a run wrote to them are dealt with: `tables` is [{namespace, name, before, after, have}] (metadata
- * files: where the run began, where it arrived, what is there now). The answer is [{namespace, name, before, after}], the run's
- * changes on top of `have`; or an error, when they cannot be had there. Both borrowed.
+ * How tables that moved while a run wrote to them are dealt with: `tables` is [{namespace, name, before, after, have, attempt}]
+ * (metadata files: where the run began, where it arrived, what is there now; the attempt that wrote last). The answer is
+ * [{namespace, name, before, after}], the run's changes on top of `have`; or an error, when they cannot be had there. Both
+ * borrowed.
  */
 typedef void (*sched_rebased_cb)(void *arg, const json_t *tables, struct err *e);
 typedef void (*sched_rebase_fn)(void *arg, const json_t *tables, sched_rebased_cb cb, void *cb_arg);
 void sched_on_moved(struct sched *s, sched_rebase_fn fn, void *arg);
+/* `fn` is called after rows came into `cleanup`: tables in which attempts may have left files that nobody will ever read. */
+typedef void (*sched_cleanup_fn)(void *arg);
+void sched_on_cleanup(struct sched *s, sched_cleanup_fn fn, void *arg);
 /* The row of `commits` for a change that is visible at once, by `who`; its number is taken. The caller owns it. */
 json_t *sched_table_row(struct sched *s, const struct table_change *change, const char *who);
 /* The event of a row of `commits` that was written with told = false. */

@@ -162,8 +162,11 @@ struct sched {
 	json_t *unbegun;             /* attempts whose rows go, of this turn */
 	json_t *commits, *abandoned; /* of this turn: rows of commits to tables, and the ids of those that are taken back */
 	int64_t last_commit;
+	json_t *cleanup; /* of this turn: rows of where files may have been left */
+	wall_us began;   /* this daemon */
 	sched_rebase_fn rebase;
-	void *rebase_arg;
+	sched_cleanup_fn cleanup_cb;
+	void *rebase_arg, *cleanup_arg;
 	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
 	int handles;
 };
@@ -215,6 +218,8 @@ void attempts_reconcile(struct sched *s);
 bool lake_pending(const struct run *run, const struct task *t);
 /* Takes back what this attempt has committed: it did not end well. */
 void lake_take_back(const struct attempt *a);
+/* It may have left files in the tables that it said it would write to. */
+void lake_leave(const struct attempt *a);
 /* Takes back everything that is not visible: the run ends, and not well. */
 void lake_abandon(struct run *run);
 /* Queues what makes the run's commits visible, behind this turn's rows. */

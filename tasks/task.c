@@ -27,7 +27,7 @@ static const struct {
 	task_fn run;
 } task_types[] = {
 	{ "stage", stage_run }, { "publish", publish_run }, { "curate", curate_run }, { "validate", validate_run },
-	{ "query", query_run }, { "diff", diff_run },       { "rebase", rebase_run },
+	{ "query", query_run }, { "diff", diff_run },       { "rebase", rebase_run }, { "cleanup", cleanup_run },
 };
 
 int

@@ -44,6 +44,7 @@ catalog_new(struct app *app, struct err *e)
 	list_init(&c->jobs);
 	list_init(&c->swaps);
 	sched_on_moved(app->sched, catalog_rebase, c);
+	c->cleanup = cleanup_new(c);
 	return c;
 }
 
@@ -85,6 +86,7 @@ catalog_free(struct catalog *c)
 	if (c == NULL)
 		return;
 	c->closing = true;
+	cleanup_free(c->cleanup); /* the scheduler is closed: nothing that it waits for will come */
 	catalog_unref(c);
 }
 

@@ -40,6 +40,7 @@ struct catalog {
 	struct list swaps;
 	bool swapping; /* some are under way */
 	struct pointer *pointers;
+	struct cleanup *cleanup;
 };
 
 struct catalog *catalog_ref(struct catalog *c);
@@ -142,6 +143,10 @@ void warehouse_purge(const char *warehouse, const char *table_location);
 
 /* rebase.c: for sched_on_moved; `arg` is the catalog. */
 void catalog_rebase(void *arg, const json_t *tables, sched_rebased_cb cb, void *cb_arg);
+
+/* cleanup.c: from now on, until it is freed. */
+struct cleanup *cleanup_new(struct catalog *catalog);
+void cleanup_free(struct cleanup *c);
 
 /* ---- what clients need to reach files (access.c) ---- */
 

@@ -17,6 +17,7 @@
 
 #include "api/catalog/commit_int.h"
 #include "base/alloc.h"
+#include "base/fault.h"
 
 #define TRIES_MAX 6
 
@@ -145,6 +146,7 @@ on_noted(void *arg, struct err *e)
 {
 	struct job *j = arg;
 
+	FAULT("catalog.commit.after");
 	if (e == NULL)
 		job_succeed(j);
 	else if (e->code == ERR_CONFLICT && !j->catalog->closing)
@@ -166,6 +168,7 @@ job_note(struct job *j)
 	for (size_t i = 0; i < j->nparts; i++)
 		if (j->parts[i].facts)
 			changes[n++] = part_change_of(j, &j->parts[i]);
+	FAULT("catalog.commit.before");
 	sched_tables_commit(j->catalog->app->sched, j->attempt, changes, n, on_noted, j);
 	free(changes);
 }

@@ -2,30 +2,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "api/catalog/commit_int.h"
 #include "api/catalog/metadata.h"
 #include "api/catalog/view.h"
 #include "base/alloc.h"
+#include "base/attempt_name.h"
 #include "base/clock.h"
 #include "base/log.h"
 
 #define LOCATION_MAX 1000 /* what the column holds */
-#define UUID_TEXT    37
-
-static void
-uuid_make(char out[UUID_TEXT])
-{
-	unsigned char b[16];
-
-	if (getrandom(b, sizeof(b), 0) != sizeof(b))
-		BUG("no random numbers");
-	b[6] = (unsigned char)((b[6] & 0x0f) | 0x40);
-	b[8] = (unsigned char)((b[8] & 0x3f) | 0x80);
-	snprintf(out, UUID_TEXT, "%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0], b[1], b[2], b[3],
-		 b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
-}
 
 /* Adds a name as part of a path; returns whether it had to be changed: clients take these for patterns, escapes or ends of a URI.
  */
@@ -61,7 +47,7 @@ default_location(const struct job *j, const struct part *p, const char *uuid)
 
 /* METADATA/00007-UUID.metadata.json: one more than the file before. */
 char *
-metadata_location_next(const json_t *md, const char *old)
+metadata_location_next(const json_t *md, const char *old, const char *attempt)
 {
 	const char *folder = json_string_value(json_object_get(json_object_get(md, "properties"), "write.metadata.path"));
 	const char *location = json_string_value(json_object_get(md, "location")), *file = old ? strrchr(old, '/') : NULL;
@@ -76,7 +62,7 @@ metadata_location_next(const json_t *md, const char *old)
 		      : xasprintf("%s%smetadata", location, *location && location[strlen(location) - 1] == '/' ? "" : "/");
 	for (len = strlen(dir); len > 1 && dir[len - 1] == '/'; len--)
 		dir[len - 1] = '\0';
-	uuid_make(uuid);
+	attempt_uuid(attempt, uuid);
 	out = xasprintf("%s/%05ld-%s.metadata.json", dir, n + 1, uuid);
 	free(dir);
 	return out;
@@ -128,7 +114,7 @@ part_change(struct job *j, struct part *p, struct err *e)
 	struct metadata_input in = { .now_ms = clock_wall() / US_PER_MS, .uuid = uuid };
 	json_t *md;
 
-	uuid_make(uuid);
+	attempt_uuid(NULL, uuid);
 	if (p->old == NULL) {
 		bool create = j->kind == KIND_CREATE || j->kind == KIND_STAGE;
 
@@ -196,7 +182,7 @@ part_facts(const struct part *p, const char *action)
 
 /* The new metadata as text, and as a file; `staged`: nothing is there until the client commits. */
 static int
-part_write(struct part *p, bool staged, struct err *e)
+part_write(struct part *p, const char *attempt, bool staged, struct err *e)
 {
 	p->text = json_dumps(p->json, JSON_COMPACT);
 	if (p->text == NULL)
@@ -204,7 +190,7 @@ part_write(struct part *p, bool staged, struct err *e)
 	p->len = strlen(p->text);
 	if (staged)
 		return 0;
-	p->new = metadata_location_next(p->json, p->old);
+	p->new = metadata_location_next(p->json, p->old, attempt);
 	if (strlen(p->new) > LOCATION_MAX)
 		return err_set(e, ERR_INVALID, "the location %s is longer than %d bytes", p->new, LOCATION_MAX);
 	if (warehouse_write(p->new, p->text, p->len, e) < 0)
@@ -229,7 +215,7 @@ part_build(struct job *j, struct part *p, struct err *e)
 	}
 	if (p->old == NULL && !j->view && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
 		return e->code;
-	if (part_write(p, j->kind == KIND_STAGE, e) < 0)
+	if (part_write(p, j->attempt, j->kind == KIND_STAGE, e) < 0)
 		return e->code;
 	p->facts = part_facts(p, p->old ? "commit" : "create");
 	return 0;
@@ -273,7 +259,7 @@ part_undo(struct part *p, struct err *e)
 	} else if (rc == 0 && p->back) {
 		updates = undo_updates(before, p->base_json, e);
 		p->json = updates ? metadata_apply(p->base_json, p->old, updates, &in, e) : NULL;
-		rc = p->json ? part_write(p, false, e) : e->code;
+		rc = p->json ? part_write(p, NULL, false, e) : e->code;
 	}
 	if (rc == 0)
 		p->facts = part_facts(p, "undo");

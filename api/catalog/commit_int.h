@@ -55,8 +55,11 @@ struct job {
 	struct err e; /* of the worker */
 };
 
-/* Where the next metadata file of a table goes, after the one at `old` (NULL: none). The caller frees it. */
-char *metadata_location_next(const json_t *md, const char *old);
+/*
+ * Where the next metadata file of a table goes, after the one at `old` (NULL: none); made by an attempt, or NULL. The caller
+ * frees it.
+ */
+char *metadata_location_next(const json_t *md, const char *old, const char *attempt);
 
 /* ---- start (commit_start.c) ---- */
 

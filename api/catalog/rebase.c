@@ -12,13 +12,14 @@
 #include "api/catalog/commit_int.h"
 #include "api/catalog/metadata.h"
 #include "base/alloc.h"
+#include "base/attempt_name.h"
 #include "base/clock.h"
 
 #define LISTS_TIMEOUT (60 * US_PER_S)
 
 /* One table: the metadata that the run began from (NULL: it made the table), that it arrived at, and that is there now. */
 struct moved {
-	const char *ns, *name, *have;
+	const char *ns, *name, *have, *attempt;
 	json_t *base, *mine, *head;
 	json_t *snapshots; /* of the run, oldest first */
 	json_t *lists;     /* what the child is told: {head, snapshots: [{id, sequence, list, into}]} */
@@ -130,11 +131,14 @@ plan_lists(struct moved *m)
 	const char *location = json_string_value(json_object_get(m->head, "location"));
 	json_t *head = metadata_current(m->head, "snapshots", "snapshot-id", "current-snapshot-id"), *list = json_array(), *s;
 	json_int_t sequence = metadata_int(m->head, "last-sequence-number", 0);
+	char uuid[UUID_TEXT];
 	size_t i;
+
+	attempt_uuid(m->attempt, uuid); /* another one for every try */
 
 	json_array_foreach (m->snapshots, i, s) {
 		long long id = json_integer_value(json_object_get(s, "snapshot-id"));
-		char *into = xasprintf("%s/metadata/snap-%lld-%lld-rebased.avro", location, id, (long long)++sequence);
+		char *into = xasprintf("%s/metadata/snap-%lld-%lld-%s.avro", location, id, (long long)++sequence, uuid);
 
 		json_array_append_new(list, json_pack("{s:I,s:I,s:O,s:s}", "id", (json_int_t)id, "sequence", sequence, "list",
 						      json_object_get(s, "manifest-list"), "into", into));
@@ -222,7 +226,7 @@ build_one(struct moved *m, struct err *e)
 	if (md == NULL)
 		return;
 	text = json_dumps(md, JSON_COMPACT);
-	m->after = metadata_location_next(md, m->have);
+	m->after = metadata_location_next(md, m->have, m->attempt);
 	(void)!warehouse_write(m->after, text, strlen(text), e);
 	free(text);
 	json_decref(md);
@@ -303,6 +307,7 @@ catalog_rebase(void *arg, const json_t *tables, sched_rebased_cb cb, void *cb_ar
 		r->moved[i].ns = json_string_value(json_object_get(t, "namespace"));
 		r->moved[i].name = json_string_value(json_object_get(t, "name"));
 		r->moved[i].have = json_string_value(json_object_get(t, "have"));
+		r->moved[i].attempt = json_string_value(json_object_get(t, "attempt"));
 	}
 	r->work.data = r;
 	work_queue(r->catalog->app->loop, &r->work, rebase_remote(r), plan_work, on_planned);

@@ -127,5 +127,11 @@ const char *const migrations[] = {
 	"  IF task IS NULL THEN UPDATE sluice.runs r SET state = 'success', ended_at = ended WHERE r.id = run; END IF;"
 	"  INSERT INTO sluice.events SELECT * FROM jsonb_populate_recordset(NULL::sluice.events, news) ON CONFLICT DO NOTHING;"
 	"  RETURN '[]'; END $$;",
+	/* 6: where attempts that did not end well may have left files that no table needs; see api/catalog/cleanup.c. */
+	"CREATE TABLE sluice.cleanup ("
+	"  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL, run_id text NOT NULL, task_id text NOT "
+	"NULL,"
+	"  attempt int NOT NULL, namespace text NOT NULL, name text NOT NULL, location text, metadata text);"
+	"CREATE INDEX cleanup_by_age ON sluice.cleanup (at);",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);

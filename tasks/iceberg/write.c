@@ -1,19 +1,20 @@
 /* See write.h: the order of a write's steps, and what happens when one of them fails. */
 #include "tasks/iceberg/write.h"
 
-#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/attempt_name.h"
 #include "base/fault.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/iceberg/session.h"
 #include "tasks/iceberg/write_int.h"
+#include "tasks/report.h"
 #include "tasks/spent.h"
 
 #define COMMIT_TRIES 6
@@ -300,6 +301,18 @@ writer_reload(struct writer *wr)
 	return rc;
 }
 
+/* Forgets the manifests and lists that were made, and removes them when nothing leads to them. */
+static void
+writer_unmake(struct writer *wr, bool away)
+{
+	for (size_t i = 0; i < wr->made.count; i++) {
+		if (away)
+			task_file_remove(wr->cx, wr->made.items[i]);
+		free(wr->made.items[i]);
+	}
+	wr->made.count = 0;
+}
+
 /*
  * An append fits on top of anything; so does replacing everything. Partitions are looked at again. An upsert has read the table:
  * what somebody else wrote since may hold its keys, so the task begins anew.
@@ -310,6 +323,7 @@ writer_commit(struct writer *wr)
 	int status = -1;
 
 	for (int try = 0; try < COMMIT_TRIES; try++) {
+		writer_unmake(wr, true); /* of a try that was refused, and cannot land any more */
 		if (try && (wr->w->mode == WRITE_UPSERT || writer_reload(wr) < 0))
 			break;
 		status = commit_try(wr);
@@ -326,11 +340,7 @@ writer_release(struct writer *wr, bool failed)
 		writer_remove_data(wr);
 	for (size_t i = 0; i < wr->nfiles; i++)
 		data_file_release(&wr->files[i]);
-	for (size_t i = 0; i < wr->made.count; i++) {
-		if (failed)
-			task_file_remove(wr->cx, wr->made.items[i]);
-		free(wr->made.items[i]);
-	}
+	writer_unmake(wr, failed);
 	free(wr->made.items);
 	free(wr->files);
 	free(wr->select);
@@ -349,16 +359,23 @@ writer_release(struct writer *wr, bool failed)
 	json_decref(wr->loaded);
 }
 
-/* RUN-TASK-N-…: what an attempt left behind is found by its files' names. */
 static void
 writer_begin(struct writer *wr, struct context *cx, struct write *w)
 {
+	char stem[ATTEMPT_STEM];
+
 	*wr = (struct writer){ .cx = cx, .w = w };
-	snprintf(wr->stem, sizeof(wr->stem), "%.40s-%.63s-%d-%08x", doc_text(cx, "run_id"), doc_text(cx, "task_id"),
-		 (int)json_integer_value(json_object_get(cx->doc, "attempt")), (unsigned)random_id());
-	for (char *p = wr->stem; *p; p++)
-		if (!isalnum((unsigned char)*p) && strchr("-_", *p) == NULL)
-			*p = '_';
+	snprintf(wr->stem, sizeof(wr->stem), "%s-%0*x",
+		 attempt_stem(doc_text(cx, "run_id"), doc_text(cx, "task_id"),
+			      (int)json_integer_value(json_object_get(cx->doc, "attempt")), stem),
+		 ATTEMPT_NONCE, (unsigned)random_id());
+}
+
+/* Where files of this attempt may lie from now on, whatever becomes of it. */
+static void
+writer_tell(const struct writer *wr)
+{
+	report("writing", json_pack("[{s:s,s:s,s:s}]", "namespace", wr->w->ns, "name", wr->w->table, "location", wr->location));
 }
 
 int
@@ -385,6 +402,7 @@ iceberg_write(struct context *cx, struct write *w)
 		status = 200;
 		goto out;
 	}
+	writer_tell(&wr);
 	FAULT("write.data.before");
 	if ((w->mode == WRITE_ADD_FILES ? add_files_data(&wr) : writer_data(&wr)) < 0 ||
 	    (w->mode == WRITE_UPSERT && upsert_deletes(&wr) < 0)) {

@@ -37,7 +37,7 @@ struct writer {
 	bool new_spec, new_order;            /* they are to be added, or made the default */
 	int last_column_id, first_column_id; /* first: before this task added any */
 	char *select;                        /* the rows, cast to the schema, in its order */
-	char stem[160];                      /* of this attempt's files */
+	char stem[160];                      /* of this attempt's files: see base/attempt_name.h */
 	struct data_file *files;
 	size_t nfiles;
 	json_t *gone;    /* list of the names of data files that an upsert rewrites; NULL: not an upsert */

@@ -23,7 +23,7 @@ import threading
 import time
 import traceback
 
-from world import RETRY, Finding, OwnDatabase, SmallDisks, World, below, can_mount
+from world import RETRY, Finding, OwnDatabase, SmallDisks, World, below, can_mount, stat_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = pathlib.Path(__file__).parent / "README.md"
@@ -41,6 +41,15 @@ POINTS = {
         "task.begin task.end stage.finish.before stage.finish.after write.data.before write.data.after write.commit.before write.commit.after"
     ).split(),
 }
+# Every step of a commit to a table, of a run's end, and of the removal of what failed attempts left.
+LAKE_POINTS = {
+    "attempt": "write.data.before write.data.after write.commit.before write.commit.after task.end cleanup.remove.before cleanup.remove.between".split(),
+    "daemon": (
+        "catalog.commit.before catalog.commit.after attempt.exit.heard lake.publish.before lake.publish.after lake.rebase.before lake.rebase.after "
+        "store.commit.sent store.commit.after cleanup.forget.before"
+    ).split(),
+}
+RARE = "lake.rebase cleanup."  # not passed often in a round
 ROLES = ["attempt", "daemon", "nursery", "postgres", "backend"]
 
 
@@ -94,13 +103,38 @@ def until_hit(w, seconds=3):
     return not w.fault.read_text()
 
 
+def times(rng, point, many):
+    return rng.choice((1, 1, 2) if any(point.startswith(rare) for rare in RARE.split()) else many)
+
+
 def at_point(role, point, and_also=None):
     def run(w, rng):
         w.mortal = role == "daemon"
-        arm(w, f"{point}:{rng.choice((1, 1, 2, 3, 5, 8, 13))}=kill")
+        arm(w, f"{point}:{times(rng, point, (1, 1, 2, 3, 5, 8, 13))}=kill")
         w.reached = until_hit(w)
         if and_also and w.reached:
             w.kill(and_also)
+        w.tend()
+        arm(w, "")
+
+    return run
+
+
+def held(role, point, victim):
+    """A process is held at a point; another one is killed meanwhile."""
+
+    def run(w, rng):
+        w.mortal = "daemon" in (role, victim)
+        arm(w, f"{point}:{times(rng, point, (1, 2, 3, 5))}=stop")
+        w.reached = until_hit(w)
+        until, held = time.monotonic() + 5, []
+        while w.reached and not held and time.monotonic() < until:  # it is taken from the file a moment before
+            held = [p for p in {w.daemon.process.pid, *below(w.nursery())} if (s := stat_of(p)) and s[0] == "T"]
+        if held:
+            w.kill(victim)
+            time.sleep(rng.choice((0, 0.1, 0.5)))
+        for pid in held:
+            send(pid, signal.SIGCONT)
         w.tend()
         arm(w, "")
 
@@ -314,6 +348,12 @@ for name, points in POINTS.items():
         KINDS[f"{point}: kill -9"] = Kind(at_point(name, point))
 for point, other in (("store.commit.sent", "postgres"), ("attempt.spawn.after", "nursery"), ("nursery.fork.after", "daemon"), ("write.commit.before", "daemon")):
     KINDS[f"{point}: kill -9, then {other}"] = Kind(at_point(next(r for r, points in POINTS.items() if point in points), point, other))
+for name, points in LAKE_POINTS.items():
+    for point in points:
+        KINDS[f"lake: {point}: kill -9"] = Kind(at_point(name, point))
+        for victim in ("postgres", "daemon"):
+            if victim != name:
+                KINDS[f"lake: {point}: held, kill -9 {victim}"] = Kind(held(name, point, victim))
 for name in ROLES:
     KINDS[f"stop {name}, go on later"] = Kind(stopped(name))
 KINDS["database stopped"] = Kind(database_stopped, 1, OwnDatabase)
@@ -343,6 +383,8 @@ def plan(seed, i):
 
 
 def flows_for(kind):
+    if kind.startswith("lake:"):
+        return ["lake", "lake", "half", "half"]
     return FLOWS + (["timed"] if kind.startswith("stop") else [])
 
 

@@ -19,6 +19,7 @@ import psycopg2
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
 from conftest import Daemon, alive, die_with_parent  # noqa: E402
 from database import Database  # noqa: E402
+from lake_files import missing_and_spare  # noqa: E402
 
 ROWS = 40  # of one publish
 DEADLINE = 90  # for a round to come to rest
@@ -35,7 +36,7 @@ echo "begin $me" >>"{folder}/ledger"
 sleep "$2"
 echo "end $me" >>"{folder}/ledger"
 """
-PAUSES = {"lake": 1.2}  # of a client between two runs
+PAUSES = {"lake": 1.2, "half": 1.2}  # of a client between two runs
 RETRY = "{max_attempts: 1000, interval: 100ms}"
 
 
@@ -65,10 +66,18 @@ tasks:
   - {{id: renew, type: publish, depends_on: [stage], from: "${{tasks.stage.outputs.path}}", into: w.latest, mode: replace}}
   - {{id: look, type: validate, depends_on: [renew], table: w.latest, checks: [{{row_count: {{min: {ROWS}, max: {ROWS}}}}}, {{unique: [id]}}]}}
 """
+    # Appends, and fails: nobody may ever see a row of it.
+    half = f"""\
+id: half
+concurrency: {{max_active_runs: 2}}
+tasks:
+  - {{id: add, type: curate, into: w.added, mode: append, retry: {RETRY}, sql: "SELECT '1' AS id, 'half' AS name, '${{run.id}}' AS run"}}
+  - {{id: fails, type: command, depends_on: [add], command: [/bin/false]}}
+"""
     timed = "id: timed\n" + many + command(folder, "hang", 0.1, mode="hang", keys=", timeout: 1s, stop_grace: 300ms")
     timed += command(folder, "quick", 0.3, keys=", timeout: 1s, stop_grace: 300ms")
     long = "id: long\n" + many + command(folder, "l0", 0.2) + command(folder, "l1", 30, ["l0"], keys=", stop_grace: 300ms") + command(folder, "l2", 0, ["l1"])
-    return {"chain": chain, "fan": fan, "lake": lake, "timed": timed, "long": long}
+    return {"chain": chain, "fan": fan, "lake": lake, "half": half, "timed": timed, "long": long}
 
 
 DEPENDS = {"chain": {f"c{i}": [f"c{i - 1}"] for i in range(1, 6)}, "fan": {**{f"b{i}": ["top"] for i in range(8)}, "end": [f"b{i}" for i in range(8)]}}
@@ -147,6 +156,7 @@ class World:
         mark.write_text(MARK.replace("{folder}", str(self.folder)))
         mark.chmod(0o755)
         (self.folder / "in.csv").write_text("id,name\n" + "".join(f"{i},name {i * 7}\n" for i in range(1, ROWS + 1)))
+        (self.folder / "flows" / "sluice.yaml").write_text("catalog: {cleanup_after: 200ms}\n")
         for name, text in flows_of(self.folder).items():
             (self.folder / "flows" / f"{name}.yaml").write_text(text)
         self.home = self.folder / "home"
@@ -360,7 +370,7 @@ class World:
                 for n in range(1000):
                     key = f"{stamp}-{i}-{n}"
                     ids[key] = run = self.trigger(flow, key)
-                    self.runs[run] = (flow, ("success",))
+                    self.runs[run] = (flow, ("failed",) if flow == "half" else ("success",))
                     if flow == "long":
                         time.sleep(cancel_after or 0.5)
                         self.runs[run] = (flow, self.cancel(run))
@@ -370,19 +380,34 @@ class World:
                 trouble.append(e)
 
         threads = [threading.Thread(target=client, args=(i, f), daemon=True) for i, f in enumerate(flows)]
+        watcher = threading.Thread(target=self.watch, args=(over, trouble), daemon=True)
+        watcher.start()
         for t in threads:
             t.start()
         try:
             fault()
         finally:
             over.set()
+        watcher.join()
         self.rest(threads, trouble)
+        if half := self.check_whole():
+            raise Finding(f"half visible: {half}")
         with self.connect() as db, db.cursor() as cursor:
             cursor.execute("SELECT idempotency_key, count(*), min(id) FROM sluice.runs WHERE idempotency_key LIKE %s GROUP BY 1", (stamp + "-%",))
             found = {k: (n, i) for k, n, i in cursor.fetchall()}
         if found != {k: (1, i) for k, i in ids.items()}:
             raise Finding(f"triggered {ids}, but the database has {found}")
         self.check(list(ids.values()))
+
+    def watch(self, over, trouble):
+        """As somebody who reads all the time."""
+        try:
+            while not over.wait(0.1):
+                if half := self.check_whole():
+                    trouble.append(Finding(f"half visible: {half}"))
+                    return
+        except Finding:  # no database
+            pass
 
     def rest(self, threads, trouble, seconds=DEADLINE):
         """Waits until every client has its answer and nothing is queued or running."""
@@ -435,6 +460,7 @@ class World:
         self.check_rows(ids)
         self.check_ledger(ids)
         self.check_tables()
+        self.check_files()
         self.check_leftovers()
         if re.search(r"Sanitizer|runtime error:|assertion failed|BUG", self.daemon.log):
             raise Finding("the daemon's log tells of a bug:\n" + self.daemon.log[-3000:])
@@ -492,7 +518,7 @@ class World:
                 if (run, before) not in ended:
                     raise Finding(f"{run}/{task} began before {before} had ended")
         for (run, task), states in self.attempts.items():
-            if self.runs[run][0] in ("lake", "many"):
+            if self.runs[run][0] in ("lake", "half", "many"):
                 continue
             for n, state in states.items():
                 if state == "success" and ((run, task, n) not in begun or n not in ended.get((run, task), {})):
@@ -526,6 +552,38 @@ class World:
         for row in added:
             if row[1] != ROWS or row[1:] != wanted:
                 raise Finding(f"table w.added has {row[1:]} of run {row[0]}, and {wanted} in an undisturbed run")
+
+    def check_files(self):
+        """Every file that a table needs is there, and no other one: what failed attempts left is gone after its time."""
+        until = time.monotonic() + DEADLINE
+
+        def rows():
+            with self.connect() as db, db.cursor() as cursor:
+                cursor.execute("SELECT * FROM sluice.cleanup")
+                return cursor.fetchall()
+
+        while left := rows():
+            if time.monotonic() > until:
+                raise Finding(f"what attempts left is not removed: {left}")
+            self.tend()
+            time.sleep(0.05)
+        missing, spare = missing_and_spare(self.daemon)
+        if missing or spare:
+            raise Finding(f"files that a table needs and are not there: {sorted(missing)}\nfiles that no table needs: {sorted(spare)}")
+
+    def check_whole(self):
+        """Of no run that is under way, or failed, is anything visible, and of one that succeeded nothing is not."""
+        try:
+            with self.connect() as db, db.cursor() as cursor:
+                cursor.execute(
+                    "SELECT r.id, r.state, array_agg(c.name || ' ' || c.state) FROM sluice.runs r JOIN sluice.commits c ON c.run_id = r.id WHERE c.state <> 'abandoned' "
+                    "GROUP BY r.id, r.state HAVING bool_or((c.state = 'visible') <> (r.state = 'success'))"
+                    " UNION ALL SELECT t.table_name, t.metadata_location, NULL FROM iceberg_tables t JOIN sluice.commits c ON c.metadata_after = t.metadata_location "
+                    "WHERE c.state <> 'visible'"
+                )
+                return cursor.fetchall()
+        except psycopg2.Error:
+            return None
 
     def check_leftovers(self):
         if self.baseline is None:

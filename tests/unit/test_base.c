@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/alloc.h"
+#include "base/attempt_name.h"
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -353,6 +354,41 @@ digests_are_the_standard_ones(void **state)
 }
 
 static void
+files_tell_their_attempt(void **state)
+{
+	char stem[ATTEMPT_STEM], other[ATTEMPT_STEM], uuid[UUID_TEXT], again[UUID_TEXT], file[400], *task = xmalloc(301);
+
+	(void)state;
+	assert_string_equal(attempt_stem("R", "a b/c", 2, stem), "R-a_b_c-2");
+	attempt_uuid("R/a/1", uuid);
+	attempt_uuid("R/a/1", again);
+	assert_string_not_equal(uuid, again);
+	assert_int_equal(uuid[14], '8');
+	attempt_stem("R", "a", 1, stem);
+	snprintf(file, sizeof(file), "%s-0123abcd-0.parquet", stem);
+	assert_true(attempt_named(file, stem, uuid));
+	snprintf(file, sizeof(file), "snap-12-%s-0123abcd.avro", stem);
+	assert_true(attempt_named(file, stem, uuid));
+	snprintf(file, sizeof(file), "00003-%s.metadata.json", again);
+	assert_true(attempt_named(file, stem, uuid));
+	attempt_uuid("R/a/2", again);
+	snprintf(file, sizeof(file), "00003-%s.metadata.json", again);
+	assert_false(attempt_named(file, stem, uuid));
+	/* task "a-1" of the same run, attempt 2; run "xR"; a tenth attempt; no attempt at all */
+	assert_false(attempt_named("R-a-1-2-0123abcd-0.parquet", stem, uuid));
+	assert_false(attempt_named("xR-a-1-0123abcd-0.parquet", stem, uuid));
+	assert_false(attempt_named("R-a-10-0123abcd-0.parquet", stem, uuid));
+	assert_false(attempt_named("R-a-1.parquet", stem, uuid));
+	/* long ids */
+	memset(task, 'x', 300);
+	task[300] = '\0';
+	attempt_stem("R", task, 1, stem);
+	attempt_stem("R", task, 2, other);
+	assert_true(strlen(stem) < ATTEMPT_STEM && strcmp(stem, other) != 0);
+	free(task);
+}
+
+static void
 strings_are_copied(void **state)
 {
 	char *a = xstrndup("abcdef", 3), *b = xasprintf("%s-%d", a, 7);
@@ -391,6 +427,7 @@ main(void)
 		cmocka_unit_test(clocks_run),
 		cmocka_unit_test(lists_keep_order_and_allow_removal),
 		cmocka_unit_test(digests_are_the_standard_ones),
+		cmocka_unit_test(files_tell_their_attempt),
 		cmocka_unit_test(strings_are_copied),
 		cmocka_unit_test(log_levels_have_names),
 	};

@@ -1,0 +1,25 @@
+/* What a table's metadata leads to: every file that a reader of any of its snapshots may need. */
+#ifndef TASKS_ICEBERG_REACH_H
+#define TASKS_ICEBERG_REACH_H
+
+#include "tasks/context.h"
+
+struct reach;
+/* `file` is a location as it is written in the metadata. Borrowed. */
+typedef void (*reach_found)(void *arg, const char *file);
+
+/* Remembers which lists and manifests were read, so that none is read twice however many snapshots share it. */
+struct reach *reach_new(struct context *cx, reach_found found, void *arg);
+void reach_free(struct reach *r);
+/*
+ * Everything of a metadata file that lies at `location`: itself, those before it, statistics, lists, manifests, data and delete
+ * files. Reads every manifest. 0, or -1 with the error set, which names the file that cannot be read.
+ */
+MUSTCHECK int reach_metadata(struct reach *r, const char *location, const json_t *md);
+/* The same of one of its snapshots alone. */
+MUSTCHECK int reach_snapshot(struct reach *r, const json_t *snapshot);
+
+/* A metadata file as JSON; NULL with the error set. */
+json_t *reach_read(struct context *cx, const char *location);
+
+#endif
