@@ -103,6 +103,18 @@ rows_only(const struct moved *m)
 	return metadata_same(json_object_get(m->base, "table-uuid"), json_object_get(m->head, "table-uuid"));
 }
 
+/* May these rows be added to whatever is there? An upsert of nothing but new keys is an append, too, but not with others' keys.
+ */
+static bool
+appended_blindly(const json_t *snapshot)
+{
+	const json_t *summary = json_object_get(snapshot, "summary");
+	const char *operation = json_string_value(json_object_get(summary, "operation")),
+		   *mode = json_string_value(json_object_get(summary, "sluice.mode"));
+
+	return operation && strcmp(operation, "append") == 0 && !(mode && strcmp(mode, "upsert") == 0);
+}
+
 /* The run's snapshots, if each only appended and they follow each other on main. */
 static bool
 appends_only(struct moved *m)
@@ -113,9 +125,7 @@ appends_only(struct moved *m)
 
 	m->snapshots = json_array();
 	while (at && metadata_find(base, "snapshot-id", metadata_int(at, "snapshot-id", -1), NULL) == NULL) {
-		const char *operation = json_string_value(json_object_get(json_object_get(at, "summary"), "operation"));
-
-		if (operation == NULL || strcmp(operation, "append") != 0)
+		if (!appended_blindly(at))
 			return false;
 		json_array_insert(m->snapshots, 0, at);
 		at = metadata_find(json_object_get(m->mine, "snapshots"), "snapshot-id",

@@ -86,6 +86,7 @@ commit_summary(const struct writer *wr, const struct commit *c)
 	json_object_set_new(s, "sluice.flow", json_string(doc_text(cx, "flow")));
 	json_object_set_new(s, "sluice.run-id", json_string(doc_text(cx, "run_id")));
 	json_object_set_new(s, "sluice.task-id", json_string(doc_text(cx, "task_id")));
+	json_object_set_new(s, "sluice.mode", json_string(write_mode_names[w->mode]));
 	summary_set(s, "sluice.attempt", json_integer_value(json_object_get(cx->doc, "attempt")));
 	return s;
 }

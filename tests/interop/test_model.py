@@ -1,6 +1,6 @@
 """Random operations by random engines, against a table in Python's memory; all engines are asked after each.
 
-SLUICE_INTEROP_SEED repeats a run; SLUICE_INTEROP_STEPS makes it longer.
+SLUICE_INTEROP_SEED repeats a run; SLUICE_INTEROP_STEPS makes it longer: that many operations, however long they take.
 """
 
 import os
@@ -14,7 +14,8 @@ from test_matrix import metadata
 
 SEED = int(os.environ.get("SLUICE_INTEROP_SEED", "5"))
 STEPS = int(os.environ.get("SLUICE_INTEROP_STEPS", "60"))
-SECONDS = float(os.environ.get("SLUICE_INTEROP_SECONDS", "60"))
+SECONDS = float(os.environ.get("SLUICE_INTEROP_SECONDS", "inf" if "SLUICE_INTEROP_STEPS" in os.environ else "60"))
+A_TABLE = 60  # operations; then another one, partitioned or not
 WORDS = ["", "eu", "us", "it's", "Ñ 数", None]
 
 
@@ -94,6 +95,21 @@ def drop_column(m, e, t, rng):
     m.columns = {c: v for c, v in m.columns.items() if c != number}
 
 
+def widen(m, e, t, rng):
+    ints = [c for c, (_, kind) in m.columns.items() if kind == "int"]
+    if not ints:
+        return None
+    number = rng.choice(ints)
+    e.widen(t, m.columns[number][0])
+    m.columns = {**m.columns, number: (m.columns[number][0], "bigint")}
+
+
+def replace(m, e, t, rng):
+    rows = m.some(rng)
+    e.replace(t, *m.shown(rows=rows))
+    m.rows = rows
+
+
 def rollback(m, e, t, rng):
     ancestors = m.ancestors & m.past.keys()
     if not ancestors:
@@ -111,7 +127,7 @@ def tag(m, e, t, rng):
     m.tags[name] = snapshot
 
 
-OPERATIONS = {append: 6, overwrite: 2, upsert: 4, delete: 4, add_column: 1, rename_column: 1, drop_column: 1, rollback: 2, tag: 1}
+OPERATIONS = {append: 6, overwrite: 2, upsert: 4, delete: 4, add_column: 1, rename_column: 1, drop_column: 1, widen: 1, replace: 1, rollback: 2, tag: 1}
 
 
 def look(m, lake, table):
@@ -152,15 +168,16 @@ def everybody_agrees(m, agree, table, rng):
         agree.same(agree.ask(lambda e: e.state_of_tag(table, name), [who]), rows, columns)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(600 + 10 * STEPS)
 def test_random_operations(engines, agree, lake):
-    rng, m, table, told = random.Random(SEED), Model(), lake.table("model"), []
-    creator = rng.choice(list(engines.values()))
-    creator.create(table, m.shown()[0])
-    deadline = time.monotonic() + SECONDS
-    for step in range(STEPS):
-        if time.monotonic() > deadline:
-            break
+    rng, m, told = random.Random(SEED), None, []
+    deadline, done = time.monotonic() + SECONDS, 0
+    while done < STEPS and time.monotonic() < deadline:
+        if done % A_TABLE == 0:
+            m, table, partition = Model(), lake.table("model"), rng.choice([None, ["bucket(4, id)"]])
+            creator = rng.choice(list(engines.values()))
+            creator.create(table, m.shown()[0], partition)
+            told = []
         operation = rng.choices(list(OPERATIONS), OPERATIONS.values())[0]
         look(m, lake, table)
         engine = rng.choice([e for e in engines.values() if able(e, operation, m)])
@@ -170,6 +187,7 @@ def test_random_operations(engines, agree, lake):
             look(m, lake, table)
             everybody_agrees(m, agree, table, rng)
         except BaseException as e:
-            e.add_note(f"seed {SEED}, made by {creator.name}, after:\n  " + "\n  ".join(told))
+            e.add_note(f"seed {SEED}, operation {done} of a table made by {creator.name}, partitioned by {partition}, after:\n  " + "\n  ".join(told))
             raise
-    print(f"{len(told)} operations")
+        done += 1
+    print(f"seed {SEED}: {done} operations")
