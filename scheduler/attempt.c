@@ -618,6 +618,14 @@ attempts_sweep(struct sched *s)
 	free(path);
 }
 
+static bool
+adhoc_conflict(const struct attempt *a)
+{
+	const char *cause = json_string_value(json_object_get(json_object_get(a->report, "error"), "cause"));
+
+	return cause && strcmp(cause, "conflict") == 0;
+}
+
 static void
 adhoc_ended(struct attempt *a, const struct nursery_exit *x)
 {
@@ -630,6 +638,7 @@ adhoc_ended(struct attempt *a, const struct nursery_exit *x)
 	else {
 		err_set(&e,
 			a->stop == STOP_TIMEOUT                         ? ERR_TIMEOUT
+			: adhoc_conflict(a)                             ? ERR_CONFLICT
 			: x->spawn_failed && errno_passing(x->error_no) ? ERR_UNAVAILABLE
 									: ERR_UNPROCESSABLE,
 			"%s", reason);

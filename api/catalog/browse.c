@@ -17,7 +17,7 @@
 
 /* ---- finding and reading ---- */
 
-static struct browse *
+struct browse *
 browse_new(struct request *rq, void (*done)(struct browse *b))
 {
 	struct browse *b = xcalloc(1, sizeof(*b));
@@ -29,7 +29,7 @@ browse_new(struct request *rq, void (*done)(struct browse *b))
 	return b;
 }
 
-static void
+void
 browse_free(struct browse *b)
 {
 	for (size_t i = 0; i < b->count; i++) {
@@ -46,7 +46,7 @@ browse_free(struct browse *b)
 	free(b);
 }
 
-static void
+void
 browse_done(struct browse *b)
 {
 	struct browsed *t = b->tables;
@@ -121,26 +121,35 @@ browse_name(const struct browsed *t)
 
 /* ---- one table ---- */
 
+void
+browse_none(struct browse *b, const char **names, size_t n)
+{
+	const char *wanted = b->rq->param[0], *near = suggest(wanted, names, n);
+
+	if (near)
+		reply_problem(b->rq, ERR_NOT_FOUND, "there is no table %s; did you mean \"%s\"?", wanted, near);
+	else
+		reply_problem(b->rq, ERR_NOT_FOUND, "there is no table %s; `sluice tables` lists %s", wanted,
+			      n == 1 ? "the one there is" : "what there is");
+	browse_free(b);
+}
+
 static void
 on_names(void *arg, const struct rows *r, struct err *e)
 {
 	struct browse *b = arg;
 	size_t n = r ? rows_count(r) : 0;
 	const char **names = xcalloc(n + 1, sizeof(*names));
-	const char *wanted = b->rq->param[0], *near;
 
 	for (size_t i = 0; i < n; i++)
 		names[i] = rows_get(r, i, 0);
-	near = suggest(wanted, names, n);
-	if (r == NULL)
+	if (r) {
+		browse_none(b, names, n);
+	} else {
 		reply_err(b->rq, e);
-	else if (near)
-		reply_problem(b->rq, ERR_NOT_FOUND, "there is no table %s; did you mean \"%s\"?", wanted, near);
-	else
-		reply_problem(b->rq, ERR_NOT_FOUND, "there is no table %s; `sluice tables` lists %s", wanted,
-			      n == 1 ? "the one there is" : "what there is");
+		browse_free(b);
+	}
 	free(names);
-	browse_free(b);
 }
 
 static void
@@ -181,6 +190,11 @@ browse_table(struct request *rq, void (*done)(struct browse *b))
 	char *text;
 
 	b->one = true;
+	if (config_foreign(rq->app->config)) {
+		json_decref(cuts);
+		foreign_table(b);
+		return;
+	}
 	add_cuts(cuts, rq->param[0]);
 	if (strncmp(rq->param[0], b->catalog->name, n) == 0 && rq->param[0][n] == '.')
 		add_cuts(cuts, rq->param[0] + n + 1);
@@ -263,6 +277,10 @@ tables_get(struct request *rq)
 	if (limit < 0)
 		return;
 	b = browse_new(rq, list_done);
+	if (config_foreign(rq->app->config)) {
+		foreign_list(b, ns, cursor, limit);
+		return;
+	}
 	b->count = (size_t)limit; /* until the rows are there */
 	snprintf(number, sizeof(number), "%ld", limit + 1);
 	store_query(

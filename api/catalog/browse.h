@@ -32,6 +32,18 @@ struct browse {
  * anything. Answers itself when there is none (404 with the nearest name) or it cannot be read.
  */
 void browse_table(struct request *rq, void (*done)(struct browse *b));
+/* For browse_foreign.c: begins, ends (one of these), and answers that there is no such table among `names`. */
+struct browse *browse_new(struct request *rq, void (*done)(struct browse *b));
+void browse_done(struct browse *b);
+void browse_free(struct browse *b);
+void browse_none(struct browse *b, const char **names, size_t n);
+/*
+ * The same where another server keeps the catalog: asked by a child. foreign_change commits `change`, taken over, to the table
+ * of `b` and answers as change_reply does.
+ */
+void foreign_table(struct browse *b);
+void foreign_list(struct browse *b, const char *ns, const char *after, long limit);
+void foreign_change(struct request *rq, const char *ns, const char *name, json_t *change);
 /* "stg.t". The caller frees it. */
 char *browse_name(const struct browsed *t);
 /* The snapshot that `at` means, see base/table_at.h; NULL after a 404. Borrowed. */

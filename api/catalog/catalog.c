@@ -125,6 +125,20 @@ meta_cached(struct catalog *c, const char *location)
 }
 
 struct meta *
+meta_new(const char *location, char *text, size_t len, json_t *json)
+{
+	struct meta *m = xcalloc(1, sizeof(*m));
+
+	m->refs = 1;
+	m->location = xstrdup(location);
+	m->text = text;
+	m->len = len;
+	m->json = json;
+	list_init(&m->lru);
+	return m;
+}
+
+struct meta *
 meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_t *json)
 {
 	struct meta *m = meta_cached(c, location);
@@ -134,13 +148,7 @@ meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_
 		json_decref(json);
 		return m;
 	}
-	m = xcalloc(1, sizeof(*m));
-	m->refs = 1;
-	m->location = xstrdup(location);
-	m->text = text;
-	m->len = len;
-	m->json = json;
-	list_init(&m->lru);
+	m = meta_new(location, text, len, json);
 	if (CACHE_COST(len) > CACHE_MAX)
 		return m;
 	while (c->bytes + CACHE_COST(len) > CACHE_MAX)

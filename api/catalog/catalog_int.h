@@ -50,6 +50,8 @@ void catalog_unref(struct catalog *c);
 
 /* The caller's reference, or NULL. */
 struct meta *meta_cached(struct catalog *c, const char *location);
+/* Takes text and json over; kept by nobody else. */
+struct meta *meta_new(const char *location, char *text, size_t len, json_t *json);
 /* Takes text and json over; returns a reference for the caller and keeps one, while there is room. */
 struct meta *meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_t *json);
 struct meta *meta_ref(struct meta *m);

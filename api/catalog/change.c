@@ -89,6 +89,8 @@ change_commit(struct browse *b, const char *name, const char *type, json_t *upda
 	if (change == NULL) /* version 1 may have no uuid */
 		reply_problem(b->rq, ERR_UNPROCESSABLE,
 			      "table %s.%s has no \"table-uuid\": its metadata cannot be changed safely", t->ns, t->name);
+	else if (config_foreign(b->rq->app->config))
+		foreign_change(b->rq, t->ns, t->name, change);
 	else
 		tables_change(b->rq, t->ns, t->name, change);
 }

@@ -37,6 +37,8 @@ attach_catalog(struct context *cx)
 	buf_addf(&b, " (TYPE iceberg%s)", options.s);
 	if (rc == 0)
 		rc = duck_exec(cx->db, b.s, &cx->err);
+	if (rc == 0 && secret.len && session_foreign(cx)) /* what is attached has it; SQL could use it for another address */
+		rc = duck_exec(cx->db, "DROP TEMPORARY SECRET sluice_catalog", &cx->err);
 	if (rc < 0 && session_foreign(cx))
 		err_prefix(&cx->err, "the catalog at %s",
 			   json_string_value(json_object_get(json_object_get(cx->doc, "catalog"), "uri")));

@@ -144,6 +144,28 @@ rest_table_path(const char *ns, const char *table)
 	return buf_detach(&b);
 }
 
+char *
+rest_namespace_path(const char *ns, const char *what)
+{
+	struct buf b = BUF_INIT;
+
+	buf_adds(&b, "namespaces/");
+	add_encoded(&b, ns);
+	buf_adds(&b, what);
+	return buf_detach(&b);
+}
+
+char *
+rest_query_path(const char *path, const char *name, const char *value)
+{
+	struct buf b = BUF_INIT;
+
+	buf_addf(&b, "%s%c%s=", path, strchr(path, '?') ? '&' : '?', name);
+	for (; *value; value++)
+		buf_addf(&b, "%%%02X", (unsigned char)*value);
+	return buf_detach(&b);
+}
+
 int
 rest_load_table(struct context *cx, const char *ns, const char *table, json_t **out)
 {

@@ -33,6 +33,9 @@ void rest_waited(const struct rest_wait *w);
 int rest_fail(struct context *cx, const char *what, int status, const json_t *answer);
 /* "namespaces/NS/tables/TABLE", percent-encoded; the caller frees it. */
 char *rest_table_path(const char *ns, const char *table);
+/* "namespaces/NS" and what comes after it; a path with a query's value. The caller frees them. */
+char *rest_namespace_path(const char *ns, const char *what);
+char *rest_query_path(const char *path, const char *name, const char *value);
 /* Loads a table: 200 with the load result through `out`, or 404; -1 with the error set for anything else. */
 int rest_load_table(struct context *cx, const char *ns, const char *table, json_t **out);
 /* Makes the namespace unless it is there. */

@@ -438,6 +438,8 @@ session_engine(const struct context *cx, struct buf *secret, struct buf *options
 	const char *token = setting(cx, "token"), *credential = setting(cx, "credential"), *scope = setting(cx, "scope");
 
 	add_option(options, "ENDPOINT", setting(cx, "uri"), strlen(setting(cx, "uri")));
+	if (session_foreign(cx)) /* our own catalog looks at the token; there a query could do whatever the config's may */
+		buf_adds(options, ", READ_ONLY");
 	if (token == NULL && credential == NULL) {
 		buf_adds(options, ", AUTHORIZATION_TYPE 'none'");
 		add_extra_headers(cx, options);

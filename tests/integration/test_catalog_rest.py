@@ -230,6 +230,49 @@ def test_writes_and_reads(lake, make_daemon):
     assert daemon.sql(f"SELECT count(*) AS n FROM as_of('stg.t', '{first}')") == [{"n": 10}]
     assert len(daemon.sql("SELECT * FROM snapshots('stg.t')")) == 4
 
+    # Whoever may query cannot write with the config's credentials, nor send them elsewhere.
+    for sql in ("DELETE FROM stg.t", "CREATE TABLE lake.stg.x AS SELECT 1 AS a", "DROP TABLE lake.stg.t"):
+        refused = daemon.cli("sql", sql, check=False)
+        assert refused.returncode != 0 and "read-only" in refused.stderr, refused
+    refused = daemon.cli("sql", f"ATTACH '' AS x (TYPE iceberg, ENDPOINT '{lake.url}', SECRET sluice_catalog)", check=False)
+    assert refused.returncode != 0 and "sluice_catalog" in refused.stderr, refused
+
+
+def test_tables_and_their_states(lake, make_daemon):
+    """`sluice tables`, diff, tags and rollback, as with the daemon's own catalog."""
+    daemon = make_daemon(config=lake.config())
+    daemon.flow("f", FLOW)
+    assert daemon.get("/api/v1/tables")["items"] == []
+    for _ in range(2):
+        run = daemon.trigger("f")
+        assert run["state"] == "success", why(run)
+    lake.catalog().create_namespace_if_not_exists("deep")
+    lake.catalog().create_namespace_if_not_exists("deep.er")
+    lake.catalog().create_table("deep.er.e", pa.schema([("x", pa.int64())]))
+
+    items = daemon.get("/api/v1/tables")["items"]
+    assert [(t["name"], t["rows"], t["snapshots"]) for t in items] == [("cur.c", 1, 2), ("deep.er.e", 0, 0), ("stg.t", 20, 2)]
+    page = daemon.get("/api/v1/tables?limit=1&cursor=cur.c")
+    assert [t["name"] for t in page["items"]] == ["deep.er.e"] and page["next"] == "deep.er.e"
+    assert [t["name"] for t in daemon.get("/api/v1/tables?namespace=stg")["items"]] == ["stg.t"]
+    shown = daemon.get("/api/v1/tables/lake.stg.t")
+    assert [f["name"] for f in shown["schema"]["fields"]] == ["id", "name"] and shown["current_snapshot"]["summary"]["sluice.flow"] == "f"
+    assert len(daemon.get("/api/v1/tables/stg.t/files")["items"]) == 2
+    assert daemon.get("/api/v1/tables/deep.er.e")["snapshots"] == 0
+    assert len(daemon.get("/api/v1/tables/stg.t/preview?at=previous")["rows"]) == 10
+    assert daemon.get("/api/v1/tables/stg.t/diff")["counts"]["added"] == 10
+    missing = daemon.request("GET", "/api/v1/tables/stg.tt")
+    assert missing.status == 404 and 'did you mean "stg.t"?' in missing.json["detail"]
+
+    daemon.cli("tag", "stg.t", "v1", "--at", "previous")
+    assert daemon.sql("SELECT count(*) AS n FROM as_of('stg.t', 'v1')") == [{"n": 10}]
+    daemon.cli("rollback", "stg.t", "--to", "v1")
+    assert len(lake.rows("stg.t")) == 10
+
+    # The daemon's own catalog is out of use rather than a second one.
+    refused = daemon.request("GET", "/iceberg/v1/config")
+    assert refused.status in (406, 501) and lake.url in refused.text, refused
+
 
 def test_isolation_of_runs_is_refused(another, make_daemon):
     daemon = make_daemon(config=another[1].config())
