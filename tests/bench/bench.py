@@ -14,11 +14,12 @@ from measure_catalog import measure_catalog
 from measure_death import measure_death
 from measure_engine import measure_big, measure_employees
 from measure_load import measure_load, measure_loop
+from measure_s3 import measure_s3
 from measure_tasks import measure_chain, measure_fan, measure_idle, measure_start
 from programs import Employees, compile_c, libduckdb_flags, libpq_flags, write_flows
 from results import ROOT, Results, write_readme
 
-PARTS = ["idle", "chain", "fan", "start", "death", "employees", "big", "load", "loop", "catalog"]
+PARTS = ["idle", "chain", "fan", "start", "death", "employees", "big", "load", "loop", "catalog", "s3"]
 
 
 def measure(args, folder, results):
@@ -29,7 +30,7 @@ def measure(args, folder, results):
     if "big" in only:
         employees.make_big(args.rows)
     floor = compile_c(folder, "floor", libpq_flags()) if "chain" in only else None
-    engine = compile_c(folder, "engine_floor", libduckdb_flags(args.binary)) if "employees" in only or "big" in only else None
+    engine = compile_c(folder, "engine_floor", libduckdb_flags(args.binary)) if {"employees", "big", "s3"} & set(only) else None
     load = compile_c(folder, "load", []) if "load" in only or "loop" in only else None
     daemon = Daemon(args.binary, folder, employees.config)
     try:
@@ -54,6 +55,8 @@ def measure(args, folder, results):
             measure_loop(daemon, load, min(args.rounds, 3), args.seconds, results)
         if "catalog" in only:
             measure_catalog(daemon, folder, min(args.seconds, 5), results)
+        if "s3" in only:
+            measure_s3(args.binary, engine, folder, args.rows, min(args.rounds, 3), results)
         if "idle" in only:
             measure_idle(daemon, args.idle, "after all runs", results)
     except BaseException:
