@@ -359,6 +359,7 @@ complete_config(struct reading *r, json_t *j)
 	json_object_foreach_safe(paths, tmp, key, v) set_absolute(r, paths, key);
 	set_absolute(r, json_object_get(j, "server"), "flows");
 	set_absolute(r, json_object_get(j, "server"), "archive");
+	set_absolute(r, json_object_get(j, "s3"), "ca");
 	if (!json_object_get(catalog, "type"))
 		json_object_set_new(catalog, "type",
 				    json_string(json_object_get(catalog, "jdbc_uri") ? "jdbc"

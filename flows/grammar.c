@@ -354,6 +354,9 @@ const struct grammar_row grammar_rows[] = {
 	  "Bucket in the path rather than in the host's name; always so where the host is an address." },
 	{ "s3", "region", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Region; by default AWS_REGION, else us-east-1." },
 	{ "s3", "session_token", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Session token that belongs to the keys." },
+	{ "s3", "ca", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "File of the certificates (PEM) that vouch for the store's; by default AWS_CA_BUNDLE or SSL_CERT_FILE, else the "
+	  "system's." },
 	{ "s3", "timeout", G_ONE, G_DURATION, NULL, 0, "60s", NULL,
 	  "How long a request that the store does not answer is tried again." },
 

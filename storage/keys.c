@@ -84,6 +84,7 @@ storage_new(const json_t *s3, struct err *e)
 {
 	struct storage *s = xcalloc(1, sizeof(*s));
 	const char *region = setting(s3, "region", "AWS_REGION"), *endpoint = setting(s3, "endpoint", "AWS_ENDPOINT_URL_S3");
+	const char *ca = setting(s3, "ca", "AWS_CA_BUNDLE");
 	json_t *timeout = json_object_get(s3, "timeout");
 	char *aws = NULL;
 	int rc;
@@ -101,6 +102,9 @@ storage_new(const json_t *s3, struct err *e)
 	s->timeout = json_is_integer(timeout) ? (dur_us)json_integer_value(timeout) : TIMEOUT_DEFAULT;
 	if (endpoint == NULL)
 		endpoint = aws = xasprintf("https://s3.%s.amazonaws.com", s->region);
+	if (ca == NULL)
+		ca = setting(NULL, "", "SSL_CERT_FILE");
+	s->ca = xstrdup_null(ca);
 	rc = endpoint_set(s, endpoint, e);
 	free(aws);
 	if (rc < 0 || keys_set(s, s3, e) < 0) {
@@ -125,6 +129,7 @@ storage_free(struct storage *s)
 	free(s->host);
 	free(s->endpoint);
 	free(s->region);
+	free(s->ca);
 	free(s->role_arn);
 	free(s->token_file);
 	free(s->sts);
@@ -137,6 +142,8 @@ storage_settings(const struct storage *s)
 	json_t *j = json_pack("{s:s,s:s,s:b,s:I}", "endpoint", s->endpoint, "region", s->region, "path_style", s->path_style,
 			      "timeout", (json_int_t)s->timeout);
 
+	if (s->ca)
+		json_object_set_new(j, "ca", json_string(s->ca));
 	if (s->role_arn) {
 		json_object_set_new(j, "role_arn", json_string(s->role_arn));
 		json_object_set_new(j, "token_file", json_string(s->token_file));
@@ -166,6 +173,18 @@ bool
 storage_path_style(const struct storage *s)
 {
 	return s->path_style;
+}
+
+const char *
+storage_ca(const struct storage *s)
+{
+	return s->ca;
+}
+
+dur_us
+storage_timeout(const struct storage *s)
+{
+	return s->timeout;
 }
 
 void

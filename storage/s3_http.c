@@ -161,6 +161,8 @@ limits_set(CURL *curl, const struct storage *s)
 	curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, stalled > 0 ? stalled : 1L);
 	curl_easy_setopt(curl, CURLOPT_PATH_AS_IS, 1L); /* a key may have dots between its slashes */
 	curl_easy_setopt(curl, CURLOPT_PROTOCOLS_STR, "http,https");
+	if (s->ca)
+		curl_easy_setopt(curl, CURLOPT_CAINFO, s->ca);
 }
 
 static CURLcode
@@ -222,6 +224,8 @@ static const struct {
 	  "the store does not know this access key; "
 	  "check s3.access_key, or AWS_ACCESS_KEY_ID" },
 	{ "InvalidBucketName", ERR_INVALID, false, "a bucket's name has 3 to 63 small letters, digits, dots and dashes" },
+	{ "ExpiredTokenException", ERR_FORBIDDEN, false, "the token in AWS_WEB_IDENTITY_TOKEN_FILE has ended; renew it" },
+	{ "InvalidIdentityToken", ERR_FORBIDDEN, false, "the token in AWS_WEB_IDENTITY_TOKEN_FILE is not accepted; renew it" },
 	{ "InvalidToken", ERR_FORBIDDEN, false, "the session token is none of this store; get new keys" },
 	{ "KeyTooLongError", ERR_INVALID, false, "a key has at most 1024 bytes" },
 	{ "NoSuchBucket", ERR_NOT_FOUND, false, "make the bucket, or correct its name" },
@@ -244,6 +248,15 @@ static const struct {
 	{ "XMinioStorageFull", ERR_IO, false, "the store's disk is full" },
 	{ "InsufficientStorage", ERR_IO, false, "the store's disk is full" },
 };
+
+const char *
+storage_advice(const char *text)
+{
+	for (size_t i = 0; i < sizeof(meanings) / sizeof(meanings[0]); i++)
+		if (strstr(text, meanings[i].code))
+			return meanings[i].advice;
+	return NULL;
+}
 
 /* What to think of a status without a code, as answers to HEAD are. */
 static int
@@ -290,9 +303,10 @@ explain_answer(const struct storage *s, const struct s3_call *c, struct err *e)
 		err_set(e, ERR_INVALID, "the bucket lies in region %s and s3.region is %s: set s3.region: %s", c->bucket_region,
 			s->region, c->bucket_region);
 	else
-		err_set(e, err, "the store at %s answers %ld%s%s%s%s%s%s%s", c->url ? "this address" : s->endpoint, c->status,
-			code ? " " : "", code ? code : "", message && *message ? " (" : "", message && *message ? message : "",
-			message && *message ? ")" : "", advice ? ": " : "", advice ? advice : "");
+		err_set(e, err, "%s%s answers %ld%s%s%s%s%s%s%s", c->url ? "" : "the store at ", c->url ? "it" : s->endpoint,
+			c->status, code ? " " : "", code ? code : "", message && *message ? " (" : "",
+			message && *message ? message : "", message && *message ? ")" : "", advice ? ": " : "",
+			advice ? advice : "");
 	free(code);
 	free(message);
 	return again;
@@ -308,8 +322,16 @@ explain_silence(const struct storage *s, const struct s3_call *c, CURLcode code,
 			c->answer.max);
 		return false;
 	}
-	err_set(e, ERR_UNAVAILABLE, "the store at %s does not answer: %s; check s3.endpoint, and that the store runs",
-		c->url ? "this address" : s->endpoint, said);
+	if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE) {
+		err_set(e, ERR_FORBIDDEN,
+			"the certificate of %s is not trusted: %s; name the file of the certificate that vouches for it in "
+			"s3.ca, or "
+			"in AWS_CA_BUNDLE",
+			c->url ? "this address" : s->endpoint, said);
+		return false;
+	}
+	err_set(e, ERR_UNAVAILABLE, "%s%s does not answer: %s; check %s, and that it runs", c->url ? "" : "the store at ",
+		c->url ? "it" : s->endpoint, said, c->url ? "AWS_ENDPOINT_URL_STS" : "s3.endpoint");
 	return code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_GOT_NOTHING ||
 	       code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR || code == CURLE_PARTIAL_FILE ||
 	       code == CURLE_OPERATION_TIMEDOUT;

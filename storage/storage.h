@@ -20,9 +20,9 @@ struct storage;
 
 /*
  * `s3` holds the settings {endpoint, region, path_style, timeout (microseconds), access_key, secret_key, session_token, role_arn,
- * token_file}, each may be absent, as may be the whole; keys that it does not have come from the environment, as other programs
- * have them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or AWS_ROLE_ARN with
- * AWS_WEB_IDENTITY_TOKEN_FILE; AWS_REGION, AWS_ENDPOINT_URL. ERR_INVALID when they cannot be used. Asks nobody.
+ * token_file, ca}, each may be absent, as may be the whole; keys that it does not have come from the environment, as other
+ * programs have them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or AWS_ROLE_ARN with
+ * AWS_WEB_IDENTITY_TOKEN_FILE; AWS_REGION, AWS_ENDPOINT_URL, AWS_CA_BUNDLE. ERR_INVALID when they cannot be used. Asks nobody.
  */
 struct storage *storage_new(const json_t *s3, struct err *e);
 void storage_free(struct storage *s);
@@ -47,6 +47,12 @@ MUSTCHECK bool storage_keys_now(struct storage *s, dur_us left, struct storage_k
 const char *storage_endpoint(const struct storage *s);
 const char *storage_region(const struct storage *s);
 bool storage_path_style(const struct storage *s);
+/* The file of certificates that vouch for the store's; NULL: the system's. Borrowed. */
+const char *storage_ca(const struct storage *s);
+dur_us storage_timeout(const struct storage *s);
+
+/* What to do about an error of a store whose code `text` has somewhere ("NoSuchBucket"); NULL when it has none that we know. */
+const char *storage_advice(const char *text);
 
 /* Is it s3:// or s3a://? */
 bool storage_remote(const char *location);

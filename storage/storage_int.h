@@ -14,6 +14,7 @@ struct storage {
 	char *endpoint;      /* both */
 	char *region;
 	char *role_arn, *token_file, *sts; /* web identity; NULL without */
+	char *ca;                          /* certificates that vouch for the store's; NULL: the system's */
 	bool path_style;
 	dur_us timeout;             /* of a request with all its tries */
 	pthread_mutex_t fetch_lock; /* while new keys are fetched, so that one thread asks and the others wait */

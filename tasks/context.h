@@ -58,6 +58,8 @@ int task_make_parents(struct context *cx, const char *path);
  * gets its extension and its keys. NULL with the error set when it is something else. Borrowed.
  */
 const char *task_path(struct context *cx, const char *what, const char *path);
+/* Where the error is the engine's own about a file on the store: which store that is, and what to do. */
+void task_explain_store(struct context *cx);
 /* Made at first use, with the document's settings; NULL with the error set. */
 struct storage *task_storage(struct context *cx);
 /* Size of a file, here or on S3; -1 with the error set. */

@@ -26,8 +26,12 @@ task_path(struct context *cx, const char *what, const char *path)
 		return path + 7;
 	if (strncmp(path, "file:/", 6) == 0)
 		return path + 5;
-	if (storage_remote(path))
-		return task_s3(cx) < 0 ? NULL : path;
+	if (storage_remote(path)) {
+		if (task_s3(cx) == 0)
+			return path;
+		err_prefix(&cx->err, "%s %s", what, path);
+		return NULL;
+	}
 	if (strstr(path, "://")) {
 		task_fail(cx, ERR_UNSUPPORTED, "%s %s: only local files and s3:// are supported", what, path);
 		return NULL;
@@ -43,6 +47,26 @@ task_storage(struct context *cx)
 	return cx->storage;
 }
 
+/* The engine's own requests: as patient as ours, and certificates are looked at, which it does not do by itself. */
+static int
+s3_limits(struct context *cx, const struct storage *s, bool tls)
+{
+	struct buf b = BUF_INIT;
+	int rc;
+
+	buf_addf(&b, "SET http_timeout = %lld",
+		 (long long)(storage_timeout(s) / US_PER_S / 2 > 0 ? storage_timeout(s) / US_PER_S / 2 : 1));
+	if (tls)
+		buf_adds(&b, "; SET enable_server_cert_verification = true");
+	if (tls && storage_ca(s)) {
+		buf_adds(&b, "; SET ca_cert_file = ");
+		buf_add_sql_string(&b, storage_ca(s));
+	}
+	rc = duck_exec(cx->db, b.s, &cx->err);
+	buf_release(&b);
+	return rc;
+}
+
 int
 task_s3(struct context *cx)
 {
@@ -50,6 +74,7 @@ task_s3(struct context *cx)
 	struct storage_keys k = { 0 };
 	struct buf b = BUF_INIT;
 	const char *host;
+	bool tls = s && strncmp(storage_endpoint(s), "https", 5) == 0;
 	int rc;
 
 	if (s == NULL || duck_load_iceberg(cx->db, &cx->err) < 0 || storage_keys(s, &k, &cx->err) < 0)
@@ -65,13 +90,30 @@ task_s3(struct context *cx)
 	buf_add_sql_string(&b, storage_region(s));
 	buf_adds(&b, ", ENDPOINT ");
 	buf_add_sql_string(&b, host);
-	buf_addf(&b, ", URL_STYLE '%s', USE_SSL %s)", storage_path_style(s) ? "path" : "vhost",
-		 strncmp(storage_endpoint(s), "https", 5) == 0 ? "true" : "false");
+	buf_addf(&b, ", URL_STYLE '%s', USE_SSL %s)", storage_path_style(s) ? "path" : "vhost", tls ? "true" : "false");
 	rc = duck_exec(cx->db, b.s, &cx->err);
+	if (rc == 0)
+		rc = s3_limits(cx, s, tls);
 	explicit_bzero(b.s, b.len);
 	buf_release(&b);
 	storage_keys_release(&k);
 	return rc < 0 ? -1 : 0;
+}
+
+void
+task_explain_store(struct context *cx)
+{
+	const char *advice;
+	char *said = cx->err.msg, *end;
+
+	if (cx->storage == NULL || said == NULL || strstr(said, "s3://") == NULL || strstr(said, storage_endpoint(cx->storage)))
+		return;
+	advice = storage_advice(said);
+	for (end = said + strlen(said); end > said && strchr("\r\n ", end[-1]);)
+		*--end = '\0';
+	cx->err.msg = xasprintf("%s (the store at %s%s%s)", said, storage_endpoint(cx->storage), advice ? ": " : "",
+				advice ? advice : "");
+	free(said);
 }
 
 int64_t

@@ -189,9 +189,12 @@ task_nearest(const json_t *names, const char *wanted)
 }
 
 static void
-task_report_error(const struct context *cx)
+task_report_error(struct context *cx)
 {
-	json_t *e = json_pack("{s:s}", "message", cx->err.msg ? cx->err.msg : "it failed without a reason");
+	json_t *e;
+
+	task_explain_store(cx);
+	e = json_pack("{s:s}", "message", cx->err.msg ? cx->err.msg : "it failed without a reason");
 
 	if (e == NULL)
 		e = json_pack("{s:s}", "message", "it failed; the reason is not valid UTF-8, see the log");

@@ -104,6 +104,13 @@ access_wait(struct catalog *c, void (*then)(void *arg), void *arg)
 	work_queue(c->app->loop, &f->work, true, fetching_work, on_fetched);
 }
 
+/* DuckDB's extension speaks TLS to every store that has its buckets in the host's name, whatever the endpoint says. */
+static bool
+access_path_style(const struct storage *s)
+{
+	return storage_path_style(s) || strncmp(storage_endpoint(s), "http://", 7) == 0;
+}
+
 void
 access_grant(const struct catalog *c, const char *location, const char *delegation, json_t *config, json_t *credentials)
 {
@@ -117,7 +124,7 @@ access_grant(const struct catalog *c, const char *location, const char *delegati
 	json_object_set_new(config, "s3.endpoint", json_string(storage_endpoint(s)));
 	json_object_set_new(config, "s3.region", json_string(storage_region(s)));
 	json_object_set_new(config, "client.region", json_string(storage_region(s)));
-	json_object_set_new(config, "s3.path-style-access", json_string(storage_path_style(s) ? "true" : "false"));
+	json_object_set_new(config, "s3.path-style-access", json_string(access_path_style(s) ? "true" : "false"));
 	if (!delegation_wants_keys(delegation) || (keys = access_keys(s)) == NULL)
 		return;
 	json_object_update(config, keys); /* where clients looked before there were storage-credentials */

@@ -9,6 +9,7 @@ import os
 import pathlib
 import shutil
 import socket
+import ssl
 import subprocess
 import urllib.parse
 
@@ -40,8 +41,10 @@ def free_ports(n):
 
 
 class Store:
-    def __init__(self, name, folder):
+    def __init__(self, name, folder, tls=None, domain=None, wrap=()):
+        """`tls`: (certificate, key), two files; `domain`: buckets are named in the host, before it; `wrap`: what runs the program."""
         self.name, self.folder = name, folder
+        self.tls, self.domain, self.wrap = tls, domain, list(wrap)
         folder.mkdir(parents=True)
         self.port = None
 
@@ -51,6 +54,13 @@ class Store:
         env = dict(os.environ, MINIO_ROOT_USER=KEY, MINIO_ROOT_PASSWORD=SECRET, MINIO_UPDATE="off", MINIO_BROWSER="off")
         if self.name == "minio":
             command = [program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{self.port}", str(self.folder / "data")]
+            if self.domain:
+                env["MINIO_DOMAIN"] = self.domain
+            if self.tls:
+                (self.folder / "certs").mkdir(exist_ok=True)
+                for file, name in zip(self.tls, ("public.crt", "private.key")):
+                    shutil.copy(file, self.folder / "certs" / name)
+                command += ["--certs-dir", str(self.folder / "certs")]
         else:
             who = {"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin", "Read", "Write", "List"]}
             (self.folder / "s3.json").write_text(json.dumps({"identities": [who]}))
@@ -60,8 +70,12 @@ class Store:
             command = [program("weed"), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
             command += ["-webdav=false", "-admin.ui=false", "-s3.port.lance=0", f"-s3.port={self.port}", f"-s3.config={self.folder}/s3.json"]
             command += [f"-{n}={p}" for n, p in zip(names, ports[1:])]
+            if self.domain:
+                command += [f"-s3.domainName={self.domain}"]
+            if self.tls:
+                command += [f"-s3.cert.file={self.tls[0]}", f"-s3.key.file={self.tls[1]}"]
         log = open(self.folder / "log", "wb")
-        self.process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
+        self.process = subprocess.Popen(self.wrap + command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent)
         wait_until(self._ready, f"{self.name}'s readiness", 60)
         return self
 
@@ -79,7 +93,7 @@ class Store:
 
     @property
     def endpoint(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.domain or '127.0.0.1'}:{self.port}"
 
     def request(self, method, path, body=b"", query="", service="s3"):
         """Signed by ourselves, so that the tests do not trust what they test."""
@@ -95,7 +109,12 @@ class Store:
         for part in (*scope.split("/"), to_sign):
             key = hmac.new(key, part.encode(), hashlib.sha256).digest()
         head["Authorization"] = f"AWS4-HMAC-SHA256 Credential={KEY}/{scope}, SignedHeaders={names}, Signature={key.hex()}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        if self.tls:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=ssl._create_unverified_context())
+        else:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        if service == "sts":
+            head["Content-Type"] = "application/x-www-form-urlencoded"
         connection.request(method, path + (f"?{query}" if query else ""), body, head)
         answer = connection.getresponse()
         data = answer.read()
