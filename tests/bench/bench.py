@@ -16,10 +16,11 @@ from measure_engine import measure_big, measure_employees
 from measure_load import measure_load, measure_loop
 from measure_s3 import measure_s3
 from measure_tasks import measure_chain, measure_fan, measure_idle, measure_start
+from measure_transaction import measure_transaction
 from programs import Employees, compile_c, libduckdb_flags, libpq_flags, write_flows
 from results import ROOT, Results, write_readme
 
-PARTS = ["idle", "chain", "fan", "start", "death", "employees", "big", "load", "loop", "catalog", "s3"]
+PARTS = ["idle", "chain", "fan", "start", "death", "employees", "transaction", "big", "load", "loop", "catalog", "s3"]
 
 
 def measure(args, folder, results):
@@ -47,6 +48,8 @@ def measure(args, folder, results):
             measure_death(daemon, args.starts, results)
         if "employees" in only:
             measure_employees(daemon, engine, employees, folder, args.rounds, results)
+        if "transaction" in only:
+            measure_transaction(daemon, args.starts, results)
         if "big" in only:
             measure_big(daemon, engine, employees, folder, args.rows, min(args.rounds, 3), results)
         if "load" in only:

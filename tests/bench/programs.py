@@ -32,6 +32,10 @@ def write_flows(folder):
     # The process itself says when it started.
     flow("clock", [task("only", command="/bin/date, +%s%N")])
     flow("victim", [task("only", command="/bin/sleep, 1000")])
+    four = [("a", None), ("b", "a"), ("c", "b"), ("d", "c")]
+    flow("four-commands", [task(name, [before] if before else []) for name, before in four])
+    flow("four-tables", [f"  - {{id: {name}, type: curate, depends_on: [{before or ''}], into: bench.{name}, mode: overwrite, sql: SELECT 1 AS n}}\n"
+                         for name, before in four])
     # Their runs do not wait for each other.
     flow("single", [task("only")], "concurrency: {overlap: allow}\n")
     flow("wide", [task(f"w{i:02}") for i in range(1, WIDE + 1)], "concurrency: {overlap: allow}\n")
