@@ -7,9 +7,10 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg2
 import pytest
 
-from conftest import BINARY, postgres, task_of, why
+from conftest import BINARY, postgres, task_of, wait_until, why
 from s3_stores import KEY, SECRET, Store, program
 
 PROGRAMS = {"seaweedfs": "weed", "minio": "minio"}
@@ -121,6 +122,27 @@ def test_appends_at_the_same_time(make_daemon, store, employees):
         for run in pool.map(lambda _: daemon.trigger("race"), range(3)):
             assert run["state"] == "success", why(run)
     assert daemon.sql("SELECT count(*) AS n FROM stg.race") == [{"n": 4}]
+
+
+def test_what_a_failed_run_left_is_removed(make_daemon, store, employees):
+    config = employees / "sluice.s3.yaml"
+    config.write_text(config.read_text().replace("catalog:\n", "catalog:\n  cleanup_after: 50ms\n"))
+    daemon = lake(make_daemon, store, employees)
+    daemon.flow("keep", "id: keep\ntasks:\n  - {id: a, type: curate, into: stg.left, sql: SELECT 1 AS n}\n")
+    assert daemon.trigger("keep")["state"] == "success"
+    wait_until(lambda: cleanup_rows(daemon) == 0, "the cleanup of what is left", 30)
+    before = set(store.keys("iceberg-warehouse", "tables/stg/left/"))
+    daemon.flow("half", "id: half\ntasks:\n  - {id: a, type: curate, into: stg.left, sql: SELECT 2 AS n}\n  - {id: z, type: command, depends_on: [a], command: [/bin/false]}\n")
+    assert daemon.trigger("half")["state"] == "failed"
+    wait_until(lambda: set(store.keys("iceberg-warehouse", "tables/stg/left/")) == before, "the files to go", 30)
+    assert daemon.sql("SELECT n FROM stg.left") == [{"n": 1}] and "stg.left: removed 4 files" in daemon.log
+
+
+def cleanup_rows(daemon):
+    connection = psycopg2.connect(host=str((daemon.home / "pg.run").resolve()), user="sluice", dbname="postgres")
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM sluice.cleanup")
+        return cursor.fetchone()[0]
 
 
 def test_wrong_keys(make_daemon, store):
