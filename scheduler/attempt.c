@@ -672,6 +672,12 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 
 	alarm_cancel(&a->timeout);
 	alarm_cancel(&a->grace);
+	if (ev == TASK_EV_SUCCEED && a->undercut) {
+		a->cause = "conflict";
+		a->exit_code = -1;
+		ev = TASK_EV_FAIL;
+		reason = "conflict: it built upon what a failed attempt of another task had written, which was taken back";
+	}
 	if (ev == TASK_EV_SUCCEED && a->phase != ATTEMPT_PUBLISHING && lake_pending(t->run, t)) {
 		a->phase = ATTEMPT_PUBLISHING;
 		run_mark(t->run);
@@ -695,6 +701,15 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 	c->key = xstrdup(a->key);
 	store_after_commit(a->sched->store, attempt_ack_now, c);
 	task_attempt_ended(t, ev, reason);
+}
+
+void
+attempt_undercut(struct attempt *a)
+{
+	a->undercut = true;
+	a->cause = "conflict"; /* in its row, so that the next daemon knows */
+	a->dirty = true;
+	run_mark(a->task->run);
 }
 
 void

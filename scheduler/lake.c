@@ -231,6 +231,16 @@ sched_tables_commit(struct sched *s, const char *attempt, const struct table_cha
 
 /* ---- taking back ---- */
 
+/* A task that has ended waits again for those that it depends on. */
+static void
+task_reset(struct task *t)
+{
+	json_decref(t->outputs);
+	t->outputs = NULL;
+	if (task_state_terminal(t->state))
+		task_transition(t, TASK_EV_RESET, NULL);
+}
+
 /* A row of `cleanup`: where to look for files of this attempt that no table needs. By location, or by a metadata file in it. */
 static void
 leave(struct sched *s, const struct run *run, const char *task, int n, const char *ns, const char *name, const char *location,
@@ -276,24 +286,102 @@ commit_take_back(const struct run *run, struct commit *c)
 	commit_free(c);
 }
 
+/*
+ * Which tasks must be done again, beginning with those of `redo`: until nothing is added, who depends on one of these, and who
+ * committed on top of one of these.
+ */
+static void
+redo_closure(const struct run *run, bool *redo)
+{
+	bool more = true;
+
+	while (more) {
+		more = false;
+		for (size_t i = 0; i < run->flow->ntasks; i++) {
+			const struct task_def *def = run->tasks[i].def;
+
+			for (size_t k = 0; k < def->ndeps && !redo[i]; k++)
+				more = (redo[i] = redo[def->deps[k]]) || more;
+		}
+		LIST_FOR_EACH (it, &run->commits) {
+			const struct commit *c = LIST_ENTRY(it, struct commit, node);
+
+			for (struct list *on = it->next; redo[c->task] && on != &run->commits; on = on->next) {
+				const struct commit *later = LIST_ENTRY(on, struct commit, node);
+
+				if (!redo[later->task] && commit_is_of(later, c->ns, c->name))
+					more = redo[later->task] = true;
+			}
+		}
+	}
+}
+
+/* From the newest on, of every task that is done again. */
+static void
+take_back_of(const struct run *run, const bool *redo)
+{
+	for (struct list *it = run->commits.prev, *before; it != &run->commits; it = before) {
+		before = it->prev;
+		if (redo[LIST_ENTRY(it, struct commit, node)->task])
+			commit_take_back(run, LIST_ENTRY(it, struct commit, node));
+	}
+}
+
+/* Somebody else of the run has committed on top of what this attempt did to a table. */
+static bool
+built_upon(const struct attempt *a)
+{
+	LIST_FOR_EACH (it, &a->task->run->commits) {
+		const struct commit *c = LIST_ENTRY(it, struct commit, node);
+
+		if (c->task == a->task->idx && c->n == a->n && lake_last(a->task, c->ns, c->name)->task != a->task->idx)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What was built upon a failed attempt's commits goes with them. Who did so, or has read it, begins anew; who is still at it
+ * cannot end well any more.
+ */
+static void
+take_back_with_others(const struct attempt *a)
+{
+	struct run *run = a->task->run;
+	bool *redo = xcalloc(run->flow->ntasks, sizeof(*redo));
+
+	redo[a->task->idx] = true;
+	redo_closure(run, redo);
+	take_back_of(run, redo);
+	for (size_t i = 0; i < run->flow->ntasks; i++) {
+		struct task *t = &run->tasks[i];
+
+		if (!redo[i] || t == a->task)
+			continue;
+		log_info("%s: task %s has built upon what it wrote, and is done again", a->key, t->def->id);
+		if (t->attempt && t->attempt->phase != ATTEMPT_ENDED)
+			attempt_undercut(t->attempt);
+		else
+			task_reset(t);
+	}
+	free(redo);
+}
+
 void
 lake_take_back(const struct attempt *a)
 {
 	struct run *run = a->task->run;
 
-	/* From the newest on: a table goes back as long as the last commit to it is this attempt's. */
+	if (run->flow->isolation == ISOLATION_RUN && built_upon(a)) {
+		take_back_with_others(a);
+		return;
+	}
 	for (struct list *it = run->commits.prev, *before; it != &run->commits; it = before) {
 		struct commit *c = LIST_ENTRY(it, struct commit, node);
 
 		before = it->prev;
-		if (c->task != a->task->idx || c->n != a->n)
-			continue;
-		if (lake_last(a->task, c->ns, c->name) == c)
+		if (c->task == a->task->idx && c->n == a->n)
 			commit_take_back(run, c);
-		else
-			log_warn("%s: its commit to table %s.%s cannot be taken back alone, since another task of the run has "
-				 "committed on top of it",
-				 a->key, c->ns, c->name);
 	}
 }
 
@@ -376,46 +464,15 @@ note_conflict(const struct task *t)
 		    3, (const char *[]){ t->run->id, t->def->id, n });
 }
 
-/*
- * Which tasks must be done again: who wrote a table that moved; then, until nothing is added, who depends on one of these, and
- * who committed on top of one of these.
- */
-static void
-redo_closure(const struct run *run, bool *redo)
-{
-	bool more = true;
-
-	while (more) {
-		more = false;
-		for (size_t i = 0; i < run->flow->ntasks; i++) {
-			const struct task_def *def = run->tasks[i].def;
-
-			for (size_t k = 0; k < def->ndeps && !redo[i]; k++)
-				more = (redo[i] = redo[def->deps[k]]) || more;
-		}
-		LIST_FOR_EACH (it, &run->commits) {
-			const struct commit *c = LIST_ENTRY(it, struct commit, node);
-
-			for (struct list *on = it->next; redo[c->task] && on != &run->commits; on = on->next) {
-				const struct commit *later = LIST_ENTRY(on, struct commit, node);
-
-				if (!redo[later->task] && commit_is_of(later, c->ns, c->name))
-					more = redo[later->task] = true;
-			}
-		}
-	}
-}
-
 static void
 task_redo(struct task *t, bool writer, const char *why)
 {
-	json_decref(t->outputs);
-	t->outputs = NULL;
 	if (!writer) {
-		if (task_state_terminal(t->state))
-			task_transition(t, TASK_EV_RESET, NULL);
+		task_reset(t);
 		return;
 	}
+	json_decref(t->outputs);
+	t->outputs = NULL;
 	note_conflict(t);
 	t->next_attempt_at = clock_wall() + task_retry_pause(t, t->attempts + 1);
 	task_transition(t, TASK_EV_REDO, why);
@@ -441,11 +498,7 @@ run_conflict(struct run *run, const json_t *moved)
 		again = again && !(writer[i] && run->tasks[i].attempts >= run->tasks[i].def->retry.max_attempts);
 	if (again) {
 		redo_closure(run, redo);
-		for (struct list *it = run->commits.prev, *before; it != &run->commits; it = before) {
-			before = it->prev;
-			if (redo[LIST_ENTRY(it, struct commit, node)->task])
-				commit_take_back(run, LIST_ENTRY(it, struct commit, node));
-		}
+		take_back_of(run, redo);
 		run_transition(run, RUN_EV_REDO, why);
 		for (size_t i = 0; i < n; i++)
 			if (redo[i])

@@ -71,6 +71,8 @@ recover_task(struct run *run, const json_t *row)
 		t->attempt = attempt_adopt(t, (int)json_integer_value(json_object_get(live, "n")),
 					   strcmp(text_from(live, "state"), "stopping") == 0, text_from(live, "nursery"),
 					   text_from(live, "token_hash"), time_from(live, "started_at"));
+		if (text_from(live, "cause")) /* while it runs there is no other */
+			attempt_undercut(t->attempt);
 		if (t->attempt->phase == ATTEMPT_STOPPING) {
 			/* Why is in the run's row: a run that was given up says so; else it was the task's own timeout. */
 			t->attempt->stop = run->error ? STOP_CANCEL : STOP_TIMEOUT;

@@ -60,6 +60,7 @@ struct attempt {
 	bool dirty, fresh; /* fresh: not yet in the database */
 	bool adopted;      /* the nursery has told about it since this daemon started */
 	bool asked;        /* while PUBLISHING: it is under way */
+	bool undercut;     /* what it wrote, or read, is taken back: it cannot end well */
 	struct alarm *timeout, *grace;
 	size_t report_seen; /* bytes of the report that were told as progress */
 	sched_adhoc_cb adhoc_cb;
@@ -208,6 +209,8 @@ void attempts_sweep(struct sched *s);
 /* Ends its process: TERM, and after the grace time KILL. */
 void attempt_stop(struct attempt *a, enum stop_reason why);
 void attempt_free(struct attempt *a);
+/* What it has written or read was taken back: it goes on, and cannot end well. */
+void attempt_undercut(struct attempt *a);
 /* What it wrote is visible, or (`reason`) could not be made so. */
 void attempt_published(struct attempt *a, const char *reason);
 /* Every attempt that this nursery does not know is lost, or never began. */

@@ -1,6 +1,7 @@
 """A run is a transaction over the tables it writes: seen by the run alone, then by everybody at once, or by nobody ever."""
 
 import contextlib
+import sys
 
 import psycopg2
 import pyarrow as pa
@@ -115,6 +116,61 @@ def test_a_failed_attempt_leaves_nothing_to_the_next(daemon, folder):
     properties = daemon.get("/iceberg/v1/namespaces/x/tables/a")["metadata"]["properties"]
     assert properties.get("try2") == "yes" and "try1" not in properties
     assert [row[3] for row in lineage(daemon, run["id"])] == ["abandoned", "visible"]
+
+
+# Two commands of one run that append to the same table, as foreign engines; what each waits for is a file.
+APPENDER = """\
+import os, pathlib, sys, time
+import pyarrow as pa
+from pyiceberg.catalog.rest import RestCatalog
+me, n, after, fails = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4] == "fails" and os.environ["SLUICE_ATTEMPT"] == "1"
+folder = pathlib.Path(sys.argv[0]).parent
+def wait(name):
+    while not (folder / name).exists():
+        time.sleep(0.02)
+if os.environ["SLUICE_ATTEMPT"] == "1" and after != "-":
+    wait(after)
+catalog = RestCatalog("local", uri=os.environ["SLUICE_CATALOG_URI"], token=os.environ["SLUICE_CATALOG_TOKEN"])
+catalog.load_table("x.a").append(pa.table({"n": pa.array([n], pa.int32())}))
+(folder / f"{me}.wrote").touch()
+if fails:
+    wait("fail")
+    sys.exit(3)
+wait(f"{me}.go")
+"""
+
+
+@pytest.mark.parametrize("other", ["ended", "running", "adopted"])
+def test_what_was_built_upon_a_failed_attempt_goes_with_it(daemon, folder, other):
+    """Nothing is doubled and nothing lost, though b appended on top of a, which then failed."""
+    daemon.flow("make", "id: make\ntasks:\n  - {id: m, type: curate, into: x.a, sql: SELECT 1::INT AS n}\n")
+    assert daemon.trigger("make")["state"] == "success"
+    script = folder / "append.py"
+    script.write_text(APPENDER)
+    task = "  - {{id: {0}, type: command, retry: {{max_attempts: 3, interval: 10ms}}, command: [{1}, {2}, {0}, '{3}', {4}, {5}]}}\n"
+    daemon.flow(
+        "two",
+        "id: two\ntasks:\n" + task.format("a", sys.executable, script, 2, "-", "fails") + task.format("b", sys.executable, script, 3, "a.wrote", "-")
+        + "  - {id: c, type: curate, depends_on: [b], into: x.c, sql: SELECT max(n) AS n FROM x.a}\n",
+    )
+    (folder / "a.go").touch()
+    run = daemon.post("/api/v1/flows/two/runs")["id"]
+    wait_until(lambda: (folder / "b.wrote").exists() or why_over(daemon.run(run)), "b's commit")
+    if other == "ended":
+        (folder / "b.go").touch()
+        wait_until(lambda: task_of(daemon.run(run), "c")["state"] == "success", "b's and c's end")
+    (folder / "fail").touch()
+    wait_until(lambda: task_of(daemon.run(run), "a")["state"] == "success", "the second attempt")
+    if other == "adopted":
+        daemon.kill()
+        daemon.start()
+    (folder / "b.go").touch()
+    ended = daemon.ended(run)
+    assert ended["state"] == "success", why(ended)
+    assert {t["id"]: len(t["attempts"]) for t in ended["tasks"]} == {"a": 2, "b": 2, "c": 2 if other == "ended" else 1}
+    first = task_of(ended, "b")["attempts"][0]
+    assert (first["state"], first["cause"]) == (("success", "exit") if other == "ended" else ("failed", "conflict"))
+    assert sorted(r["n"] for r in daemon.sql("SELECT n FROM x.a")) == [1, 2, 3] and daemon.sql("SELECT n FROM x.c") == [{"n": 3}]
 
 
 def test_isolation_task(daemon, folder):
