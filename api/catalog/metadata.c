@@ -254,25 +254,25 @@ complete(struct change *ch)
 	json_t *md = ch->md;
 
 	if (metadata_int(md, "current-schema-id", NO_ID) == NO_ID) {
-		if (ch->last_schema == NO_ID)
+		if (ch->schema.id == NO_ID)
 			return err_set(ch->e, ERR_INVALID, "a new table needs a schema");
-		json_object_set_new(md, "current-schema-id", json_integer(ch->last_schema));
+		json_object_set_new(md, "current-schema-id", json_integer(ch->schema.id));
 	}
 	if (metadata_int(md, "default-spec-id", NO_ID) == NO_ID) {
-		if (ch->last_spec == NO_ID) {
+		if (ch->spec.id == NO_ID) {
 			json_array_append_new(metadata_array(md, "partition-specs"),
 					      json_pack("{s:i,s:[]}", "spec-id", 0, "fields"));
-			ch->last_spec = 0;
+			ch->spec.id = 0;
 		}
-		json_object_set_new(md, "default-spec-id", json_integer(ch->last_spec));
+		json_object_set_new(md, "default-spec-id", json_integer(ch->spec.id));
 	}
 	if (metadata_int(md, "default-sort-order-id", NO_ID) == NO_ID) {
-		if (ch->last_order == NO_ID) {
+		if (ch->order.id == NO_ID) {
 			json_array_append_new(metadata_array(md, "sort-orders"),
 					      json_pack("{s:i,s:[]}", "order-id", 0, "fields"));
-			ch->last_order = 0;
+			ch->order.id = 0;
 		}
-		json_object_set_new(md, "default-sort-order-id", json_integer(ch->last_order));
+		json_object_set_new(md, "default-sort-order-id", json_integer(ch->order.id));
 	}
 	if (!json_is_string(json_object_get(md, "table-uuid")))
 		json_object_set_new(md, "table-uuid", json_string(ch->in->uuid));
@@ -368,7 +368,7 @@ metadata_apply(const json_t *base, const char *base_location, const json_t *upda
 	       struct err *e)
 {
 	struct change ch = {
-		.in = in, .last_schema = NO_ID, .last_spec = NO_ID, .last_order = NO_ID, .creating = base == NULL, .e = e
+		.in = in, .schema = ADDED_NONE, .spec = ADDED_NONE, .order = ADDED_NONE, .creating = base == NULL, .e = e
 	};
 	int rc;
 

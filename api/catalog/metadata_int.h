@@ -11,12 +11,24 @@
 #define FORMAT_DEFAULT     2
 #define FIRST_PARTITION_ID 1000
 
+/*
+ * What a change added last. The id -1 means it, and so does the id that the client gave it: where that was taken, or an equal one
+ * was there already, it has another.
+ */
+struct added {
+	int64_t id, asked; /* NO_ID: none was added; none was given */
+};
+#define ADDED_NONE                                                                                                               \
+	{                                                                                                                        \
+		NO_ID, NO_ID                                                                                                     \
+	}
+
 /* A change in progress. */
 struct change {
 	json_t *md; /* ours to change */
 	const struct metadata_input *in;
-	int64_t last_schema, last_spec, last_order; /* what this change added last: what the id -1 means */
-	json_t *added;                              /* ids of the snapshots it added, as keys */
+	struct added schema, spec, order;
+	json_t *added; /* ids of the snapshots it added, as keys */
 	bool creating;
 	bool dated; /* last-updated-ms is that of a snapshot */
 	bool snapshots_removed;

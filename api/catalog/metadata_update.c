@@ -153,29 +153,32 @@ add_schema(struct change *ch, const json_t *u)
 		return ERR_INVALID;
 	if (max > metadata_int(ch->md, "last-column-id", 0))
 		json_object_set_new(ch->md, "last-column-id", json_integer(max));
+	ch->schema.asked = metadata_int(schema, "schema-id", NO_ID);
 	json_array_foreach (schemas, i, it)
 		if (equal_but(it, schema, "schema-id")) {
-			ch->last_schema = metadata_int(it, "schema-id", 0);
+			ch->schema.id = metadata_int(it, "schema-id", 0);
 			return 0;
 		}
 	mine = json_deep_copy(schema);
-	ch->last_schema = free_id(schemas, "schema-id", metadata_int(schema, "schema-id", NO_ID), 0);
+	ch->schema.id = free_id(schemas, "schema-id", ch->schema.asked, 0);
 	json_object_set_new(mine, "type", json_string("struct"));
-	json_object_set_new(mine, "schema-id", json_integer(ch->last_schema));
+	json_object_set_new(mine, "schema-id", json_integer(ch->schema.id));
 	json_array_append_new(schemas, mine);
 	return 0;
 }
 
-/* set-current-schema, set-default-spec and set-default-sort-order are one thing: -1 means what was added last. */
+/* set-current-schema, set-default-spec and set-default-sort-order are one thing. */
 static int
-choose(struct change *ch, const json_t *u, const char *key, int64_t last, const char *list, const char *list_key,
+choose(struct change *ch, const json_t *u, const char *key, const struct added *last, const char *list, const char *list_key,
        const char *target)
 {
 	int64_t id;
 
 	if (need_int(ch, u, key, &id) < 0)
 		return ERR_INVALID;
-	if (id == NO_ID && (id = last) == NO_ID)
+	if (last->id != NO_ID && id == last->asked)
+		id = last->id;
+	if (id == NO_ID && (id = last->id) == NO_ID)
 		return err_set(ch->e, ERR_INVALID,
 			       "\"%s\" -1 means the one that was added last, but none was added in this commit", key);
 	if (metadata_find(json_object_get(ch->md, list), list_key, id, NULL) == NULL)
@@ -187,19 +190,19 @@ choose(struct change *ch, const json_t *u, const char *key, int64_t last, const 
 static int
 set_current_schema(struct change *ch, const json_t *u)
 {
-	return choose(ch, u, "schema-id", ch->last_schema, "schemas", "schema-id", "current-schema-id");
+	return choose(ch, u, "schema-id", &ch->schema, "schemas", "schema-id", "current-schema-id");
 }
 
 static int
 set_default_spec(struct change *ch, const json_t *u)
 {
-	return choose(ch, u, "spec-id", ch->last_spec, "partition-specs", "spec-id", "default-spec-id");
+	return choose(ch, u, "spec-id", &ch->spec, "partition-specs", "spec-id", "default-spec-id");
 }
 
 static int
 set_default_sort_order(struct change *ch, const json_t *u)
 {
-	return choose(ch, u, "sort-order-id", ch->last_order, "sort-orders", "order-id", "default-sort-order-id");
+	return choose(ch, u, "sort-order-id", &ch->order, "sort-orders", "order-id", "default-sort-order-id");
 }
 
 static bool
@@ -274,14 +277,15 @@ add_spec(struct change *ch, const json_t *u)
 	json_array_foreach (fields, i, f)
 		if (!json_is_string(json_object_get(f, "name")))
 			return err_set(ch->e, ERR_INVALID, "field %zu of the partition spec needs \"name\"", i + 1);
+	ch->spec.asked = metadata_int(spec, "spec-id", NO_ID);
 	json_array_foreach (specs, i, it)
 		if (same_spec(it, spec)) {
-			ch->last_spec = metadata_int(it, "spec-id", 0);
+			ch->spec.id = metadata_int(it, "spec-id", 0);
 			return 0;
 		}
 	mine = json_deep_copy(spec);
-	ch->last_spec = free_id(specs, "spec-id", metadata_int(spec, "spec-id", NO_ID), 0);
-	json_object_set_new(mine, "spec-id", json_integer(ch->last_spec));
+	ch->spec.id = free_id(specs, "spec-id", ch->spec.asked, 0);
+	json_object_set_new(mine, "spec-id", json_integer(ch->spec.id));
 	json_array_foreach (json_object_get(mine, "fields"), i, f) {
 		int64_t id = metadata_int(f, "field-id", NO_ID);
 
@@ -303,15 +307,16 @@ add_sort_order(struct change *ch, const json_t *u)
 	if (need(ch, u, "sort-order", JSON_OBJECT, "an object", &order) < 0 ||
 	    need(ch, order, "fields", JSON_ARRAY, "a list", &fields) < 0 || check_sources(ch, fields, "sort order") < 0)
 		return ERR_INVALID;
+	ch->order.asked = metadata_int(order, "order-id", NO_ID);
 	json_array_foreach (orders, i, it)
 		if (equal_but(it, order, "order-id")) {
-			ch->last_order = metadata_int(it, "order-id", 0);
+			ch->order.id = metadata_int(it, "order-id", 0);
 			return 0;
 		}
 	/* The id 0 is kept for "unsorted", and unsorted has no other. */
-	ch->last_order = json_array_size(fields) ? free_id(orders, "order-id", metadata_int(order, "order-id", NO_ID), 1) : 0;
+	ch->order.id = json_array_size(fields) ? free_id(orders, "order-id", ch->order.asked, 1) : 0;
 	mine = json_deep_copy(order);
-	json_object_set_new(mine, "order-id", json_integer(ch->last_order));
+	json_object_set_new(mine, "order-id", json_integer(ch->order.id));
 	json_array_append_new(orders, mine);
 	return 0;
 }

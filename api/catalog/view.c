@@ -138,7 +138,7 @@ add_version(struct view_change *ch, const json_t *version)
 		return ERR_INVALID;
 	mine = json_deep_copy(version);
 	if (metadata_int(mine, "schema-id", 0) == NO_ID)
-		json_object_set_new(mine, "schema-id", json_integer(ch->base.last_schema));
+		json_object_set_new(mine, "schema-id", json_integer(ch->base.schema.id));
 	if (metadata_find(json_object_get(ch->base.md, "schemas"), "schema-id", metadata_int(mine, "schema-id", NO_ID), NULL) ==
 	    NULL) {
 		json_decref(mine);
@@ -299,9 +299,9 @@ view_change_of(json_t *md, const struct metadata_input *in, struct err *e)
 {
 	return (struct view_change){ .base = { .md = md,
 					       .in = in,
-					       .last_schema = NO_ID,
-					       .last_spec = NO_ID,
-					       .last_order = NO_ID,
+					       .schema = ADDED_NONE,
+					       .spec = ADDED_NONE,
+					       .order = ADDED_NONE,
 					       .for_view = true,
 					       .e = e },
 				     .last_version = NO_ID,

@@ -510,6 +510,27 @@ def test_every_update(ask):
 VIEWS, NEW_VIEW, VIEW = f"GET {NS}/views", f"POST {NS}/views", NS + "/views/{view}"
 
 
+def test_ids_that_a_client_gives_to_what_it_adds(ask):
+    """Some call what they add by the number after the newest they know, and then choose it by that number, whatever it became."""
+    make(ask, "given", "t")
+    column = lambda id, name: {"id": id, "name": name, "type": "long", "required": False}
+    schema = lambda id, *fields: {"action": "add-schema", "schema": {"type": "struct", "schema-id": id, "fields": [*SCHEMA["fields"], *fields]}}
+    change = lambda *updates: commit(ask, *updates, namespace="given")
+    current = lambda m: next([f["name"] for f in s["fields"]] for s in m["schemas"] if s["schema-id"] == m["current-schema-id"])
+    choose = lambda id: {"action": "set-current-schema", "schema-id": id}
+
+    assert current(change(schema(1, column(2, "a")), choose(1))) == ["id", "a"]
+    assert current(change(schema(2), choose(2))) == ["id"]  # as the first one was
+    m = change(schema(1, column(3, "b")), choose(1))  # the number of a schema that is another one
+    assert current(m) == ["id", "b"] and m["current-schema-id"] == 2 and len(m["schemas"]) == 3
+    assert current(change(choose(1))) == ["id", "a"]
+    spec = lambda id, column: {"action": "add-spec", "spec": {"spec-id": id, "fields": [{"source-id": column, "transform": "identity", "name": f"p{column}"}]}}
+    fields = lambda m: next([f["source-id"] for f in s["fields"]] for s in m["partition-specs"] if s["spec-id"] == m["default-spec-id"])
+    assert fields(change(spec(1, 1), {"action": "set-default-spec", "spec-id": 1})) == [1]
+    assert fields(change(spec(1, 2), {"action": "set-default-spec", "spec-id": 1})) == [2]
+    assert fields(change(spec(7, 1), {"action": "set-default-spec", "spec-id": 7})) == [1]
+
+
 def version(*queries, id=1, schema=0, **more):
     made = {"version-id": id, "timestamp-ms": 1700000000000 + id, "schema-id": schema, "summary": {"engine-name": "x"}, "default-namespace": ["v"]}
     return made | {"representations": [{"type": "sql", "sql": sql, "dialect": dialect} for dialect, sql in queries], **more}
