@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/explain.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/report.h"
@@ -211,6 +213,27 @@ task_report_error(struct context *cx)
 	fprintf(stderr, "error: %s\n", cx->err.msg ? cx->err.msg : "unknown");
 }
 
+/* ---- when the engine ends the process ---- */
+
+static const struct context *running;
+static duck_abort_fn abort_before;
+
+/* The engine's extension reads manifests in threads of its own, where nobody takes an error: without this it were a signal 6. */
+static void
+on_abort(void)
+{
+	static atomic_flag once = ATOMIC_FLAG_INIT;
+	struct context cx = { .doc = running->doc, .spec = running->spec };
+
+	while (atomic_flag_test_and_set(&once)) /* another thread is at it */
+		pause();
+	if (duck_open(NULL, doc_text(&cx, "scratch"), &cx.db, &cx.err) == 0 && explain_abort(&cx)) {
+		task_report_error(&cx);
+		_exit(1);
+	}
+	abort_before();
+}
+
 /* ---- the end of the process ---- */
 
 static pid_t leaving;
@@ -258,8 +281,12 @@ task_main(const json_t *doc)
 		rc = duck_open(json_object_get(doc, "engine_options"), doc_text(&cx, "scratch"), &cx.db, &cx.err);
 		spent_leave(part);
 		FAULT("task.begin");
+		running = &cx;
+		abort_before = duck_on_abort(on_abort);
 		if (rc == 0)
 			rc = task_types[i].run(&cx);
+		if (rc < 0)
+			explain_error(&cx);
 		spent_report();
 		if (rc == 0 && report_failure()) /* what others rely on would be missing */
 			rc = task_fail(&cx, ERR_IO, "what was done cannot be reported: %s", strerror(report_failure()));

@@ -82,8 +82,10 @@ query_start(struct browse *b, json_int_t snapshot, char *sql, long limit, long o
 	    void (*answer)(struct reading *r, json_t *result))
 {
 	struct reading *r = xcalloc(1, sizeof(*r));
-	json_t *spec = json_pack("{s:s,s:I}", "sql", sql, "limit", (json_int_t)limit);
+	char *name = browse_name(&b->tables[0]);
+	json_t *spec = json_pack("{s:s,s:I,s:s}", "sql", sql, "limit", (json_int_t)limit, "table", name);
 
+	free(name);
 	r->rq = b->rq;
 	r->snapshot = snapshot < 0 ? json_null() : json_sprintf("%" JSON_INTEGER_FORMAT, snapshot);
 	r->limit = limit;

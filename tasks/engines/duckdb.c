@@ -76,6 +76,11 @@
 	X(struct_type_child_count)                                                                                               \
 	X(struct_type_child_name)                                                                                                \
 	X(get_type_id)                                                                                                           \
+	X(get_table_names)                                                                                                       \
+	X(get_list_size)                                                                                                         \
+	X(get_list_child)                                                                                                        \
+	X(get_varchar)                                                                                                           \
+	X(destroy_value)                                                                                                         \
 	X(free)
 /* clang-format on */
 
@@ -941,4 +946,33 @@ duck_describe(struct duck *db, const char *query, struct err *e)
 	}
 	duck_result_free(r);
 	return out;
+}
+
+json_t *
+duck_tables_of(struct duck *db, const char *sql)
+{
+	duckdb_value names = api.get_table_names(db->con, sql, true);
+	json_t *out = json_array();
+
+	for (idx_t i = 0; names && i < api.get_list_size(names); i++) {
+		duckdb_value name = api.get_list_child(names, i);
+		char *text = api.get_varchar(name);
+
+		json_array_append_new(out, json_string(text));
+		api.free(text);
+		api.destroy_value(&name);
+	}
+	if (names)
+		api.destroy_value(&names);
+	return out;
+}
+
+duck_abort_fn
+duck_on_abort(duck_abort_fn fn)
+{
+	duck_abort_fn (*set)(duck_abort_fn);
+
+	/* C++'s std::set_terminate, from the library that libduckdb brought along. */
+	*(void **)&set = duck_lib ? dlsym(duck_lib, "_ZSt13set_terminatePFvvE") : NULL;
+	return set ? set(fn) : NULL;
 }

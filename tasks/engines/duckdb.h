@@ -67,6 +67,15 @@ json_t *duck_query_json(struct duck *db, const char *sql, struct err *e);
 /* Adds sluice_hash_bytes(BLOB), _number(BIGINT) and _decimal(HUGEINT), the hash behind Iceberg's buckets; harmless twice. */
 MUSTCHECK int duck_add_hash(struct duck *db, struct err *e);
 
+/* The tables that a statement names, as it names them: "local"."my ns".t, ns.t, t. Empty when it cannot be parsed. */
+json_t *duck_tables_of(struct duck *db, const char *sql);
+/*
+ * An error in a thread of an extension ends the process. `fn` runs before that, in that thread; it may end the process itself, or
+ * call what it replaced, which is returned.
+ */
+typedef void (*duck_abort_fn)(void);
+duck_abort_fn duck_on_abort(duck_abort_fn fn);
+
 /*
  * Parses and binds without running. On failure `line` and `col` (from 1) say where in `sql`, 0 when unknown, and the message
  * is the first sentence without the excerpt.

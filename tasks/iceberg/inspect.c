@@ -285,11 +285,22 @@ static const struct {
 	{ "manifests", true, sql_manifests },
 };
 
+static char *last_subject;
+
+const char *
+inspect_subject(void)
+{
+	return last_subject;
+}
+
 static int
 subject_load(struct subject *s, const char *name, const char *at)
 {
-	int status = task_table_name(s->cx, name, &s->ns, &s->table);
+	int status;
 
+	free(last_subject);
+	last_subject = xstrdup(name);
+	status = task_table_name(s->cx, name, &s->ns, &s->table);
 	if (status < 0 || (status = rest_load_table(s->cx, s->ns, s->table, &s->loaded)) < 0)
 		return -1;
 	if (status == 404)

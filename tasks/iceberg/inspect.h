@@ -12,6 +12,8 @@
 MUSTCHECK int inspect_define(struct duck *db, struct err *e);
 /* From now on they ask the catalog of this task. */
 void inspect_begin(struct context *cx);
+/* The table that was asked for last; NULL: none was. */
+const char *inspect_subject(void);
 /* The statement that reads a table as it was; `at` as in base/table_at.h. NULL with the error set. The caller frees it. */
 char *inspect_at(struct context *cx, const char *table, const char *at);
 

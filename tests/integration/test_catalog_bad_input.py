@@ -96,6 +96,54 @@ def test_metadata_that_cannot_be_used(daemon):
     assert files(warehouse) == before
 
 
+WAYS = {
+    "gone": lambda p: p.unlink(),
+    "garbage": lambda p: p.write_bytes(b"this is another file " * 20),
+    "cut": lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
+}
+
+
+@pytest.mark.parametrize("what", ["data file", "manifest", "manifest list"])
+def test_files_of_a_table_that_cannot_be_read(daemon, what):
+    """Whoever meets them, in a statement of anybody or while it writes, is told which table and which file it is."""
+
+    def task(**keys):
+        source = json.dumps({"id": "f", "tasks": [{"id": "t", **keys}]})
+        run = daemon.ended(daemon.post("/api/v1/runs", {"file": "f.yaml", "source": source})["id"])
+        return run["state"], run["tasks"][0]["attempts"][0]["error"] or {}
+
+    catalog = RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+    warehouse = daemon.home / "warehouse"
+    for way, damage in WAYS.items():
+        name = f"bad.t_{way}"
+        assert task(type="curate", into=name, partition_by=["p"], sql="SELECT range::INT AS id, 1 AS p, 'x' || range AS s FROM range(100)")[0] == "success"
+        table = catalog.load_table(name)
+        snapshot = table.current_snapshot()
+        (manifest,) = snapshot.manifests(table.io)
+        (entry,) = manifest.fetch_manifest_entry(table.io)
+        file = local({"data file": entry.data_file.file_path, "manifest": manifest.manifest_path, "manifest list": snapshot.manifest_list}[what])
+        damage(file)
+        before = {p for p in files(warehouse) if "other" not in str(p)}
+        told = [daemon.cli("sql", f"SELECT count(s) FROM {name}", check=False).stderr]
+        told += [daemon.request("GET", f"/api/v1/tables/{name}/preview").json["detail"]]
+        if what != "data file":
+            told += [daemon.request("GET", f"/api/v1/tables/{name}/files").json["detail"]]
+        row = "SELECT 1 AS id, 1 AS p, 'y' AS s"
+        for keys in (
+            {"type": "curate", "into": "bad.other", "mode": "overwrite", "sql": f"SELECT max(s) AS s FROM {name}"},
+            {"type": "validate", "table": name, "checks": [{"unique": ["s"]}]},
+            {"type": "curate", "into": name, "mode": "upsert", "key": ["id"], "sql": row},
+            *([] if what == "data file" else [{"type": "curate", "into": name, "mode": "overwrite_partitions", "sql": row}]),
+        ):
+            state, error = task(**keys)
+            assert state == "failed", keys
+            told.append(error["message"])
+        for text in told:
+            assert file.name in text and name in text and "signal" not in text and len(text) < 900, text
+        assert {p for p in files(warehouse) if "other" not in str(p)} == before, "what failed tasks wrote is gone, and nothing else"
+        assert len(catalog.load_table(name).snapshots()) == 1
+
+
 def test_a_stale_commit(daemon):
     (made,) = make(daemon, "stale", "t")
     where = path("stale") + "/tables/t"
