@@ -40,6 +40,25 @@ file_check(const char *file, const char *config_file, struct diags *diags)
 	return good;
 }
 
+/* sluice.yaml and sluice.NAME.yaml are configs: the daemon takes them for no flows either. */
+static bool
+is_config(const char *file)
+{
+	const char *slash = strrchr(file, '/');
+
+	return strncmp(slash ? slash + 1 : file, "sluice.", 7) == 0;
+}
+
+static bool
+config_check(const char *file, struct diags *diags)
+{
+	struct config *config = config_load(file, environ, diags);
+	bool good = config != NULL;
+
+	config_free(config);
+	return good;
+}
+
 /* Adds what is wrong with one file; returns its exit status. */
 static int
 validate_one(const struct args *a, const char *file, struct diags *diags)
@@ -50,6 +69,8 @@ validate_one(const struct args *a, const char *file, struct diags *diags)
 	if (access(file, R_OK) < 0) {
 		diags_add(diags, SEVERITY_ERROR, file, 0, 0, "cannot read the file: %s", strerror(errno));
 		rc = EXIT_REFUSED;
+	} else if (is_config(file)) {
+		rc = config_check(file, diags) ? EXIT_OK : EXIT_FAILED;
 	} else if (config && access(config, R_OK) < 0) {
 		diags_add(diags, SEVERITY_ERROR, config, 0, 0, "cannot read the config: %s", strerror(errno));
 		rc = EXIT_REFUSED;

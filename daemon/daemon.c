@@ -150,6 +150,21 @@ daemon_home(struct daemon *d, const struct serve_options *o)
 	free(home);
 }
 
+/* What --flows or the config says; else a folder of the state folder, which is made. */
+static void
+daemon_flows(struct daemon *d, const char *given)
+{
+	if (given == NULL)
+		given = config_get(d->config, "server.flows");
+	if (given) {
+		d->flows = absolute(given);
+		return;
+	}
+	d->flows = xasprintf("%s/flows", d->home);
+	if (fs_make_folders(d->flows, 0755) < 0)
+		die("cannot make the flows folder %s: %s", d->flows, strerror(errno));
+}
+
 static void
 daemon_config(struct daemon *d, const struct serve_options *o)
 {
@@ -158,21 +173,14 @@ daemon_config(struct daemon *d, const struct serve_options *o)
 	struct buf text = BUF_INIT;
 	char *path;
 
-	if (o->flows) {
-		d->flows = absolute(o->flows);
-	} else {
-		d->flows = xasprintf("%s/flows", d->home);
-		if (fs_make_folders(d->flows, 0755) < 0)
-			die("cannot make the flows folder %s: %s", d->flows, strerror(errno));
-	}
 	if (o->config || (env && *env)) {
 		d->config_file = absolute(o->config ? o->config : env);
 	} else {
-		path = xasprintf("%s/sluice.yaml", d->flows);
+		path = o->flows ? xasprintf("%s/sluice.yaml", o->flows) : xasprintf("%s/flows/sluice.yaml", d->home);
 		if (access("sluice.yaml", R_OK) == 0)
 			d->config_file = absolute("sluice.yaml");
 		else if (access(path, R_OK) == 0)
-			d->config_file = xstrdup(path);
+			d->config_file = absolute(path);
 		free(path);
 	}
 	d->config = config_load(d->config_file, environ, &diags);
@@ -182,6 +190,7 @@ daemon_config(struct daemon *d, const struct serve_options *o)
 	if (d->config == NULL)
 		die("the config %s has problems (above); the daemon does not start with them",
 		    d->config_file ? d->config_file : "from the environment");
+	daemon_flows(d, o->flows);
 	/* The default warehouse lies in the state folder; any setting of the user's wins over it. */
 	if (config_get(d->config, "catalog.warehouse") == NULL && !config_foreign(d->config)) {
 		path = xasprintf("file://%s/warehouse", d->home);

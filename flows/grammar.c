@@ -375,7 +375,7 @@ const struct grammar_row grammar_rows[] = {
 	{ "server", "database", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "PostgreSQL connection string; by default a private cluster in the state folder." },
 	{ "server", "flows", G_ONE, G_STRING, NULL, 0, NULL, NULL,
-	  "Folder of the flow files; by default flows beside this file." },
+	  "Folder of the flow files, relative to this file; by default flows in the state folder. --flows wins." },
 
 	{ "secret", "env", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The environment variable that holds the secret." },
 	{ "secret", "file", G_ONE, G_STRING, NULL, 0, NULL, NULL,

@@ -255,7 +255,6 @@ add_scalars(json_t *defs)
 json_t *
 flow_schema(void)
 {
-	static const char *const config_objects[] = { "config", "catalog", "s3", "housekeeping", "server", "secret" };
 	json_t *defs = json_object(), *flow = object_schema("flow"), *s;
 
 	add_scalars(defs);
@@ -263,8 +262,6 @@ flow_schema(void)
 		const char *object = grammar_rows[i].object;
 		bool skip = json_object_get(defs, object) != NULL || strcmp(object, "flow") == 0 || strcmp(object, "native") == 0;
 
-		for (size_t k = 0; k < sizeof(config_objects) / sizeof(config_objects[0]); k++)
-			skip = skip || strcmp(object, config_objects[k]) == 0;
 		if (skip)
 			continue;
 		s = NULL;

@@ -353,3 +353,22 @@ def test_doctor(daemon):
     assert daemon.url in done.stdout and "✗" not in done.stdout
     done = sluice("doctor", "--home", "/tmp/" + "x" * 120, check=False, cwd=daemon.flows)
     assert done.returncode == 1 and "too long" in done.stdout and "--home" in done.stdout
+
+
+def test_configs_are_validated_as_configs(folder):
+    (folder / "sluice.yaml").write_text("server: {listen: '127.0.0.1:0'}\n")
+    (folder / "sluice.s3.yaml").write_text("server: {lisen: x}\n")
+    assert "good" in sluice("validate", folder / "sluice.yaml").stdout
+    done = sluice("validate", folder / "sluice.s3.yaml", check=False)
+    assert done.returncode == 1 and 'sluice.s3.yaml:1:10: error: unknown key "lisen"' in done.stdout and "listen" in done.stdout
+
+
+def test_the_config_says_where_flows_are(make_daemon, folder):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "f.yaml").write_text("id: f\ntasks: [{id: a, type: command, command: 'true'}]\n")
+    daemon = make_daemon(config="server: {flows: ../mine}", start=False)
+    command = daemon.command()
+    at = command.index("--flows")
+    daemon.command = lambda: command[:at] + command[at + 2 :]
+    daemon.start()
+    wait_until(lambda: daemon.request("GET", "/api/v1/flows/f").status == 200, "the flow")
