@@ -27,6 +27,7 @@
  *     task.begin              attempt  a native task is about to run
  *     task.end                attempt  a native task has done and reported everything
  *     stage.finish.before     attempt  the staged file is written, not yet at its place
+ *     stage.send.between      attempt  one of a folder's files is on its store
  *     stage.finish.after      attempt  it is at its place
  *     write.data.before       attempt  before a table's data files are written
  *     write.data.after        attempt  they are written; no manifest names them

@@ -393,75 +393,12 @@ explain_failure(struct stage *st)
 	return -1;
 }
 
-struct uploading {
-	struct stage *st;
-	json_t *made; /* object: location -> true */
-	json_t *old;  /* the same, of what is there and was not made */
-};
-
-static int
-upload_found(const char *file, int64_t size, wall_us modified, void *arg)
-{
-	struct uploading *u = arg;
-	char *location = xasprintf("%s%s", u->st->path, file + strlen(u->st->tmp));
-	int rc = storage_upload(u->st->cx->storage, location, file, &u->st->cx->err);
-
-	(void)size;
-	(void)modified;
-	json_object_set_new(u->made, location, json_true());
-	free(location);
-	return rc;
-}
-
-static int
-old_found(const char *location, int64_t size, wall_us modified, void *arg)
-{
-	struct uploading *u = arg;
-
-	(void)size;
-	(void)modified;
-	if (json_object_get(u->made, location) == NULL)
-		json_object_set_new(u->old, location, json_true());
-	return 0;
-}
-
-/* A folder of a store takes no place in one step: what is new comes first, then what was there and is not new goes. */
-static int
-upload_folder(struct stage *st)
-{
-	struct uploading u = { .st = st, .made = json_object(), .old = json_object() };
-	int rc = storage_list(st->cx->storage, st->tmp, upload_found, &u, &st->cx->err);
-	const char *location;
-	json_t *yes;
-
-	if (rc == 0)
-		rc = storage_list(st->cx->storage, st->path, old_found, &u, &st->cx->err);
-	json_object_foreach (u.old, location, yes)
-		if (rc == 0)
-			rc = storage_remove(st->cx->storage, location, &st->cx->err);
-	json_decref(u.made);
-	json_decref(u.old);
-	return rc < 0 ? -1 : 0;
-}
-
-static int
-upload_target(struct stage *st)
-{
-	struct stat info;
-
-	if (task_storage(st->cx) == NULL)
-		return -1;
-	if (stat(st->tmp, &info) == 0 && S_ISDIR(info.st_mode))
-		return upload_folder(st);
-	return storage_upload(st->cx->storage, st->path, st->tmp, &st->cx->err) < 0 ? -1 : 0;
-}
-
 /* Puts the written file or folder where the target is, in one step; what was there before goes away after it. */
 static int
 take_place(struct stage *st)
 {
 	if (storage_remote(st->path))
-		return upload_target(st);
+		return stage_store_send(st);
 	if (rename(st->tmp, st->path) == 0)
 		return 0;
 	if (renameat2(AT_FDCWD, st->tmp, AT_FDCWD, st->path, RENAME_EXCHANGE) < 0)
@@ -492,7 +429,9 @@ check_target(struct stage *st)
 	struct stat info;
 	json_t *file;
 
-	if (storage_remote(st->path) || lstat(st->path, &info) < 0)
+	if (storage_remote(st->path))
+		return stage_store_check(st);
+	if (lstat(st->path, &info) < 0)
 		return 0;
 	if (S_ISDIR(info.st_mode) && !folder)
 		return task_fail_at(st->cx, "target/path",
@@ -542,10 +481,12 @@ stage_work(struct stage *st)
 				    "files_out", (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));
 	/* A partitioned target is read by its files. */
 	if (json_array_size(json_object_get(st->target, "partition_by"))) {
-		char *glob = xasprintf("%s/**/*.parquet", st->path);
+		char *prefix = storage_remote(st->path) ? stage_store_prefix(st) : xstrdup("");
+		char *glob = xasprintf("%s/**/%s*.parquet", st->path, prefix);
 
 		report_output("path", json_string(glob));
 		free(glob);
+		free(prefix);
 	} else {
 		report_output("path", json_string(st->path));
 	}
@@ -575,6 +516,8 @@ stage_run(struct context *cx)
 	if ((path = task_path(cx, "target", path)) == NULL)
 		return -1;
 	st.path = xstrdup(path);
+	for (size_t n = strlen(st.path); storage_remote(path) && n > 0 && st.path[n - 1] == '/'; n--)
+		st.path[n - 1] = '\0';
 	/* What goes to a store is first written here: it can be sent again, and nobody sees it before it is judged. */
 	base = storage_remote(path) ? xasprintf("%s/target", doc_text(cx, "scratch")) : xstrdup(path);
 	st.tmp = xasprintf("%s.tmp-%s-%lld", base, doc_text(cx, "run_id"),
@@ -601,6 +544,7 @@ stage_run(struct context *cx)
 	json_decref(st.names);
 	json_decref(st.types);
 	json_decref(st.not_null);
+	json_decref(st.old);
 	free(base);
 	free(st.path);
 	free(st.tmp);

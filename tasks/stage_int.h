@@ -1,4 +1,4 @@
-/* What stage.c and stage_source.c share: one stage task. */
+/* What stage.c, stage_source.c and stage_store.c share: one stage task. */
 #ifndef TASKS_STAGE_INT_H
 #define TASKS_STAGE_INT_H
 
@@ -27,6 +27,9 @@ struct stage {
 	char *path, *tmp;   /* target and its temporary name */
 	char *tmp_rejects;
 	int64_t rejected;
+	/* of a folder on a store, see stage_store.c */
+	json_t *old; /* locations of its files before */
+	bool marked; /* it was whole */
 };
 
 /* Finds the files that the source's paths name; a path that names none is an error. 0, or -1 with the error set. */
@@ -35,6 +38,12 @@ int stage_files(struct stage *st);
 int stage_read(struct stage *st);
 /* A text of the source's, or `otherwise`; borrowed. */
 const char *stage_source_text(const struct stage *st, const char *name, const char *otherwise);
+/* Would a target on a store take something with it that no stage task wrote? 0, or -1 with the error set. */
+int stage_store_check(struct stage *st);
+/* Sends what was written to the store; what was there before goes away after it. */
+int stage_store_send(struct stage *st);
+/* How names of this attempt's files in a folder begin. The caller frees it. */
+char *stage_store_prefix(const struct stage *st);
 bool stage_has_name(const json_t *names, const char *name);
 /* Sets the error for a column that the source lacks, with the nearest name and all of them; returns -1. */
 int stage_missing_column(struct stage *st, const char *key, const char *name);
