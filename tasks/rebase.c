@@ -2,7 +2,7 @@
  * rebase: gives snapshots that appended to a table a new place, on top of what was committed meanwhile. Only manifest lists are
  * written: each holds the manifests that its snapshot added, and those of the one before it.
  *
- *     {"tables": [{"head": LIST or null, "snapshots": [{"id", "sequence", "list": LIST, "into": LIST}]}]}
+ *     {"tables": [{"format": 2, "head": LIST or null, "snapshots": [{"id", "sequence", "list": LIST, "into": LIST}]}]}
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,27 +10,22 @@
 #include "base/alloc.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/write_int.h"
+
+#define LIST_FORMAT 2 /* lists of version 1 are filled up to it; those of version 3 are not given a new place */
 
 /* The fields of a manifest list with their ids, as the table specification numbers them; from 507 on nested. */
 static const struct {
 	const char *name, *ids;
 } list_fields[] = {
 #define REQ(id) "{__duckdb_field_id: " #id ", __duckdb_nullable: false}"
-	{ "manifest_path", REQ(500) },
-	{ "manifest_length", REQ(501) },
-	{ "partition_spec_id", REQ(502) },
-	{ "content", REQ(517) },
-	{ "sequence_number", REQ(515) },
-	{ "min_sequence_number", REQ(516) },
-	{ "added_snapshot_id", REQ(503) },
-	{ "added_files_count", REQ(504) },
-	{ "existing_files_count", REQ(505) },
-	{ "deleted_files_count", REQ(506) },
-	{ "added_rows_count", REQ(512) },
-	{ "existing_rows_count", REQ(513) },
+	{ "manifest_path", REQ(500) },        { "manifest_length", REQ(501) },
+	{ "partition_spec_id", REQ(502) },    { "content", REQ(517) },
+	{ "sequence_number", REQ(515) },      { "min_sequence_number", REQ(516) },
+	{ "added_snapshot_id", REQ(503) },    { "added_files_count", REQ(504) },
+	{ "existing_files_count", REQ(505) }, { "deleted_files_count", REQ(506) },
+	{ "added_rows_count", REQ(512) },     { "existing_rows_count", REQ(513) },
 	{ "deleted_rows_count", REQ(514) },
-	{ "key_metadata", "519" },
-	{ "first_row_id", "520" },
 #undef REQ
 };
 
@@ -78,7 +73,7 @@ list_ids(struct context *cx, const json_t *columns, struct buf *out)
 
 /* One snapshot's new manifest list; `before` is the list that it comes on top of, or NULL. */
 static int
-rebase_one(struct context *cx, const json_t *snapshot, const char *before)
+rebase_one(struct context *cx, const json_t *snapshot, const char *before, int format)
 {
 	long long id = json_integer_value(json_object_get(snapshot, "id")),
 		  sequence = json_integer_value(json_object_get(snapshot, "sequence"));
@@ -88,15 +83,13 @@ rebase_one(struct context *cx, const json_t *snapshot, const char *before)
 	json_t *columns;
 	int rc = -1;
 
-	buf_addf(&select,
-		 "SELECT * REPLACE (%lld::BIGINT AS sequence_number, %lld::BIGINT AS min_sequence_number) FROM read_avro(",
+	buf_addf(&select, "SELECT * REPLACE (%lld::BIGINT AS sequence_number, %lld::BIGINT AS min_sequence_number) FROM (",
 		 sequence, sequence);
-	buf_add_sql_string(&select, local_path(list));
+	list_select(list, LIST_FORMAT, &select);
 	buf_addf(&select, ") WHERE added_snapshot_id = %lld", id);
 	if (before) {
-		buf_adds(&select, " UNION ALL BY NAME SELECT * FROM read_avro(");
-		buf_add_sql_string(&select, local_path(before));
-		buf_adds(&select, ")");
+		buf_adds(&select, " UNION ALL BY NAME ");
+		list_select(before, LIST_FORMAT, &select);
 	}
 	if ((columns = duck_describe(cx->db, select.s, &cx->err)) == NULL)
 		goto out;
@@ -105,7 +98,8 @@ rebase_one(struct context *cx, const json_t *snapshot, const char *before)
 	buf_adds(&copy, " (FORMAT avro, ROOT_NAME 'manifest_file', FIELD_IDS ");
 	if (list_ids(cx, columns, &copy) < 0)
 		goto out;
-	buf_addf(&copy, ", METADATA {'snapshot-id': '%lld', 'sequence-number': '%lld', 'format-version': '2'})", id, sequence);
+	buf_addf(&copy, ", METADATA {'snapshot-id': '%lld', 'sequence-number': '%lld', 'format-version': '%d'})", id, sequence,
+		 format);
 	rc = duck_exec(cx->db, copy.s, &cx->err);
 out:
 	json_decref(columns);
@@ -124,9 +118,10 @@ rebase_run(struct context *cx)
 		return -1;
 	json_array_foreach (json_object_get(cx->spec, "tables"), i, table) {
 		const char *before = json_string_value(json_object_get(table, "head"));
+		int format = (int)json_integer_value(json_object_get(table, "format"));
 
 		json_array_foreach (json_object_get(table, "snapshots"), k, snapshot) {
-			if (rebase_one(cx, snapshot, before) < 0)
+			if (rebase_one(cx, snapshot, before, format) < 0)
 				return -1;
 			before = json_string_value(json_object_get(snapshot, "into"));
 		}

@@ -140,7 +140,8 @@ plan_lists(struct moved *m)
 {
 	const char *location = json_string_value(json_object_get(m->head, "location"));
 	json_t *head = metadata_current(m->head, "snapshots", "snapshot-id", "current-snapshot-id"), *list = json_array(), *s;
-	json_int_t sequence = metadata_int(m->head, "last-sequence-number", 0);
+	json_int_t sequence = metadata_int(m->head, "last-sequence-number", 0),
+		   format = metadata_int(m->head, "format-version", 1);
 	char uuid[UUID_TEXT];
 	size_t i;
 
@@ -148,13 +149,15 @@ plan_lists(struct moved *m)
 
 	json_array_foreach (m->snapshots, i, s) {
 		long long id = json_integer_value(json_object_get(s, "snapshot-id"));
-		char *into = xasprintf("%s/metadata/snap-%lld-%lld-%s.avro", location, id, (long long)++sequence, uuid);
+		char *into = xasprintf("%s/metadata/snap-%lld-%zu-%s.avro", location, id, i + 1, uuid);
 
+		sequence += format > 1; /* version 1 has no such numbers */
 		json_array_append_new(list, json_pack("{s:I,s:I,s:O,s:s}", "id", (json_int_t)id, "sequence", sequence, "list",
 						      json_object_get(s, "manifest-list"), "into", into));
 		free(into);
 	}
-	m->lists = json_pack("{s:O?,s:o}", "head", json_object_get(head, "manifest-list"), "snapshots", list);
+	m->lists =
+		json_pack("{s:I,s:O?,s:o}", "format", format, "head", json_object_get(head, "manifest-list"), "snapshots", list);
 }
 
 static void
@@ -199,7 +202,9 @@ snapshot_moved(const json_t *snapshot, const json_t *lists, const json_t *parent
 	json_object_del(s, "parent-snapshot-id");
 	if (parent)
 		json_object_set(s, "parent-snapshot-id", json_object_get(parent, "snapshot-id"));
-	json_object_set(s, "sequence-number", json_object_get(lists, "sequence"));
+	json_object_del(s, "sequence-number");
+	if (metadata_int(md, "format-version", 1) > 1)
+		json_object_set(s, "sequence-number", json_object_get(lists, "sequence"));
 	json_object_set(s, "manifest-list", json_object_get(lists, "into"));
 	json_object_set_new(s, "timestamp-ms", json_integer(clock_wall() / US_PER_MS));
 	json_object_set(s, "schema-id", json_object_get(md, "current-schema-id"));

@@ -1,6 +1,8 @@
 """A run is a transaction over the tables it writes: seen by the run alone, then by everybody at once, or by nobody ever."""
 
 import contextlib
+import pathlib
+import sys
 import sys
 
 import psycopg2
@@ -207,6 +209,37 @@ def test_appends_are_put_on_top(daemon, folder, catalog):
     assert len(table.snapshots()) == 5 and table.current_snapshot().summary["total-records"] == "5"
     table.append(pa.table({"n": pa.array([12], pa.int32())}))  # and others go on from there
     assert count(daemon, "x.a") == 6
+
+
+def test_appends_to_a_table_of_version_1(daemon, folder, catalog):
+    """Its manifest lists have fewer fields, whoever wrote them, and nothing in it has sequence numbers."""
+    catalog.create_namespace("x")
+    row = lambda n: pa.table({"n": pa.array([n], pa.int32())})
+    table = catalog.create_table("x.a", row(0).schema, properties={"format-version": "1"})
+    table.append(row(1))
+    # Flows themselves write versions 2 and 3: this is what another engine does in a run's name.
+    script = folder / "append.py"
+    script.write_text(
+        "import os, pyarrow as pa\nfrom pyiceberg.catalog.rest import RestCatalog\n"
+        "catalog = RestCatalog('local', uri=os.environ['SLUICE_CATALOG_URI'], token=os.environ['SLUICE_CATALOG_TOKEN'])\n"
+        "for n in (2, 3):\n    catalog.load_table('x.a').append(pa.table({'n': pa.array([n], pa.int32())}))\n"
+    )
+    daemon.flow("more", f"id: more\ntasks:\n  - {{id: a, type: command, command: [{sys.executable}, {script}]}}\n" + gate(folder, after=["a"]))
+    run = at_gate(daemon, "more")
+    table.append(row(10))
+    (folder / "gate").touch()
+    ended = daemon.ended(run)
+    assert ended["state"] == "success", why(ended)
+    table.refresh()
+    assert table.metadata.format_version == 1 and sorted(table.scan().to_arrow()["n"].to_pylist()) == [1, 2, 3, 10]
+    for snapshot in table.snapshots():
+        path = snapshot.manifest_list.removeprefix("file://")
+        assert b"format-version\x021" in pathlib.Path(path).read_bytes(), path
+        assert not snapshot.sequence_number and {m.sequence_number for m in snapshot.manifests(table.io)} == {0}
+    with table.transaction() as change:
+        change.upgrade_table_version(2)
+    table.append(row(11))
+    assert count(daemon, "x.a") == 5 and catalog.load_table("x.a").scan().to_arrow().num_rows == 5
 
 
 def overwriting(folder, retry):
