@@ -387,13 +387,32 @@ check_remote(const struct place *p)
 	free(r.found);
 }
 
+/* As the catalog takes names: of any characters but those. A dot always divides. */
+static bool
+is_table_name(const char *name)
+{
+	size_t levels = 0;
+
+	for (const char *s = name;; s++) {
+		size_t n = strcspn(s, ".");
+
+		if (n == 0 || *s == ' ' || s[n - 1] == ' ')
+			return false;
+		for (; n; n--, s++)
+			if (*s == '/' || (unsigned char)*s < ' ' || *s == 127)
+				return false;
+		levels++;
+		if (*s == '\0')
+			return levels > 1;
+	}
+}
+
 static void
 check_table_name(struct loader *l, const struct task_def *t, const char *key)
 {
 	const char *text = json_string_value(json_object_get(t->spec, key)), *c = NULL;
 	char *name = text ? static_text(l, text) : NULL;
-	int line = t->line, col = t->col, dots = 0;
-	bool bad = false;
+	int line = t->line, col = t->col;
 
 	pos_find(t->pos, key, &line, &col);
 	if (l->config)
@@ -412,17 +431,11 @@ check_table_name(struct loader *l, const struct task_def *t, const char *key)
 			   t->id, config_get(l->config, "catalog.warehouse"));
 	if (name == NULL)
 		return;
-	for (const char *s = name; *s && !bad; s++) {
-		if (*s == '.') {
-			dots++;
-			bad = s == name || s[1] == '.' || s[1] == '\0';
-		} else {
-			bad = !isalnum((unsigned char)*s) && *s != '_' && *s != '-';
-		}
-	}
-	if (bad || dots == 0)
-		load_error(l, line, col, "\"%s\" of task \"%s\" must be a table, namespace.table, not \"%.80s\"", key, t->id,
-			   name);
+	if (!is_table_name(name))
+		load_error(l, line, col, "\"%s\" of task \"%s\" must be a table, namespace.table, not \"%.80s\"%s", key, t->id,
+			   name,
+			   strchr(name, '.') ? ": no level may be empty, have a / or control characters, or a blank at its ends"
+					     : "");
 	free(name);
 }
 

@@ -911,6 +911,18 @@ duck_count(struct duck *db, const char *sql, struct err *e)
 	return n;
 }
 
+/* What the engine says of a namespace of several levels that stands in SQL without quotes helps nobody. */
+static void
+hint_levels(struct err *e)
+{
+	if (strstr(e->msg, "NameListToString NOT IMPLEMENTED"))
+		err_set(e, e->code,
+			"a name of a table has more parts than SQL knows (catalog, namespace, table); a namespace of several "
+			"levels is one name in quotes, as in \"a.b\".c");
+	else if (strstr(e->msg, "Catalog \"") && strstr(e->msg, "\" does not exist"))
+		err_set(e, e->code, "%s (a namespace of several levels is one name in quotes, as in \"a.b\".c)", e->msg);
+}
+
 int
 duck_check(struct duck *db, const char *sql, int *line, int *col, struct err *e)
 {
@@ -921,6 +933,8 @@ duck_check(struct duck *db, const char *sql, int *line, int *col, struct err *e)
 	*line = *col = 0;
 	if (api.prepare(db->con, sql, &stmt) == DuckDBError)
 		rc = duck_error(e, api.prepare_error(stmt), line, col);
+	if (rc < 0)
+		hint_levels(e);
 	api.destroy_prepare(&stmt);
 	spent_leave(part);
 	return rc;
