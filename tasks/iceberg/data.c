@@ -13,6 +13,7 @@
 #include "base/alloc.h"
 #include "storage/storage.h"
 #include "base/clock.h"
+#include "base/fs.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/partition.h"
 #include "tasks/iceberg/types.h"
@@ -249,6 +250,65 @@ partition_columns(struct writer *wr, bool own, struct buf *select)
 	return names;
 }
 
+/* Moves a file from the attempt's own folder to the one of all, and gives its partition's folders the fields' names. */
+static int
+file_settle(struct writer *wr, struct data_file *f, const char *from, const char *dir, const json_t *keys)
+{
+	struct buf path = BUF_INIT;
+	const char *at = f->path + strlen(from), *end;
+	json_t *key;
+	size_t i;
+	int rc = 0;
+
+	buf_adds(&path, dir);
+	json_array_foreach (keys, i, key) {
+		const char *field =
+			json_string_value(json_object_get(json_array_get(json_object_get(wr->spec, "fields"), i), "name"));
+		size_t n = strlen(json_string_value(key));
+
+		end = strchr(at + 1, '/');
+		if (end == NULL || strncmp(at + 1, json_string_value(key), n) != 0 || at[n + 1] != '=')
+			break; /* a name that the engine writes in another way stays as it is */
+		buf_addf(&path, "/%s%.*s", field, (int)(end - at - 1 - (ptrdiff_t)n), at + 1 + n);
+		at = end;
+	}
+	buf_adds(&path, at);
+	if (fs_make_parents(path.s) < 0 || rename(f->path, path.s) < 0)
+		rc = task_fail(wr->cx, ERR_IO, "%s cannot be renamed to %s: %s", f->path, path.s, strerror(errno));
+	free(f->path);
+	free(f->url);
+	f->path = buf_detach(&path);
+	f->url = xasprintf("%s%s", wr->location, f->path + strlen(wr->local));
+	return rc;
+}
+
+/*
+ * A column of the table cannot be the copy's partition column beside others that are not the table's (those would be written into
+ * the files), so it has another name there; but folders get the name that other engines give them. For that the copy goes to a
+ * folder of the attempt's own, out of which the files are moved. A store has nothing to move.
+ */
+static bool
+other_names(const struct writer *wr, const json_t *keys)
+{
+	json_t *field;
+	size_t i;
+
+	json_array_foreach (json_object_get(wr->spec, "fields"), i, field)
+		if (!json_equal(json_object_get(field, "name"), json_array_get(keys, i)))
+			return !storage_remote(wr->local);
+	return false;
+}
+
+static int
+files_settle(struct writer *wr, size_t first, const char *from, const char *dir, const json_t *keys)
+{
+	int rc = 0;
+
+	for (size_t i = first; i < wr->nfiles && rc == 0; i++)
+		rc = file_settle(wr, &wr->files[i], from, dir, keys);
+	return rc;
+}
+
 /* With several threads a partition's rows arrive in any order. */
 static int
 one_thread(struct writer *wr, int64_t *before)
@@ -301,9 +361,10 @@ copy_partitioned(struct writer *wr, const char *dir)
 	bool own = only_columns(wr), sorted = json_array_size(json_object_get(wr->order, "fields")) > 0;
 	struct buf b = BUF_INIT;
 	json_t *keys = NULL, *key;
+	size_t first = wr->nfiles, i;
+	char *aside = NULL;
 	int64_t threads = 0;
 	int rc = -1;
-	size_t i;
 
 	buf_adds(&b, "COPY (SELECT *");
 	keys = partition_columns(wr, own, &b);
@@ -313,7 +374,9 @@ copy_partitioned(struct writer *wr, const char *dir)
 	if (add_order(wr, &b) < 0 || (sorted && one_thread(wr, &threads) < 0))
 		goto out;
 	buf_adds(&b, ") TO ");
-	buf_add_sql_string(&b, dir);
+	if (other_names(wr, keys))
+		aside = xasprintf("%s/%s", dir, wr->stem);
+	buf_add_sql_string(&b, aside ? aside : dir);
 	copy_options(wr, &b);
 	buf_addf(&b, ", FILENAME_PATTERN '%s-{uuid}', WRITE_PARTITION_COLUMNS %s, PARTITION_BY (", wr->stem,
 		 own ? "true" : "false");
@@ -325,11 +388,16 @@ copy_partitioned(struct writer *wr, const char *dir)
 	if (duck_execf(wr->cx->db, &wr->cx->err, "SET partitioned_write_max_open_files = %d", OPEN_PARTITIONS) < 0)
 		goto out;
 	rc = writer_copy(wr, b.s, wr->spec, keys, CONTENT_DATA);
+	if (rc == 0 && aside)
+		rc = files_settle(wr, first, aside, dir, keys);
 	if (rc == 0)
 		rc = split_large(wr);
 out:
 	if (threads && duck_execf(wr->cx->db, &wr->cx->err, "SET threads = %lld", (long long)threads) < 0)
 		rc = -1;
+	if (aside)
+		fs_remove_tree(aside);
+	free(aside);
 	json_decref(keys);
 	buf_release(&b);
 	return rc;

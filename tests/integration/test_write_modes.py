@@ -215,6 +215,9 @@ def test_many_partitions_and_two_fields(lake):
     lake.write(rows, partition_by="[c, day(at)]")
     lake.check(rows)
     assert len(lake.data_files()) == 37 * 11
+    folders = {tuple(p.split("=")[0] for p in f["file_path"].split("/data/")[1].split("/")[:-1]) for f in lake.data_files()}
+    assert folders == {("c", "at_day")}  # as other engines name them
+    assert {p.name.split("=")[0] for p in pathlib.Path(lake.daemon.home).glob("warehouse/a/t/data/*")} == {"c"}  # and nothing else is left
     assert lake.daemon.sql("SELECT count(*)::INT AS n FROM a.t WHERE c = 'c3' AND \"at\" >= '2024-01-05'")[0]["n"] == len(
         [r for r in rows if r["c"] == "c3" and r["at"] >= datetime.datetime(2024, 1, 5)]
     )
