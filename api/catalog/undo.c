@@ -161,6 +161,12 @@ on_found(void *arg, const struct rows *r, struct err *e)
 		reply_err(rq, e);
 	} else if (rows_count(r) == 0) {
 		reply_problem(rq, ERR_NOT_FOUND, "there is no run \"%s\"", rq->param[0]);
+	} else if (config_foreign(rq->app->config)) { /* there are no commits of the run that are known here */
+		reply_problem(
+			rq, ERR_UNSUPPORTED,
+			"the catalog \"%s\" is kept by another server (%s): what run %s wrote there is not taken back as one; "
+			"`sluice rollback TABLE --to previous` sets a table back",
+			config_get(rq->app->config, "catalog.name"), config_get(rq->app->config, "catalog.uri"), rq->param[0]);
 	} else if (rows_get(r, 0, 1) == NULL) {
 		reply_problem(rq, ERR_CONFLICT,
 			      strcmp(rows_get(r, 0, 7), "t") == 0 ? "run %s has been undone already"

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.catalog import load_catalog
 
-from conftest import ROOT, http as ask, postgres, task_of, why
+from conftest import ROOT, postgres, task_of, why
 from s3_stores import KEY, SECRET, Store, program
 
 FLOW = """
@@ -48,7 +49,7 @@ class Relay:
     which `expire` ends."""
 
     def __init__(self, url):
-        self.target, self.before, self.tokens, self.asked, self.done = url, lambda *_: None, {}, [], threading.Event()
+        self.target, self.before, self.tokens, self.done = url, lambda *_: None, {}, threading.Event()
         relay = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -75,7 +76,6 @@ class Relay:
 
     def pass_on(self, handler, body):
         fate = self.before(handler.command, handler.path)
-        self.asked.append(f"{handler.command} {handler.path}")
         if fate == "hang":
             self.done.wait(60)
             return
@@ -269,6 +269,9 @@ def test_tables_and_their_states(lake, make_daemon):
     daemon.cli("rollback", "stg.t", "--to", "v1")
     assert len(lake.rows("stg.t")) == 10
 
+    undone = daemon.cli("undo", run["id"], check=False)
+    assert undone.returncode != 0 and lake.url in undone.stderr and "sluice rollback" in undone.stderr
+
     # The daemon's own catalog is out of use rather than a second one.
     refused = daemon.request("GET", "/iceberg/v1/config")
     assert refused.status in (406, 501) and lake.url in refused.text, refused
@@ -396,6 +399,17 @@ def test_tokens_that_end(relayed, make_daemon):
     run = daemon.trigger("f")
     assert run["state"] == "success", why(run)
     assert lake.rows("cur.c") == [{"n": 10}] and len(seen) >= 4 and len(relay.tokens) > len(seen)
+
+
+def test_a_server_that_hangs_when_the_engine_asks(relayed, make_daemon):
+    relay, lake = relayed
+    daemon = make_daemon(config=lake.config(relay.url, timeout="3s"))
+    daemon.flow("f", FLOW)
+    assert daemon.trigger("f")["state"] == "success"
+    relay.before = lambda method, path: "hang" if path.endswith("/tables/t") else None
+    began = time.monotonic()
+    done = daemon.cli("sql", "SELECT * FROM stg.t", check=False)
+    assert done.returncode != 0 and time.monotonic() - began < 15 and relay.url in done.stderr, done.stderr
 
 
 def test_headers_and_a_table_on_s3_with_keys_of_its_server(make_daemon, folder):
