@@ -233,6 +233,7 @@ daemon_close(struct daemon *d)
 		sched_close(d->app.sched, true);
 	if (d->app.catalog)
 		catalog_free(d->app.catalog);
+	work_close();
 	if (d->app.registry)
 		registry_close(d->app.registry);
 	if (d->app.store)

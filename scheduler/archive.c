@@ -456,9 +456,11 @@ static void
 on_fetch_done(struct work *w, int status)
 {
 	struct fetch *f = w->data;
-	struct err *e = f->e.code ? &f->e : NULL;
+	struct err *e;
 
-	(void)status;
+	if (status < 0)
+		err_set(&f->e, ERR_UNAVAILABLE, "the daemon is stopping");
+	e = f->e.code ? &f->e : NULL;
 	if (f->fetched) {
 		f->fetched(f->arg, e);
 	} else {

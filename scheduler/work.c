@@ -64,3 +64,14 @@ work_queue(uv_loop_t *loop, struct work *w, bool remote, work_fn fn, work_done_f
 	else
 		work_begin(w);
 }
+
+void
+work_close(void)
+{
+	while (!list_empty(&line)) {
+		struct work *w = LIST_ENTRY(line.next, struct work, waiting);
+
+		list_remove(&w->waiting);
+		w->done(w, UV_ECANCELED);
+	}
+}

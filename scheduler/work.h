@@ -26,6 +26,8 @@ struct work {
 
 /* Sets how many threads there are; before anything else uses them. */
 void work_open(void);
+/* The daemon ends: what waits for a thread is done with UV_ECANCELED, instead of standing in line for a store that hangs. */
+void work_close(void);
 /* `remote`: it may have to wait for a store over the network. */
 void work_queue(uv_loop_t *loop, struct work *w, bool remote, work_fn fn, work_done_fn done);
 

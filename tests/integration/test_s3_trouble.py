@@ -71,6 +71,14 @@ def test_a_store_that_hangs(make_daemon, folder):
         assert endpoint in said["message"] and "does not answer" in said["message"] and f"s3://{BUCKET}/t0/metadata/v1.metadata.json" in said["message"], said
         assert all(w.result().status in (503, 504) for w in waiting)
 
+        # The end of the daemon waits for those who have a thread, not for the whole line.
+        with ThreadPoolExecutor(100) as pool:
+            waiting = [pool.submit(register, i) for i in range(100)]
+            wait_until(lambda: len(connections(silent.getsockname()[1])) >= 16, "the first to wait")
+            started = time.monotonic()
+            assert daemon.stop() == 0 and time.monotonic() - started < 15
+            assert all(w.result().status in (503, 504) for w in waiting)
+
 
 def connections(port):
     """Those that wait at this port, of either side."""
