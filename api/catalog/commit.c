@@ -72,7 +72,7 @@ jobs_same_view(const struct job *a, const struct job *b)
 	return strcspn(b->attempt, "/") == n && strncmp(a->attempt, b->attempt, n) == 0;
 }
 
-static bool
+bool
 jobs_meet(const struct job *a, const struct job *b)
 {
 	if (!jobs_same_view(a, b))
@@ -84,6 +84,40 @@ jobs_meet(const struct job *a, const struct job *b)
 	return false;
 }
 
+static bool
+part_wants_creation(const struct part *p)
+{
+	const json_t *r;
+	size_t i;
+
+	json_array_foreach (p->requirements, i, r) {
+		const char *type = json_string_value(json_object_get(r, "type"));
+
+		if (type && strcmp(type, "assert-create") == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Changes to tables that are there, visible at once. */
+static bool
+job_ordinary(const struct job *j)
+{
+	if (j->attempt || j->view || (j->kind != KIND_COMMIT && j->kind != KIND_TRANSACTION))
+		return false;
+	for (size_t i = 0; i < j->nparts; i++)
+		if (part_wants_creation(&j->parts[i]))
+			return false;
+	return true;
+}
+
+/* May it be built on top of what the other one has built, in the hope that its swap succeeds? */
+static bool
+job_may_follow(const struct job *j, const struct job *before)
+{
+	return before->built && before->lost_at == 0 && j->tries == 0 && job_ordinary(before) && job_ordinary(j);
+}
+
 static struct job *
 jobs_next(struct catalog *c)
 {
@@ -91,8 +125,11 @@ jobs_next(struct catalog *c)
 		struct job *j = LIST_ENTRY(it, struct job, node);
 		bool ready = !j->started;
 
-		for (struct list *before = c->jobs.next; ready && before != it; before = before->next)
-			ready = !jobs_meet(j, LIST_ENTRY(before, struct job, node));
+		for (struct list *at = c->jobs.next; ready && at != it; at = at->next) {
+			const struct job *before = LIST_ENTRY(at, struct job, node);
+
+			ready = !jobs_meet(j, before) || job_may_follow(j, before);
+		}
 		if (ready)
 			return j;
 	}
@@ -100,8 +137,9 @@ jobs_next(struct catalog *c)
 }
 
 /*
- * Commits to one table wait for each other here, in order of arrival, so that none is built in vain. Against other daemons
- * and other writers of the same database it is the swap that decides.
+ * Commits to one table wait for each other here, in order of arrival, so that none is built in vain. One is built while the
+ * swap of the one before it is under way. Against other daemons and other writers of the same database it is the swap that
+ * decides.
  */
 void
 jobs_start(struct catalog *c)
@@ -130,8 +168,10 @@ job_again(struct job *j)
 	struct err e = ERR_INIT;
 
 	job_forget_files(j);
+	j->built = false;
 	if (++j->tries < TRIES_MAX) {
-		job_look(j);
+		j->started = false; /* whoever was before it, is so still */
+		jobs_start(j->catalog);
 		return;
 	}
 	err_set(&e, ERR_CONFLICT, "table %s.%s is being changed by others all the time; %d tries came too late", j->parts[0].ns,
@@ -176,10 +216,13 @@ job_note(struct job *j)
 static void
 job_move(struct job *j)
 {
-	if (j->attempt)
+	if (j->attempt) {
 		job_note(j);
-	else
-		job_swap(j);
+		return;
+	}
+	j->built = true;
+	job_swap(j);
+	jobs_start(j->catalog);
 }
 
 /* ---- between the steps ---- */
@@ -220,6 +263,14 @@ part_settle(struct part *p)
 	p->base_json = NULL;
 }
 
+/* The metadata stays in memory: the next request for the table is likely to want it. */
+static void
+part_keep(struct job *j, struct part *p)
+{
+	p->made = meta_keep(j->catalog, p->new, p->text, p->len, json_incref(p->json));
+	p->text = NULL;
+}
+
 static void
 on_worked(struct work *w, int status)
 {
@@ -246,8 +297,10 @@ on_worked(struct work *w, int status)
 	if (job_stopped(j))
 		return;
 	for (size_t i = 0; i < j->nparts; i++)
-		if (j->parts[i].new)
+		if (j->parts[i].new) {
 			part_settle(&j->parts[i]);
+			part_keep(j, &j->parts[i]);
+		}
 	job_move(j);
 }
 
@@ -270,21 +323,6 @@ job_build(struct job *j)
 {
 	j->work.data = j;
 	work_queue(j->catalog->app->loop, &j->work, job_remote(j), job_work, on_worked);
-}
-
-static bool
-part_wants_creation(const struct part *p)
-{
-	const json_t *r;
-	size_t i;
-
-	json_array_foreach (p->requirements, i, r) {
-		const char *type = json_string_value(json_object_get(r, "type"));
-
-		if (type && strcmp(type, "assert-create") == 0)
-			return true;
-	}
-	return false;
 }
 
 /* Takes in where a table stands. Returns false when the job is over. */
@@ -400,26 +438,41 @@ on_looked(void *arg, const struct rows *r, struct err *e)
 	job_build(j);
 }
 
+/* What the last job before this one does to the table; NULL: there is none. */
+static const struct part *
+part_before(const struct job *j, const struct part *p)
+{
+	for (const struct list *it = j->node.prev; it != &j->catalog->jobs; it = it->prev) {
+		const struct job *before = LIST_ENTRY(it, struct job, node);
+
+		for (size_t i = 0; jobs_same_view(j, before) && i < before->nparts; i++)
+			if (strcmp(before->parts[i].name, p->name) == 0 && strcmp(before->parts[i].ns, p->ns) == 0)
+				return &before->parts[i];
+	}
+	return NULL;
+}
+
 /*
- * Most commits follow one of ours: what that left is then where the table stands. Should it not be, the swap finds out, or
- * the build fails, and the job begins again by looking.
+ * Most commits follow one of ours, which has landed or is about to: what that leaves is then where the table stands. Should it
+ * not be, the swap finds out, or the build fails, and the job begins again by looking.
  */
 static bool
 job_guess(struct job *j)
 {
 	j->guessed = false;
-	if (j->attempt || j->tries || (j->kind != KIND_COMMIT && j->kind != KIND_TRANSACTION))
+	if (j->tries || !job_ordinary(j))
 		return false;
 	for (size_t i = 0; i < j->nparts; i++)
-		if (pointer_known(j->catalog, j->view, j->parts[i].ns, j->parts[i].name) == NULL ||
-		    part_wants_creation(&j->parts[i]))
+		if (part_before(j, &j->parts[i]) == NULL &&
+		    pointer_known(j->catalog, false, j->parts[i].ns, j->parts[i].name) == NULL)
 			return false;
 	for (size_t i = 0; i < j->nparts; i++) {
 		struct part *p = &j->parts[i];
+		const struct part *before = part_before(j, p);
 
 		part_forget_base(p);
-		p->old = xstrdup(pointer_known(j->catalog, j->view, p->ns, p->name));
-		p->base = meta_cached(j->catalog, p->old);
+		p->old = xstrdup(before ? before->new : pointer_known(j->catalog, false, p->ns, p->name));
+		p->base = before && before->made ? meta_ref(before->made) : meta_cached(j->catalog, p->old);
 	}
 	j->guessed = true;
 	return true;

@@ -68,6 +68,8 @@ part_forget_new(struct job *j, struct part *p, bool unlink_file)
 	p->text = NULL;
 	json_decref(p->json);
 	p->json = NULL;
+	meta_unref(p->made);
+	p->made = NULL;
 	json_decref(p->facts);
 	p->facts = NULL;
 }
@@ -229,7 +231,6 @@ job_reply_undone(struct job *j)
 	reply_json(j->rq, 200, json_pack("{s:s,s:o}", "run", j->rq->param[0], "tables", tables));
 }
 
-/* Each part's metadata stays in memory: the next request for the table is likely to want it. */
 void
 job_succeed(struct job *j)
 {
@@ -244,13 +245,10 @@ job_succeed(struct job *j)
 
 		if (j->attempt == NULL)
 			pointer_keep(j->catalog, j->view || p->view, p->ns, p->name, p->new);
-		if (p->json == NULL || p->new == NULL)
+		if (p->made == NULL)
 			continue;
-		meta_unref(m);
 		part_forget_old(j, p);
-		m = meta_keep(j->catalog, p->new, p->text, p->len, p->json);
-		p->text = NULL;
-		p->json = NULL;
+		m = p->made;
 	}
 	if (j->kind == KIND_DROP && job_purge(j))
 		return;
@@ -260,7 +258,6 @@ job_succeed(struct job *j)
 		reply_empty(j->rq, 204);
 	else
 		tables_reply(j->rq, m, j->kind != KIND_COMMIT);
-	meta_unref(m);
 	job_free(j);
 }
 

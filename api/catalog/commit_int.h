@@ -21,6 +21,7 @@ struct part {
 	char *text;    /* its content */
 	size_t len;
 	json_t *json;
+	struct meta *made; /* the three in memory, for those who come after; text is NULL then */
 	/* of undo */
 	char *back, *expect; /* where the run found the table and left it; NULL: there was none */
 	bool view;
@@ -32,7 +33,8 @@ struct job {
 	struct list node; /* in the catalog's list, from its beginning to its end */
 	struct list swap; /* in the catalog's list of those whose swap is due */
 	bool alone;       /* its swap failed together with others' */
-	bool started;     /* no earlier job has a table in common with it */
+	bool started;     /* no earlier job keeps it waiting */
+	bool built;       /* its swap is due or under way: another commit may be built on top of it */
 	struct catalog *catalog;
 	struct request *rq;
 	enum kind kind;
@@ -69,10 +71,12 @@ struct job *job_new(struct request *rq, enum kind kind, json_t *body, size_t npa
 
 /* From here on the job answers its request. */
 void job_begin(struct job *j);
-/* Somebody else was first: looks again, unless that was so too often. */
+/* Somebody else was first: looks again, after those before it, unless that was so too often. */
 void job_again(struct job *j);
 /* Starts those that no earlier job keeps waiting. */
 void jobs_start(struct catalog *c);
+/* Do they have a table in common, in the same state? */
+bool jobs_meet(const struct job *a, const struct job *b);
 /* Of texts that may be NULL. */
 bool same_text(const char *a, const char *b);
 /* The tables as a parameter of a statement. The caller frees it. */

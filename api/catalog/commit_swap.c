@@ -218,6 +218,15 @@ batch_send(struct batch *b)
 		free(text[i]);
 }
 
+static bool
+batch_meets(const struct batch *b, const struct job *j)
+{
+	for (size_t i = 0; i < b->n; i++)
+		if (jobs_meet(b->jobs[i], j))
+			return true;
+	return false;
+}
+
 /* What comes while some are under way makes up the next batch. */
 static void
 swaps_send(struct catalog *c)
@@ -231,7 +240,7 @@ swaps_send(struct catalog *c)
 	LIST_FOR_EACH (it, &c->swaps) {
 		struct job *j = LIST_ENTRY(it, struct job, swap);
 
-		if (b->n == BATCH_MAX || (b->n && (j->alone || b->jobs[0]->alone)))
+		if (b->n == BATCH_MAX || (b->n && (j->alone || b->jobs[0]->alone)) || batch_meets(b, j))
 			break;
 		list_remove(&j->swap);
 		if (!c->closing)
