@@ -266,7 +266,8 @@ lake_leave(const struct attempt *a)
 	json_t *table;
 	size_t i;
 
-	if (config_foreign(a->sched->config)) /* what its tables need, we do not know */
+	/* What tables of another server need, we do not know; what a command reports, it may have made up. */
+	if (config_foreign(a->sched->config) || a->task->def->type == TASK_COMMAND)
 		return;
 	json_array_foreach (json_object_get(a->report, "writing"), i, table) {
 		const char *ns = json_string_value(json_object_get(table, "namespace")),
@@ -629,11 +630,11 @@ on_rebased(void *arg, const json_t *tables, struct err *e)
 
 	FAULT("lake.rebase.after");
 	publication_find(p, &run, &a);
-	publication_leave(p, run, a ? a->task : NULL);
 	if (e && e->code == ERR_UNAVAILABLE) {
 		alarm_set(&p->pause, p->sched->loop, REBASE_PAUSE, publication_again, p);
 		return;
 	}
+	publication_leave(p, run, a ? a->task : NULL);
 	if (e) {
 		log_info("%s: %s", p->run, e->msg);
 		publication_conflict(p);

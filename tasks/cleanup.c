@@ -1,9 +1,11 @@
 /*
- * cleanup: removes what attempts left in tables and nothing leads to. A file goes only if an attempt's name is on it (or one of
- * that attempt's own snapshots, which nobody ever saw, added it while the attempt ran), if it lies in the table's folder, and if
- * no metadata of `keep` leads to it. Metadata files go last: while they are there, all of this can be done again.
+ * cleanup: removes what attempts left in a folder of a table and nothing leads to. A file goes only if an attempt's name is on it
+ * (or one of that attempt's own snapshots, which nobody ever saw, added it while the attempt ran), if it lies in the folder, if
+ * no metadata of `keep` leads to it, and if it is not younger than the moment for which `keep` holds. What leads to others goes
+ * after them, metadata last: while that is there, all of this can be done again.
  *
- *     {"rows": [{"id", "table", "key", "stem", "uuid", "location", "metadata" or null, "since", "keep": [METADATA FILES]}]}
+ *     {"table", "location", "until": microseconds, "keep": [METADATA FILES], "history": [the same, which may be gone],
+ *      "rows": [{"run", "task", "attempt", "key", "stem", "uuid", "since"}]}
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,38 +23,45 @@
 
 #define REMOVE_AT_ONCE 1000
 
-enum kind { KIND_OTHER, KIND_DATA, KIND_METADATA };
+/* What of an attempt a file is; removed in this order. */
+enum kind { KIND_OTHER, KIND_DATA, KIND_MANIFEST, KIND_LIST, KIND_METADATA };
 
 struct file {
 	char *location, *name; /* name: the location in the one spelling that names are compared in */
 	int64_t size;
 	wall_us modified;
-	enum kind kind; /* what of an attempt it is */
+	enum kind kind;
 	bool needed;
 	UT_hash_handle hh;
 };
 
-/* One folder, and the rows about it. */
 struct folder {
 	struct context *cx;
 	const char *location;
-	json_t *rows; /* of one table and location; borrowed rows */
+	const json_t *rows;
 	struct file *files;
+	wall_us until;
+	bool young;    /* something stays for the time being */
 	wall_us since; /* when the attempt in question began; 0: not known */
+	json_int_t removed, bytes;
 };
 
-/* "file:///x" and "/x", "s3a://b/x" and "s3://b/x" are the same. The caller frees it. */
+/* Locations that name the same file, in one spelling: file:///x//y and /x/y, s3a://b/x and s3://b/x. The caller frees it. */
 static char *
 spelled(const char *location)
 {
-	if (strncmp(location, "file:/", 6) == 0) {
+	char *out, *to;
+
+	if (storage_remote(location))
+		return xasprintf("s3://%s", strstr(location, "://") + 3);
+	if (strncmp(location, "file:/", 6) == 0)
 		location += 5;
-		while (location[0] == '/' && location[1] == '/')
-			location++;
-	}
-	if (strncmp(location, "s3a://", 6) == 0 || strncmp(location, "s3n://", 6) == 0)
-		return xasprintf("s3://%s", location + 6);
-	return xstrdup(location);
+	out = to = xstrdup(location);
+	for (const char *from = location; *from; from++)
+		if (*from != '/' || to == out || to[-1] != '/')
+			*to++ = *from;
+	*to = '\0';
+	return out;
 }
 
 static struct file *
@@ -66,12 +75,24 @@ folder_file(struct folder *f, const char *location)
 	return file;
 }
 
-static enum kind
-kind_of(const char *name)
+static bool
+ends_with(const char *s, const char *end)
 {
-	size_t len = strlen(name);
+	size_t n = strlen(s), k = strlen(end);
 
-	return len > 14 && strcmp(name + len - 14, ".metadata.json") == 0 ? KIND_METADATA : KIND_DATA;
+	return n >= k && strcmp(s + n - k, end) == 0;
+}
+
+static enum kind
+kind_of(const char *location)
+{
+	const char *slash = strrchr(location, '/'), *name = slash ? slash + 1 : location;
+
+	if (ends_with(name, ".metadata.json") || strstr(name, ".gz.metadata"))
+		return KIND_METADATA;
+	if (!ends_with(name, ".avro"))
+		return KIND_DATA;
+	return strncmp(name, "snap-", 5) == 0 ? KIND_LIST : KIND_MANIFEST;
 }
 
 /* Whose name is on the file; NULL: nobody's who matters here. */
@@ -121,77 +142,109 @@ on_suspect(void *arg, const char *location)
 	struct file *file = folder_file(f, location);
 
 	if (file && file->kind == KIND_OTHER && f->since && file->modified >= f->since)
-		file->kind = KIND_DATA;
+		file->kind = kind_of(file->location);
 }
 
-/* The rows' metadata that must stay readable; and the ids of its snapshots into `seen`. */
+static bool
+is_there(void *arg, const char *location)
+{
+	return folder_file(arg, location) != NULL;
+}
+
+/* All that a metadata file leads to; `may_be_gone`: then nothing. */
 static int
-mark_needed(struct folder *f, json_t *seen)
+mark_one(struct folder *f, struct reach *r, const char *location, bool may_be_gone)
+{
+	json_t *md = reach_read(f->cx, location);
+	int rc;
+
+	if (md == NULL && may_be_gone && f->cx->err.code == ERR_NOT_FOUND) {
+		err_release(&f->cx->err);
+		return 0;
+	}
+	if (md == NULL)
+		return -1;
+	rc = reach_metadata(r, location, md);
+	json_decref(md);
+	return rc;
+}
+
+static int
+mark_needed(struct folder *f)
 {
 	struct reach *r = reach_new(f->cx, on_needed, f);
-	json_t *all = json_object(), *row, *location, *md, *snapshot;
-	const char *name;
-	char id[32];
-	size_t i, k;
+	json_t *location;
+	size_t i;
 	int rc = 0;
 
-	json_array_foreach (f->rows, i, row)
-		json_array_foreach (json_object_get(row, "keep"), k, location)
-			json_object_set_new(all, json_string_value(location), json_true());
-	json_object_foreach (all, name, location) {
-		if (rc < 0)
-			break;
-		if ((md = reach_read(f->cx, name)) == NULL) {
-			rc = -1;
-			break;
-		}
-		json_array_foreach (json_object_get(md, "snapshots"), i, snapshot) {
-			snprintf(id, sizeof(id), "%lld", (long long)json_integer_value(json_object_get(snapshot, "snapshot-id")));
-			json_object_set_new(seen, id, json_true());
-		}
-		rc = reach_metadata(r, name, md);
-		json_decref(md);
-	}
-	json_decref(all);
+	json_array_foreach (json_object_get(f->cx->spec, "keep"), i, location)
+		if (rc == 0)
+			rc = mark_one(f, r, json_string_value(location), false);
+	reach_lenient(r, is_there);
+	json_array_foreach (json_object_get(f->cx->spec, "history"), i, location)
+		if (rc == 0)
+			rc = mark_one(f, r, json_string_value(location), true);
 	reach_free(r);
 	return rc;
 }
 
-/* What other programs wrote carries names of their own: it is found by the metadata that the catalog wrote for the attempt. */
-static void
-mark_suspects(struct folder *f, const json_t *seen)
+/* Did the attempt make this snapshot, by another program than ours, whose files carry no names of ours? */
+static bool
+foreign_snapshot_of(const json_t *row, const json_t *snapshot)
 {
+	static const char *const same[][2] = { { "run", "sluice.run-id" }, { "task", "sluice.task-id" } };
+	const json_t *summary = json_object_get(snapshot, "summary"), *n = json_object_get(summary, "sluice.attempt");
+
+	for (size_t i = 0; i < 2; i++) {
+		const char *have = json_string_value(json_object_get(summary, same[i][1]));
+
+		if (have == NULL || strcmp(have, json_string_value(json_object_get(row, same[i][0]))) != 0)
+			return false;
+	}
+	return json_is_string(n) &&
+	       strtoll(json_string_value(n), NULL, 10) == json_integer_value(json_object_get(row, "attempt")) &&
+	       json_object_get(summary, "sluice.mode") == NULL;
+}
+
+/* What other programs wrote carries names of their own: it is found by the metadata that the catalog wrote for the attempt. */
+static int
+mark_suspects(struct folder *f)
+{
+	struct reach *r = reach_new(f->cx, on_suspect, f);
 	struct file *file, *tmp;
 	json_t *md, *snapshot;
-	struct reach *r;
-	char id[32];
+	const json_t *owner;
 	size_t i;
+	int rc = 0;
 
+	reach_lenient(r, is_there);
 	HASH_ITER(hh, f->files, file, tmp)
 	{
-		if (file->kind != KIND_METADATA || file->needed)
+		if (rc < 0 || file->kind != KIND_METADATA || file->needed)
 			continue;
 		if ((md = reach_read(f->cx, file->location)) == NULL) { /* half written: it leads nowhere */
 			err_release(&f->cx->err);
 			continue;
 		}
-		f->since = json_integer_value(json_object_get(folder_owner(f, file->location), "since"));
-		r = reach_new(f->cx, on_suspect, f);
-		json_array_foreach (json_object_get(md, "snapshots"), i, snapshot) {
-			snprintf(id, sizeof(id), "%lld", (long long)json_integer_value(json_object_get(snapshot, "snapshot-id")));
-			if (json_object_get(seen, id) || reach_snapshot(r, snapshot) == 0)
-				continue;
-			/* Removed already by a child that died half-way: what it named goes by its own name, or is an orphan. */
-			fprintf(stderr, "%s\n", f->cx->err.msg);
-			err_release(&f->cx->err);
-		}
-		reach_free(r);
+		owner = folder_owner(f, file->location);
+		f->since = json_integer_value(json_object_get(owner, "since"));
+		json_array_foreach (json_object_get(md, "snapshots"), i, snapshot)
+			if (rc == 0 && foreign_snapshot_of(owner, snapshot))
+				rc = reach_added(r, snapshot);
 		json_decref(md);
 	}
+	reach_free(r);
+	return rc;
 }
 
 static int
-remove_kind(struct folder *f, enum kind kind, json_int_t *files, json_int_t *bytes)
+remove_batch(struct folder *f, const char **batch, size_t n)
+{
+	return n ? storage_remove_many(task_storage(f->cx), batch, n, &f->cx->err) : 0;
+}
+
+static int
+remove_kind(struct folder *f, enum kind kind)
 {
 	const char **batch = xcalloc(REMOVE_AT_ONCE, sizeof(*batch));
 	struct file *file, *tmp;
@@ -202,17 +255,21 @@ remove_kind(struct folder *f, enum kind kind, json_int_t *files, json_int_t *byt
 	{
 		if (file->kind != kind || file->needed || rc < 0)
 			continue;
+		if (file->modified >= f->until) { /* it may be needed by what has been committed since */
+			f->young = true;
+			continue;
+		}
 		printf("removing %s (%lld bytes)\n", file->location, (long long)file->size);
 		batch[n++] = file->location;
-		*files += 1;
-		*bytes += file->size;
+		f->removed++;
+		f->bytes += file->size;
 		if (n == REMOVE_AT_ONCE) {
-			rc = storage_remove_many(task_storage(f->cx), batch, n, &f->cx->err);
+			rc = remove_batch(f, batch, n);
 			n = 0;
 		}
 	}
-	if (rc == 0 && n)
-		rc = storage_remove_many(task_storage(f->cx), batch, n, &f->cx->err);
+	if (rc == 0)
+		rc = remove_batch(f, batch, n);
 	free(batch);
 	return rc < 0 ? -1 : 0;
 }
@@ -227,24 +284,26 @@ folder_any(const struct folder *f)
 }
 
 static int
-folder_clean(struct folder *f, json_int_t *files, json_int_t *bytes)
+folder_clean(struct folder *f)
 {
-	json_t *seen = json_object();
-	int rc = storage_list(task_storage(f->cx), f->location, on_listed, f, &f->cx->err);
-
-	if (rc == 0 && folder_any(f)) {
-		rc = mark_needed(f, seen);
-		if (rc == 0) {
-			mark_suspects(f, seen);
-			FAULT("cleanup.remove.before");
-			rc = remove_kind(f, KIND_DATA, files, bytes);
-		}
-		FAULT("cleanup.remove.between");
-		if (rc == 0)
-			rc = remove_kind(f, KIND_METADATA, files, bytes);
+	if (storage_list(task_storage(f->cx), f->location, on_listed, f, &f->cx->err) < 0)
+		return -1;
+	if (f->files == NULL && json_array_size(json_object_get(f->cx->spec, "keep")))
+		return task_fail(f->cx, ERR_NOT_FOUND, "%s has no file at all: is a disk not mounted?", f->location);
+	if (!folder_any(f))
+		return 0;
+	if (mark_needed(f) < 0 || mark_suspects(f) < 0)
+		return -1;
+	FAULT("cleanup.remove.before");
+	for (enum kind kind = KIND_DATA; kind <= KIND_METADATA; kind++) {
+		if (kind == KIND_METADATA)
+			FAULT("cleanup.remove.between");
+		if (f->young) /* what leads to others stays as long as they do */
+			break;
+		if (remove_kind(f, kind) < 0)
+			return -1;
 	}
-	json_decref(seen);
-	return rc < 0 ? -1 : 0;
+	return 0;
 }
 
 static void
@@ -261,77 +320,19 @@ folder_release(struct folder *f)
 	}
 }
 
-/* "run/a/1, run/b/2 and 7 more" */
-static char *
-attempts_text(const json_t *rows)
-{
-	size_t n = json_array_size(rows), i;
-	struct buf b = BUF_INIT;
-
-	for (i = 0; i < n && i < 3; i++)
-		buf_addf(&b, "%s%s", i ? ", " : "", json_string_value(json_object_get(json_array_get(rows, i), "key")));
-	if (n > i)
-		buf_addf(&b, " and %zu more", n - i);
-	return buf_detach(&b);
-}
-
-static void
-clean_one(struct context *cx, const char *location, json_t *rows, json_t *result)
-{
-	struct folder f = { .cx = cx, .location = location, .rows = rows };
-	const char *table = json_string_value(json_object_get(json_array_get(rows, 0), "table"));
-	json_int_t files = 0, bytes = 0;
-	json_t *ids = json_array(), *row;
-	char *who;
-	size_t i;
-
-	json_array_foreach (rows, i, row)
-		json_array_append(ids, json_object_get(row, "id"));
-	if (folder_clean(&f, &files, &bytes) < 0) {
-		json_array_append_new(json_object_get(result, "failed"),
-				      json_pack("{s:O,s:s,s:s}", "ids", ids, "table", table, "why", cx->err.msg));
-		err_release(&cx->err);
-	} else {
-		json_array_extend(json_object_get(result, "done"), ids);
-	}
-	if (files) {
-		who = attempts_text(rows);
-		json_array_append_new(json_object_get(result, "removed"), json_pack("{s:s,s:I,s:I,s:s}", "table", table, "files",
-										    files, "bytes", bytes, "attempts", who));
-		free(who);
-	}
-	json_decref(ids);
-	folder_release(&f);
-}
-
 int
 cleanup_run(struct context *cx)
 {
-	json_t *folders = json_object(), *result = json_pack("{s:[],s:[],s:[]}", "done", "failed", "removed"), *row, *rows;
-	const char *location;
-	size_t i;
+	struct folder f = { .cx = cx,
+			    .location = spec_text(cx, "location"),
+			    .rows = json_object_get(cx->spec, "rows"),
+			    .until = json_integer_value(json_object_get(cx->spec, "until")) };
+	int rc = -1;
 
-	if (duck_load_iceberg(cx->db, &cx->err) < 0 || task_storage(cx) == NULL) {
-		json_decref(folders);
-		json_decref(result);
-		return -1;
-	}
-	json_array_foreach (json_object_get(cx->spec, "rows"), i, row) {
-		const char *where = json_string_value(json_object_get(row, "location"));
-		char *name = where ? spelled(where) : NULL;
-
-		if (name == NULL || *name == '\0') {
-			json_array_append(json_object_get(result, "done"), json_object_get(row, "id"));
-		} else {
-			if (json_object_get(folders, name) == NULL)
-				json_object_set_new(folders, name, json_array());
-			json_array_append(json_object_get(folders, name), row);
-		}
-		free(name);
-	}
-	json_object_foreach (folders, location, rows)
-		clean_one(cx, location, rows, result);
-	json_decref(folders);
-	report("result", result);
-	return 0;
+	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_storage(cx))
+		rc = folder_clean(&f);
+	if (rc == 0 || f.removed)
+		report("result", json_pack("{s:I,s:I,s:b}", "files", f.removed, "bytes", f.bytes, "again", f.young));
+	folder_release(&f);
+	return rc;
 }

@@ -4,7 +4,6 @@
  * be some; after catalog.cleanup_after a child looks there, and removes what carries the attempt's name and nothing leads to.
  * Nothing here is lost by dying: rows go when their files are gone.
  */
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,15 +18,18 @@
 
 #define CLEANUP_ROWS    "200" /* looked at by one child */
 #define CLEANUP_TIMEOUT (60 * US_PER_MIN)
-#define CLEANUP_PAUSE   (10 * US_PER_S)   /* when the database or the nursery is away */
-#define CLEANUP_AGAIN   (60 * US_PER_MIN) /* for a table that could not be looked at */
+#define PAUSE_LEAST     (10 * US_PER_S) /* when the database or the nursery is away */
+#define PAUSE_MOST      (10 * US_PER_MIN)
+#define AGAIN_AFTER     (60 * US_PER_MIN) /* for a table that cannot be looked at */
+#define YOUNG           (15 * US_PER_MIN) /* clocks of stores may be wrong by that */
 
 struct cleanup {
 	struct catalog *catalog;
 	struct alarm *alarm;
-	dur_us after;
+	dur_us after, pause;
 	wall_us armed; /* what the alarm is set to */
 	bool busy;
+	char *ids, *table; /* rows that the child looks at */
 };
 
 static void cleanup_begin(void *arg);
@@ -48,7 +50,8 @@ static void
 cleanup_pause(struct cleanup *c)
 {
 	c->busy = false;
-	cleanup_arm(c, clock_wall() + CLEANUP_PAUSE);
+	c->pause = c->pause == 0 ? PAUSE_LEAST : c->pause < PAUSE_MOST ? 2 * c->pause : c->pause;
+	cleanup_arm(c, clock_wall() + c->pause);
 }
 
 static void
@@ -68,32 +71,25 @@ on_forgotten(void *arg)
 	cleanup_arm(c, clock_wall());
 }
 
-/* What is done is forgotten, what failed is looked at again later. */
+/* The rows are done with, or due again in a while (0: done). */
 static void
-cleanup_forget(struct cleanup *c, const json_t *result)
+cleanup_end(struct cleanup *c, dur_us again)
 {
-	static const char *const done = "DELETE FROM sluice.cleanup WHERE id IN (SELECT x::bigint FROM "
-					"jsonb_array_elements_text($1::jsonb) x)",
-				 *const later =
-					 "UPDATE sluice.cleanup SET at = $2::timestamptz WHERE id IN (SELECT x::bigint FROM "
-					 "jsonb_array_elements_text($1::jsonb) x)";
-	char *text = json_dumps(json_object_get(result, "done"), JSON_COMPACT), at[TIME_TEXT];
-	json_t *failed;
-	size_t i;
+	char at[TIME_TEXT];
 
 	FAULT("cleanup.forget.before");
-
-	store_write(c->catalog->app->store, done, 1, (const char *[]){ text ? text : "[]" });
-	free(text);
-	time_format(clock_wall() - c->after + CLEANUP_AGAIN, at);
-	json_array_foreach (json_object_get(result, "failed"), i, failed) {
-		log_warn("catalog: table %s: what failed attempts left there cannot be removed now, and is tried again in an "
-			 "hour: %s",
-			 json_string_value(json_object_get(failed, "table")), json_string_value(json_object_get(failed, "why")));
-		text = json_dumps(json_object_get(failed, "ids"), JSON_COMPACT);
-		store_write(c->catalog->app->store, later, 2, (const char *[]){ text ? text : "[]", at });
-		free(text);
-	}
+	time_format(clock_wall() - c->after + again, at);
+	if (again)
+		store_write(c->catalog->app->store,
+			    "UPDATE sluice.cleanup SET at = $2::timestamptz WHERE id IN (SELECT x::bigint FROM "
+			    "jsonb_array_elements_text($1::jsonb) x)",
+			    2, (const char *[]){ c->ids, at });
+	else
+		store_write(
+			c->catalog->app->store,
+			"DELETE FROM sluice.cleanup WHERE id IN (SELECT x::bigint FROM jsonb_array_elements_text($1::jsonb) x)",
+			1, (const char *[]){ c->ids });
+	c->pause = 0;
 	store_after_commit(c->catalog->app->store, on_forgotten, c);
 }
 
@@ -101,25 +97,24 @@ static void
 on_cleaned(void *arg, const json_t *report, struct err *e)
 {
 	struct cleanup *c = arg;
-	const json_t *result = json_object_get(report, "result"), *table;
-	size_t i;
+	const json_t *result = json_object_get(report, "result");
+	json_int_t files = json_integer_value(json_object_get(result, "files"));
 
 	if (c->catalog->closing)
 		return;
-	if (result == NULL) {
-		if (e == NULL || e->code != ERR_UNAVAILABLE)
-			log_warn("catalog: what failed attempts left in tables cannot be removed now: %s",
-				 e ? e->msg : "the child told nothing");
+	if (files)
+		log_info("catalog: table %s: removed %lld files (%lld bytes) that attempts had left", c->table, (long long)files,
+			 (long long)json_integer_value(json_object_get(result, "bytes")));
+	if (result) {
+		cleanup_end(c, json_is_true(json_object_get(result, "again")) ? c->after + US_PER_S : 0);
+	} else if (e && e->code == ERR_UNAVAILABLE) {
 		cleanup_pause(c);
-		return;
+	} else {
+		log_warn("catalog: table %s: what failed attempts left there cannot be removed now, and is tried again in an "
+			 "hour: %s",
+			 c->table, e ? e->msg : "the child told nothing");
+		cleanup_end(c, AGAIN_AFTER);
 	}
-	json_array_foreach (json_object_get(result, "removed"), i, table)
-		log_info("catalog: table %s: removed %lld files (%lld bytes) that attempts had left, of %s",
-			 json_string_value(json_object_get(table, "table")),
-			 (long long)json_integer_value(json_object_get(table, "files")),
-			 (long long)json_integer_value(json_object_get(table, "bytes")),
-			 json_string_value(json_object_get(table, "attempts")));
-	cleanup_forget(c, result);
 }
 
 /* What the child needs to know of names. */
@@ -139,41 +134,59 @@ rows_sign(json_t *rows)
 		attempt_uuid(key, uuid);
 		json_object_set_new(row, "stem", json_string(attempt_stem(run, task, n, stem)));
 		json_object_set_new(row, "uuid", json_string(uuid));
-		json_object_set_new(row, "key", json_string(key));
 		free(key);
 	}
+}
+
+static void
+cleanup_fork(struct cleanup *c, json_t *spec)
+{
+	dur_us young = c->after < YOUNG ? c->after : YOUNG;
+
+	free(c->ids);
+	free(c->table);
+	c->ids = json_dumps(json_object_get(spec, "ids"), JSON_COMPACT);
+	c->table = xstrdup(json_string_value(json_object_get(spec, "table")));
+	json_object_set_new(spec, "until", json_integer(json_integer_value(json_object_get(spec, "asked")) - young));
+	rows_sign(json_object_get(spec, "rows"));
+	sched_adhoc(c->catalog->app->sched, "cleanup", spec, CLEANUP_TIMEOUT, on_cleaned, c);
 }
 
 static void
 on_rows(void *arg, const struct rows *r, struct err *e)
 {
 	struct cleanup *c = arg;
-	json_t *rows, *spec;
+	json_t *spec;
 
-	(void)e;
 	if (c->catalog->closing)
 		return;
 	if (r == NULL) {
+		if (e->code != ERR_UNAVAILABLE || c->pause >= PAUSE_MOST)
+			log_warn("catalog: cannot find out what failed attempts left in tables: %s", e->msg);
 		cleanup_pause(c);
 		return;
 	}
-	rows = rows_json(r, 0, 1);
-	if (json_array_size(rows) > 0) {
-		rows_sign(rows);
-		spec = json_pack("{s:O}", "rows", rows);
-		sched_adhoc(c->catalog->app->sched, "cleanup", spec, CLEANUP_TIMEOUT, on_cleaned, c);
-		json_decref(spec);
+	spec = rows_json(r, 0, 1);
+	if (json_is_object(spec)) {
+		cleanup_fork(c, spec);
 	} else {
 		c->busy = false;
+		c->pause = 0;
 		if (rows_get(r, 0, 0))
 			cleanup_arm(c, strtoll(rows_get(r, 0, 0), NULL, 10) + c->after);
 	}
-	json_decref(rows);
+	json_decref(spec);
 }
 
+#define MICROSECONDS(t) "(extract(epoch FROM " t ") * 1000000)::bigint"
+/* Locations in one spelling, as in tasks/cleanup.c. */
+#define SPELLED(l)                                                                                                               \
+	"regexp_replace(regexp_replace(regexp_replace(" l ", '^s3[an]://', 's3://'), '^file:/+', '/'), '([^:])/+', '\\1/', 'g')"
+
 /*
- * The rows that are due, each with the metadata files whose tables must be able to read all they lead to: of the table and
- * whatever else lies in its folder, of the runs under way, and of the row's own run, where something of it is visible.
+ * The rows of one folder that are due, with the metadata files whose tables must be able to read all they lead to (`keep`): of
+ * the table and whatever else lies in the folder, and of the runs under way; and of the rows' own runs where something of them
+ * is visible (`history`), which may have expired since.
  */
 static void
 cleanup_begin(void *arg)
@@ -187,25 +200,134 @@ cleanup_begin(void *arg)
 	c->busy = true;
 	store_query(
 		c->catalog->app->store,
-		"WITH due AS (SELECT *, coalesce(location, regexp_replace(metadata, '/metadata/[^/]*$', '')) AS folder FROM "
-		"sluice.cleanup"
-		"  WHERE at <= $2::timestamptz ORDER BY at LIMIT " CLEANUP_ROWS ")"
-		" SELECT (SELECT (extract(epoch FROM min(at)) * 1000000)::bigint FROM sluice.cleanup),"
-		" (SELECT coalesce(jsonb_agg(jsonb_build_object('id', d.id, 'table', d.namespace || '.' || d.name, 'run', "
-		"d.run_id, 'task',"
-		" d.task_id, 'attempt', d.attempt, 'location', d.folder, 'metadata', d.metadata,"
-		" 'since', (SELECT (extract(epoch FROM a.started_at) * 1000000)::bigint FROM sluice.attempts a"
-		"   WHERE a.run_id = d.run_id AND a.task_id = d.task_id AND a.n = d.attempt),"
-		" 'keep', (SELECT coalesce(jsonb_agg(DISTINCT m), '[]') FROM ("
-		"   SELECT t.metadata_location AS m FROM iceberg_tables t WHERE t.metadata_location IS NOT NULL AND"
-		"     ((t.catalog_name = $1 AND t.table_namespace = d.namespace AND t.table_name = d.name)"
-		"     OR starts_with(t.metadata_location, d.folder || '/'))"
-		"   UNION SELECT k.metadata_after FROM sluice.commits k WHERE k.namespace = d.namespace AND k.name = d.name"
-		"     AND k.metadata_after IS NOT NULL AND k.state = 'private'"
-		"     AND k.run_id IN (SELECT id FROM sluice.runs WHERE state IN ('queued', 'running', 'publishing'))"
-		"   UNION (SELECT k.metadata_after FROM sluice.commits k WHERE k.run_id = d.run_id AND k.namespace = d.namespace"
-		"     AND k.name = d.name AND k.metadata_after IS NOT NULL AND k.state NOT IN ('private', 'abandoned')"
-		"     ORDER BY k.id DESC LIMIT 1)) AS k)) ORDER BY d.at), '[]') FROM due d)",
+		"WITH rows AS MATERIALIZED (SELECT *, rtrim(" SPELLED(
+			"coalesce(location, regexp_replace(metadata, "
+			"'/metadata/[^/]*$', ''))") ", '/') AS folder FROM "
+						    "sluice.cleanup"
+						    " WHERE at <= "
+						    "$2::timestamptz ORDER BY "
+						    "at, id LIMIT " CLEANUP_ROWS "),"
+						    " first AS (SELECT "
+						    "namespace, name, folder "
+						    "FROM rows ORDER BY at, id "
+						    "LIMIT 1),"
+						    " due AS MATERIALIZED "
+						    "(SELECT r.* FROM rows r "
+						    "JOIN first f USING "
+						    "(namespace, name, "
+						    "folder)),"
+						    " live AS MATERIALIZED "
+						    "(SELECT k.namespace, "
+						    "k.name, k.metadata_after "
+						    "FROM sluice.runs r JOIN "
+						    "sluice.commits k ON"
+						    "  k.run_id = r.id WHERE "
+						    "r.state IN ('queued', "
+						    "'running', 'publishing') "
+						    "AND k.state = 'private' "
+						    "AND k.metadata_after IS "
+						    "NOT"
+						    "  NULL),"
+						    " keep AS (SELECT "
+						    "t.metadata_location AS m "
+						    "FROM iceberg_tables t, "
+						    "first f WHERE "
+						    "t.metadata_location IS "
+						    "NOT NULL AND"
+						    "  ((t.catalog_name = $1 "
+						    "AND t.table_namespace = "
+						    "f.namespace AND "
+						    "t.table_name = f.name)"
+						    "  OR starts_with(" SPELLED(
+							    "t.metadata_"
+							    "location") ", "
+									"f."
+									"folder"
+									" || "
+									"'/'))"
+									"  "
+									"UNION "
+									"SELECT"
+									" l."
+									"metada"
+									"ta_"
+									"after "
+									"FROM "
+									"live "
+									"l, "
+									"first "
+									"f "
+									"WHERE "
+									"(l."
+									"namesp"
+									"ace = "
+									"f."
+									"namesp"
+									"ace "
+									"AND "
+									"l."
+									"name "
+									"= "
+									"f."
+									"name)"
+									"  OR "
+									"starts"
+									"_with"
+									"(" SPELLED(
+										"l.metadata_after") ", f.folder || '/')),"
+												    " history AS (SELECT "
+												    "DISTINCT ON (k.run_id) "
+												    "k.metadata_after AS m FROM "
+												    "due d JOIN sluice.commits k "
+												    "ON k.run_id = d.run_id AND"
+												    "  k.namespace = d.namespace "
+												    "AND k.name = d.name WHERE "
+												    "k.metadata_after IS NOT "
+												    "NULL AND k.state NOT IN "
+												    "('private', 'abandoned')"
+												    "  ORDER BY k.run_id, k.id "
+												    "DESC)"
+												    " SELECT "
+												    "(SELECT " MICROSECONDS(
+													    "min(at)") " FROM "
+														       "sluice."
+														       "cleanup),"
+														       " (SELECT "
+														       "jsonb_"
+														       "build_"
+														       "object('"
+														       "table', "
+														       "f."
+														       "namespace"
+														       " || '.' "
+														       "|| "
+														       "f.name, "
+														       "'location"
+														       "', "
+														       "f.folder,"
+														       " 'asked',"
+														       " " MICROSECONDS(
+															       "c"
+															       "l"
+															       "o"
+															       "c"
+															       "k"
+															       "_"
+															       "t"
+															       "i"
+															       "m"
+															       "e"
+															       "s"
+															       "t"
+															       "a"
+															       "m"
+															       "p"
+															       "("
+															       ")") ","
+																    "  'ids', (SELECT jsonb_agg(id) FROM due), 'keep', (SELECT coalesce(jsonb_agg(m), '[]') FROM keep),"
+																    "  'history', (SELECT coalesce(jsonb_agg(m), '[]') FROM history), 'rows', (SELECT jsonb_agg(DISTINCT jsonb_build_object("
+																    "  'run', d.run_id, 'task', d.task_id, 'attempt', d.attempt, 'since', (SELECT " MICROSECONDS(
+																	    "a.started_at") "  FROM sluice.attempts a WHERE a.run_id = d.run_id AND a.task_id = d.task_id AND a.n = d.attempt))) FROM due d)) FROM first f)",
 		2, (const char *[]){ c->catalog->name, time_format(clock_wall() - c->after, until) }, on_rows, c);
 }
 
@@ -226,5 +348,7 @@ void
 cleanup_free(struct cleanup *c)
 {
 	alarm_cancel(&c->alarm);
+	free(c->ids);
+	free(c->table);
 	free(c);
 }

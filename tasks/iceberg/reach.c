@@ -20,6 +20,8 @@ struct known {
 struct reach {
 	struct context *cx;
 	reach_found found;
+	reach_is is_there;
+	const char *entries; /* which of a manifest count */
 	void *arg;
 	struct known *known;
 };
@@ -32,6 +34,7 @@ reach_new(struct context *cx, reach_found found, void *arg)
 	r->cx = cx;
 	r->found = found;
 	r->arg = arg;
+	r->entries = " WHERE status <> 2";
 	return r;
 }
 
@@ -65,6 +68,18 @@ reach_mark(struct reach *r, const char *location)
 	return true;
 }
 
+void
+reach_lenient(struct reach *r, reach_is is_there)
+{
+	r->is_there = is_there;
+}
+
+static bool
+reach_there(const struct reach *r, const char *location)
+{
+	return r->is_there == NULL || r->is_there(r->arg, location);
+}
+
 static void
 reach_file(struct reach *r, const json_t *location)
 {
@@ -95,9 +110,16 @@ read_field(struct reach *r, const json_t *files, size_t from, size_t n, const ch
 	out = json_array();
 	for (size_t i = 0; i < duck_rows(rows); i++) {
 		char *text = duck_text(rows, i, 0);
+		json_t *value = text ? json_string(text) : NULL;
 
-		json_array_append_new(out, text ? json_string(text) : json_null());
 		free(text);
+		if (value == NULL) { /* what cannot be read may be needed */
+			task_fail(r->cx, ERR_UNPROCESSABLE, "it names a file by something that is no UTF-8 text");
+			json_decref(out);
+			out = NULL;
+			goto out;
+		}
+		json_array_append_new(out, value);
 	}
 out:
 	duck_result_free(rows);
@@ -159,9 +181,9 @@ each_manifest(struct reach *r, const json_t *values)
 	int rc;
 
 	json_array_foreach (values, i, v)
-		if (json_is_string(v) && reach_mark(r, json_string_value(v)))
+		if (json_is_string(v) && reach_mark(r, json_string_value(v)) && reach_there(r, json_string_value(v)))
 			json_array_append(fresh, v);
-	rc = read_files(r, fresh, "data_file.file_path", " WHERE status <> 2", each_data_file);
+	rc = read_files(r, fresh, "data_file.file_path", r->entries, each_data_file);
 	json_decref(fresh);
 	return rc;
 }
@@ -174,20 +196,26 @@ snapshot_lists(struct reach *r, const json_t *snapshot, json_t *lists)
 
 	if (!json_is_string(list))
 		return each_manifest(r, json_object_get(snapshot, "manifests"));
-	if (reach_mark(r, json_string_value(list)))
+	if (reach_mark(r, json_string_value(list)) && reach_there(r, json_string_value(list)))
 		json_array_append(lists, list);
 	return 0;
 }
 
 int
-reach_snapshot(struct reach *r, const json_t *snapshot)
+reach_added(struct reach *r, const json_t *snapshot)
 {
+	char *where = xasprintf(" WHERE added_snapshot_id = %lld",
+				(long long)json_integer_value(json_object_get(snapshot, "snapshot-id")));
 	json_t *lists = json_array();
-	int rc = snapshot_lists(r, snapshot, lists);
+	int rc = 0;
 
+	r->entries = " WHERE status = 1";
+	if (json_is_string(json_object_get(snapshot, "manifest-list"))) /* else it does not say what is its own */
+		rc = snapshot_lists(r, snapshot, lists);
 	if (rc == 0)
-		rc = read_files(r, lists, "manifest_path", "", each_manifest);
+		rc = read_files(r, lists, "manifest_path", where, each_manifest);
 	json_decref(lists);
+	free(where);
 	return rc;
 }
 

@@ -1,5 +1,6 @@
 """Which files of a warehouse there are, and which of them a table needs: told by PyIceberg, not by ourselves."""
 
+import os
 import pathlib
 
 from pyiceberg.catalog.rest import RestCatalog
@@ -33,5 +34,5 @@ def missing_and_spare(daemon):
     """Files that a table needs and are not there; files that are there and no table needs."""
     need = set().union(*(needed(t) for t in tables(daemon)))
     have = {str(p) for p in (pathlib.Path(daemon.home).resolve() / "warehouse").rglob("*") if p.is_file()}
-    need = {str(pathlib.Path(p).resolve()) for p in need}
+    need = {str(pathlib.Path(os.path.normpath(p)).resolve()) for p in need}
     return need - have, have - need

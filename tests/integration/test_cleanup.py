@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 
 import duckdb
 import psycopg2
@@ -10,9 +11,11 @@ import pytest
 from conftest import task_of, wait_until, why
 from lake_files import missing_and_spare, needed, tables
 from pyiceberg.catalog.rest import RestCatalog
+from pyiceberg.table.update import SetLocationUpdate
 from test_transactions import at_gate, count, gate, rows_of
 
 MAKE = "id: make\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 1::INT AS n}\n"
+HALF = "id: half\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 2::INT AS n}\n  - {id: z, type: command, depends_on: [a], command: [/bin/false]}\n"
 # Fails after it has appended, as a foreign engine: its files carry names of their own.
 FOREIGN = """\
 import os, sys
@@ -64,15 +67,24 @@ def test_a_run_that_fails(lake):
 
 def test_not_before_its_time(lake):
     daemon = lake(after="1h")
-    daemon.flow("half", "id: half\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 2::INT AS n}\n  - {id: z, type: command, depends_on: [a], command: [/bin/false]}\n")
+    daemon.flow("half", HALF)
     assert daemon.trigger("half")["state"] == "failed"
     daemon.stop()
     daemon.start()
     assert left(daemon) > 0 and missing_and_spare(daemon)[1]
-    execute(daemon, "UPDATE sluice.cleanup SET at = now() - interval '2 hours'")
+    age(daemon)
     daemon.kill()
     daemon.start()  # looks when it begins
     clean(daemon)
+
+
+def age(daemon):
+    """As if everything had been two hours ago."""
+    then = time.time() - 7200
+    for path in (daemon.home / "warehouse").rglob("*"):
+        os.utime(path, (then, then))
+    execute(daemon, "UPDATE sluice.attempts SET started_at = started_at - interval '2 hours 1 minute'")
+    execute(daemon, "UPDATE sluice.cleanup SET at = now() - interval '2 hours'")
 
 
 def execute(daemon, sql):
@@ -105,6 +117,49 @@ def test_a_foreign_engine(lake, folder):
     assert run["state"] == "failed" and task_of(run, "a")["attempts"][-1]["exit_code"] == 3, why(run)
     clean(daemon)
     assert {f for t in tables(daemon) for f in needed(t)} == before and count(daemon, "x.a") == 1
+
+
+def test_others_files_stay_where_the_table_is_gone(lake, folder):
+    """A failed attempt's metadata holds what others had committed while it ran; then the table is dropped, and nothing needs these files just now."""
+    daemon = lake(after="1h")
+    script = folder / "foreign.py"
+    script.write_text("import pathlib, time\nwhile not pathlib.Path(__file__).with_name('go').exists():\n    time.sleep(0.02)\n" + FOREIGN)
+    daemon.flow("foreign", f"id: foreign\ntasks:\n  - {{id: a, type: command, command: [{sys.executable}, {script}]}}\n")
+    run = daemon.post("/api/v1/flows/foreign/runs")["id"]
+    wait_until(lambda: task_of(daemon.run(run), "a")["state"] == "running", "the attempt")
+    catalog = RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+    catalog.load_table("x.a").append(pa.table({"n": pa.array([10], pa.int32())}))
+    (folder / "go").touch()
+    assert daemon.ended(run)["state"] == "failed"
+    kept = needed(catalog.load_table("x.a"))
+    assert missing_and_spare(daemon)[1]
+    catalog.drop_table("x.a")
+    age(daemon)
+    daemon.stop()
+    daemon.start()
+    wait_until(lambda: left(daemon) == 0, "the cleanup", 30)
+    have = {str(p) for p in (daemon.home / "warehouse").rglob("*") if p.is_file()}
+    assert have == kept
+
+
+def test_a_location_with_a_final_slash(lake):
+    """The same file, however its name is spelled."""
+    daemon = lake()
+    catalog = RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+    table = catalog.load_table("x.a")
+    with table.transaction() as change:
+        change._apply((SetLocationUpdate(location=table.location() + "//"),))
+    daemon.flow("half", HALF)
+    daemon.flow("more", MAKE.replace("make", "more"))
+    assert daemon.trigger("more")["state"] == "success"
+    run = daemon.trigger("half")
+    assert run["state"] == "failed"
+    execute(daemon, "INSERT INTO sluice.cleanup (at, run_id, task_id, attempt, namespace, name, location) SELECT now(), run_id, task_id, attempt, namespace, "
+            f"name, '{table.location()}//' FROM sluice.commits WHERE state = 'visible' AND run_id IS NOT NULL")  # as if a daemon had died while they committed
+    daemon.stop()
+    daemon.start()
+    clean(daemon)
+    assert count(daemon, "x.a") == 2
 
 
 def test_what_was_put_on_top_of_others(lake, folder):
