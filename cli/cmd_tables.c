@@ -154,13 +154,27 @@ preview(const struct args *a, struct client *c, const char *table)
 	return rc;
 }
 
+/* Of all tables, or those that a pattern takes. */
+static int
+health(const struct args *a, struct client *c, const char *match, long limit)
+{
+	struct buf path = BUF_INIT;
+	int rc;
+
+	buf_adds(&path, "/api/v1/tables/health");
+	add_query(&path, "match", match);
+	rc = list_all(a, c, path.s, limit, print_health);
+	buf_release(&path);
+	return rc;
+}
+
 /* ---- the command ---- */
 
 #define LIMIT_DEFAULT 100
 #define LIMIT_MAX     100000
 
-static const char *const verbs[] = { "list",  "show",       "history",   "snapshots", "refs",
-				     "files", "partitions", "manifests", "schema",    "preview" };
+static const char *const verbs[] = { "list",       "show",      "history", "snapshots", "refs",  "files",
+				     "partitions", "manifests", "schema",  "preview",   "health" };
 #define NVERBS (sizeof(verbs) / sizeof(verbs[0]))
 
 static int
@@ -202,6 +216,8 @@ tables_run(const struct args *a, struct client *c, const char *verb, const char 
 
 	if (strcmp(verb, "list") == 0)
 		return list_all(a, c, "/api/v1/tables", limit, print_tables);
+	if (strcmp(verb, "health") == 0)
+		return health(a, c, table, limit);
 	if (strcmp(verb, "show") == 0)
 		return show_one(a, c, table, "", print_table);
 	if (strcmp(verb, "schema") == 0)
@@ -229,10 +245,10 @@ cmd_tables(const struct args *a)
 	} else if (!known) {
 		return refuse_verb(verb);
 	}
-	list = strcmp(verb, "list") == 0;
+	list = strcmp(verb, "list") == 0 || strcmp(verb, "health") == 0;
 	if (a->limit_text && (*end || limit < 1 || limit > LIMIT_MAX))
 		return refuse(NULL, "--limit %s is not a whole number from 1 to %d", a->limit_text, LIMIT_MAX);
-	if (list && table)
+	if (strcmp(verb, "list") == 0 && table)
 		return refuse("`sluice tables show TABLE` shows one", "`sluice tables list` takes no table");
 	if (!list && table == NULL)
 		return refuse("`sluice tables` lists them", "usage: sluice tables %s TABLE", verb);

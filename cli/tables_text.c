@@ -125,6 +125,43 @@ change_of(const json_t *item)
 	return xasprintf("+%s", term_number(added, a));
 }
 
+/* "12 of 30": so many could go. The caller frees it. */
+static json_t *
+some_of(const json_t *item, const char *key, const char *all)
+{
+	char some[NUMBER_TEXT], total[NUMBER_TEXT];
+
+	number_of(item, key, some);
+	number_of(item, all, total);
+	return json_integer_value(json_object_get(item, key)) ? json_sprintf("%s of %s", number_of(item, key, some), total)
+							      : json_string(number_of(item, all, total));
+}
+
+void
+print_health(const json_t *items)
+{
+	static const char *const headers[] = {
+		"TABLE", "HEALTH", "SIZE", "FILES (SMALL)", "AVERAGE", "DELETES", "SNAPSHOTS (OLD)"
+	};
+	char size[NUMBER_TEXT], average[NUMBER_TEXT], deletes[NUMBER_TEXT];
+	json_t *rows = json_array(), *item;
+	size_t i;
+
+	json_array_foreach (items, i, item)
+		if (json_object_get(item, "error"))
+			json_array_append_new(rows, json_pack("[s,s,s,s,s,s,s]", text_of(item, "table"), "?", "?", "?", "?", "?",
+							      text_of(item, "error")));
+		else
+			json_array_append_new(
+				rows,
+				json_pack("[s,o,s,o,s,s,o]", text_of(item, "table"),
+					  json_sprintf("%lld", (long long)json_integer_value(json_object_get(item, "score"))),
+					  bytes_of(item, "bytes", size), some_of(item, "small_files", "files"),
+					  bytes_of(item, "average_file_bytes", average), number_of(item, "delete_files", deletes),
+					  some_of(item, "expirable_snapshots", "snapshots")));
+	print_rows(headers, 7, rows, "lrrrrrr", "no tables");
+}
+
 void
 print_snapshots(const json_t *items)
 {

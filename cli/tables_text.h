@@ -11,6 +11,7 @@ void print_tables(const json_t *items);
 void print_table(const json_t *table);
 void print_schema(const json_t *schema);
 void print_history(const json_t *items);
+void print_health(const json_t *items);
 void print_snapshots(const json_t *items);
 void print_refs(const json_t *items);
 void print_files(const json_t *items);

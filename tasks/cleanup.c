@@ -155,7 +155,7 @@ is_there(void *arg, const char *location)
 static int
 mark_one(struct folder *f, struct reach *r, const char *location, bool may_be_gone)
 {
-	json_t *md = reach_read(f->cx, location);
+	json_t *md = reach_read(f->cx, location, NULL);
 	int rc;
 
 	if (md == NULL && may_be_gone && f->cx->err.code == ERR_NOT_FOUND) {
@@ -222,7 +222,7 @@ mark_suspects(struct folder *f)
 	{
 		if (rc < 0 || file->kind != KIND_METADATA || file->needed)
 			continue;
-		if ((md = reach_read(f->cx, file->location)) == NULL) { /* half written: it leads nowhere */
+		if ((md = reach_read(f->cx, file->location, NULL)) == NULL) { /* half written: it leads nowhere */
 			err_release(&f->cx->err);
 			continue;
 		}

@@ -392,6 +392,8 @@ schema_get(struct request *rq)
 
 const struct route browse_routes[] = {
 	{ "GET", TABLES, tables_get, ROLE_VIEWER, 0, "Lists the tables of the catalog with their rows, files and last change." },
+	{ "GET", TABLES "/health", tables_health, ROLE_VIEWER, 0,
+	  "Tells of each table that ?match=PATTERN takes what it is made of, and how far that is from what it could be." },
 	{ "GET", TABLE, show_get, ROLE_VIEWER, 0, "Shows a table: schema, partitions, properties, refs, current snapshot." },
 	{ "GET", TABLE "/snapshots", snapshots_get, ROLE_VIEWER, 0, "Lists a table's snapshots, newest first." },
 	{ "GET", TABLE "/history", history_get, ROLE_VIEWER, 0, "Tells what was current when, newest first." },

@@ -56,6 +56,9 @@ void table_manifests(struct request *rq);
 void table_preview(struct request *rq);
 void table_diff(struct request *rq);
 
+/* health.c */
+void tables_health(struct request *rq);
+
 /* The ways in of change.c. */
 void table_rollback(struct request *rq);
 void table_ref_put(struct request *rq);

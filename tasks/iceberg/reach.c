@@ -243,7 +243,7 @@ reach_metadata(struct reach *r, const char *location, const json_t *md)
 }
 
 json_t *
-reach_read(struct context *cx, const char *location)
+reach_read(struct context *cx, const char *location, size_t *bytes)
 {
 	struct buf b = BUF_INIT_MAX(METADATA_MAX), packed = BUF_INIT;
 	struct storage *s = task_storage(cx);
@@ -252,6 +252,8 @@ reach_read(struct context *cx, const char *location)
 
 	if (s == NULL || storage_read(s, location, &b, &cx->err) < 0)
 		goto out;
+	if (bytes)
+		*bytes = b.len;
 	if (gunzip_is(b.s, b.len)) {
 		packed = b;
 		b = (struct buf)BUF_INIT_MAX(METADATA_MAX);

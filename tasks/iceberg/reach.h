@@ -23,7 +23,7 @@ MUSTCHECK int reach_metadata(struct reach *r, const char *location, const json_t
  */
 MUSTCHECK int reach_added(struct reach *r, const json_t *snapshot);
 
-/* A metadata file as JSON; NULL with the error set. */
-json_t *reach_read(struct context *cx, const char *location);
+/* A metadata file as JSON, and its size (`bytes` may be NULL); NULL with the error set. */
+json_t *reach_read(struct context *cx, const char *location, size_t *bytes);
 
 #endif

@@ -1,0 +1,388 @@
+/*
+ * health: what tables are made of, and how far that is from what it could be. Reads metadata, manifest lists and manifests of the
+ * current snapshots, many with one statement; no data file is opened.
+ *
+ *     {"tables": [{"table", "location"}], "target_file_size", "expire_before": milliseconds, "keep_last"}
+ *
+ * The result: {"tables": [what health_json says, or {"table", "error"}]}.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/table_at.h"
+#include "tasks/context.h"
+#include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/reach.h"
+#include "tasks/report.h"
+
+#define READ_AT_ONCE  200
+#define SMALL_SHARE   0.75 /* of the target size; what Iceberg's own rewriting takes for too small */
+#define MANIFEST_SIZE (8.0 * (1 << 20))
+#define FEW_MANIFESTS 100 /* from which on merging them pays: commit.manifest.min-count-to-merge */
+
+struct table {
+	const char *name;
+	json_t *md;
+	size_t metadata_bytes;
+	const char *list; /* of the current snapshot; NULL: no rows yet */
+	bool partitioned, fresh; /* fresh: the first one with this list */
+	json_t *data; /* manifests of a table with partitions, as paths: each such table is a statement of its own */
+	json_int_t files, bytes, records, small, delete_files, ideal_files;
+	json_int_t manifests, manifest_bytes, partitions, largest;
+	char *error;
+};
+
+struct survey {
+	struct context *cx;
+	struct table *tables;
+	size_t n;
+	double target;
+	json_t *data, *deletes; /* manifests of all others; of all */
+	json_t *owners; /* path -> indexes of tables: two may share a file */
+};
+
+static void
+table_fail(struct survey *s, struct table *t)
+{
+	if (t->error == NULL)
+		t->error = xstrdup(s->cx->err.msg);
+	err_release(&s->cx->err);
+}
+
+/* ---- the statements ---- */
+
+/* Notes that the table needs this file; false when another one did before. */
+static bool
+file_add(struct survey *s, const char *path, const struct table *t)
+{
+	json_t *owners = json_object_get(s->owners, path);
+	bool fresh = owners == NULL;
+
+	if (fresh)
+		json_object_set_new(s->owners, path, owners = json_array());
+	json_array_append_new(owners, json_integer((json_int_t)(t - s->tables)));
+	return fresh;
+}
+
+/* "read_avro(['a', 'b'])" */
+static void
+add_read(struct buf *b, const json_t *paths, size_t from, size_t n)
+{
+	buf_adds(b, "read_avro([");
+	for (size_t i = from; i < from + n; i++) {
+		buf_adds(b, i > from ? ", " : "");
+		buf_add_sql_string(b, json_string_value(json_array_get(paths, i)));
+	}
+	buf_adds(b, "])");
+}
+
+typedef void (*row_fn)(struct survey *s, struct table *t, struct duck_result *r, size_t row);
+
+/* The row to `only`, or to every table that needs the file which its first column names. */
+static void
+row_give(struct survey *s, struct duck_result *r, size_t row, struct table *only, row_fn fn)
+{
+	char *path;
+	json_t *at;
+	size_t i;
+
+	if (only) {
+		fn(s, only, r, row);
+		return;
+	}
+	path = duck_text(r, row, 0);
+	json_array_foreach (json_object_get(s->owners, path), i, at)
+		fn(s, &s->tables[json_integer_value(at)], r, row);
+	free(path);
+}
+
+static void
+file_fail(struct survey *s, const char *path)
+{
+	json_t *at;
+	size_t i;
+
+	json_array_foreach (json_object_get(s->owners, path), i, at) {
+		struct table *t = &s->tables[json_integer_value(at)];
+
+		if (t->error == NULL)
+			t->error = xstrdup(s->cx->err.msg);
+	}
+	err_release(&s->cx->err);
+}
+
+/*
+ * Runs the statement over so many files at once as may be. A file that cannot be read is found by reading each alone, and spoils
+ * the tables that need it only.
+ */
+static void
+each_row(struct survey *s, const json_t *paths, struct table *only, const char *before, const char *after, row_fn fn)
+{
+	size_t total = json_array_size(paths), n = only ? total : READ_AT_ONCE;
+
+	for (size_t from = 0; from < total;) {
+		struct buf sql = BUF_INIT;
+		struct duck_result *r;
+
+		n = n > total - from ? total - from : n;
+		buf_adds(&sql, before);
+		add_read(&sql, paths, from, n);
+		buf_adds(&sql, after);
+		r = duck_query(s->cx->db, sql.s, &s->cx->err);
+		buf_release(&sql);
+		if (r == NULL && n > 1) {
+			err_release(&s->cx->err);
+			n = 1;
+			continue;
+		}
+		for (size_t i = 0; r && i < duck_rows(r); i++)
+			row_give(s, r, i, only, fn);
+		if (r == NULL)
+			file_fail(s, json_string_value(json_array_get(paths, from)));
+		duck_result_free(r);
+		from += n;
+	}
+}
+
+static void
+on_manifest(struct survey *s, struct table *t, struct duck_result *r, size_t row)
+{
+	char *given = duck_text(r, row, 1);
+	const char *path = given ? task_path(s->cx, "manifest", given) : NULL;
+	bool deletes = duck_int(r, row, 3) != 0;
+
+	if (path == NULL) {
+		table_fail(s, t);
+	} else {
+		t->manifests++;
+		t->manifest_bytes += duck_int(r, row, 2);
+		if (t->partitioned && !deletes) {
+			(void)file_add(s, path, t);
+			json_array_append_new(t->data, json_string(path));
+		} else if (file_add(s, path, t)) {
+			json_array_append_new(deletes ? s->deletes : s->data, json_string(path));
+		}
+	}
+	free(given);
+}
+
+static void
+on_delete_files(struct survey *s, struct table *t, struct duck_result *r, size_t row)
+{
+	(void)s;
+	t->delete_files += duck_int(r, row, 1);
+}
+
+/* Columns after the path: files, bytes, rows, small files. */
+static void
+on_data_files(struct survey *s, struct table *t, struct duck_result *r, size_t row)
+{
+	(void)s;
+	t->files += duck_int(r, row, 1);
+	t->bytes += duck_int(r, row, 2);
+	t->records += duck_int(r, row, 3);
+	t->small += duck_int(r, row, 4);
+}
+
+/* The same of one partition. */
+static void
+on_partition(struct survey *s, struct table *t, struct duck_result *r, size_t row)
+{
+	json_int_t files = duck_int(r, row, 1), bytes = duck_int(r, row, 2);
+	double ideal = ceil((double)bytes / s->target);
+
+	t->partitions++;
+	t->files += files;
+	t->bytes += bytes;
+	t->records += duck_int(r, row, 3);
+	t->small += files > 1 ? duck_int(r, row, 4) : 0; /* alone it is as large as it can be */
+	t->ideal_files += ideal < 1 ? 1 : (json_int_t)ideal;
+	t->largest = bytes > t->largest ? bytes : t->largest;
+}
+
+/* ---- the survey ---- */
+
+static int
+table_read(struct survey *s, struct table *t, const json_t *item)
+{
+	const json_t *list, *spec, *specs;
+	const char *path;
+	json_int_t id;
+	size_t i;
+
+	t->name = json_string_value(json_object_get(item, "table"));
+	t->data = json_array();
+	t->md = reach_read(s->cx, json_string_value(json_object_get(item, "location")), &t->metadata_bytes);
+	if (t->md == NULL)
+		return -1;
+	specs = json_object_get(t->md, "partition-specs");
+	json_array_foreach (specs, i, spec)
+		t->partitioned = t->partitioned || json_array_size(json_object_get(spec, "fields")) > 0;
+	id = table_current(t->md);
+	json_array_foreach (json_object_get(t->md, "snapshots"), i, list)
+		if (json_integer_value(json_object_get(list, "snapshot-id")) == id &&
+		    (path = json_string_value(json_object_get(list, "manifest-list"))) != NULL) {
+			if ((t->list = task_path(s->cx, "manifest list", path)) == NULL)
+				return -1;
+			t->fresh = file_add(s, t->list, t);
+		}
+	return 0;
+}
+
+/* Lists of one format version have the same fields. */
+static void
+read_lists(struct survey *s)
+{
+	for (json_int_t version = 1; version <= 3; version++) {
+		json_t *paths = json_array();
+
+		for (size_t i = 0; i < s->n; i++)
+			if (s->tables[i].list && s->tables[i].fresh &&
+			    json_integer_value(json_object_get(s->tables[i].md, "format-version")) == version)
+				json_array_append_new(paths, json_string(s->tables[i].list));
+		each_row(s, paths, NULL,
+			 "SELECT filename, m->>'manifest_path', (m->>'manifest_length')::BIGINT, coalesce((m->>'content')::BIGINT, 0)"
+			 " FROM (SELECT filename, to_json(f) AS m FROM ",
+			 " AS f)", on_manifest);
+		json_decref(paths);
+	}
+}
+
+static void
+read_manifests(struct survey *s)
+{
+	char *sums = xasprintf("count(*)::BIGINT, coalesce(sum(s), 0)::BIGINT, coalesce(sum(r), 0)::BIGINT, count(*) FILTER (s < "
+			       "%.0f)::BIGINT",
+			       s->target * SMALL_SHARE),
+	     *flat = xasprintf("SELECT filename, %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, data_file.record_count AS"
+			       " r FROM ",
+			       sums),
+	     *grouped = xasprintf("SELECT min(filename), %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, "
+				  "data_file.record_count AS r, data_file.\"partition\"::VARCHAR AS p FROM ",
+				  sums);
+
+	for (size_t i = 0; i < s->n; i++)
+		each_row(s, s->tables[i].data, &s->tables[i], grouped, " WHERE status <> 2) GROUP BY p", on_partition);
+	each_row(s, s->data, NULL, flat, " WHERE status <> 2) GROUP BY filename", on_data_files);
+	each_row(s, s->deletes, NULL, "SELECT filename, count(*)::BIGINT FROM ", " WHERE status <> 2 GROUP BY filename",
+		 on_delete_files);
+	free(sums);
+	free(flat);
+	free(grouped);
+}
+
+/* ---- what it means ---- */
+
+/* How many snapshots the policy would let go: older than it keeps, and not the newest, nor what a branch or tag names. */
+static size_t
+expired(const struct survey *s, const struct table *t)
+{
+	json_int_t before = json_integer_value(json_object_get(s->cx->spec, "expire_before"));
+	size_t keep = (size_t)json_integer_value(json_object_get(s->cx->spec, "keep_last")), old = 0, i,
+	       n = json_array_size(json_object_get(t->md, "snapshots"));
+	json_t *snapshot, *ref;
+	const char *name;
+
+	json_array_foreach (json_object_get(t->md, "snapshots"), i, snapshot) {
+		bool named = false;
+
+		json_object_foreach (json_object_get(t->md, "refs"), name, ref)
+			named = named || json_equal(json_object_get(ref, "snapshot-id"), json_object_get(snapshot, "snapshot-id"));
+		old += !named && json_integer_value(json_object_get(snapshot, "timestamp-ms")) < before;
+	}
+	return n <= keep ? 0 : old < n - keep ? old : n - keep;
+}
+
+static double
+share(double good, double all)
+{
+	return all <= 0 || good >= all ? 100 : good <= 0 ? 0 : 100 * good / all;
+}
+
+/* The table's numbers, and of each part how near it is to what it could be, from 0 to 100; the score is their weighted mean. */
+static json_t *
+health_json(const struct survey *s, const struct table *t)
+{
+	size_t snapshots = json_array_size(json_object_get(t->md, "snapshots")), gone = expired(s, t);
+	double ideal_manifests = ceil((double)t->manifest_bytes / MANIFEST_SIZE), files = share((double)t->ideal_files, (double)t->files),
+	       deletes = 100 - share((double)t->delete_files, (double)t->files),
+	       history = share((double)(snapshots - gone), (double)snapshots),
+	       manifests = share(ideal_manifests < FEW_MANIFESTS ? FEW_MANIFESTS : ideal_manifests, (double)t->manifests);
+	json_t *out;
+
+	if (t->delete_files == 0)
+		deletes = 100;
+	out = json_pack("{s:s,s:i,s:{s:i,s:i,s:i,s:i}}", "table", t->name, "score",
+			(int)floor(0.4 * files + 0.3 * deletes + 0.2 * history + 0.1 * manifests), "parts", "files", (int)files,
+			"deletes", (int)deletes, "snapshots", (int)history, "manifests", (int)manifests);
+	json_object_update_new(out, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "records", t->records, "files", t->files, "bytes",
+					      t->bytes, "average_file_bytes", t->files ? t->bytes / t->files : 0, "small_files",
+					      t->small, "files_needed", t->ideal_files, "delete_files", t->delete_files));
+	json_object_update_new(out, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "snapshots", (json_int_t)snapshots, "expirable_snapshots",
+					      (json_int_t)gone, "manifests", t->manifests, "manifest_bytes", t->manifest_bytes,
+					      "metadata_bytes", (json_int_t)t->metadata_bytes, "partitions", t->partitions,
+					      "largest_partition_bytes", t->largest));
+	return out;
+}
+
+/* A table without partitions is one. */
+static void
+table_settle(const struct survey *s, struct table *t)
+{
+	double ideal = ceil((double)t->bytes / s->target);
+
+	if (t->partitioned)
+		return;
+	t->ideal_files = t->files == 0 ? 0 : ideal < 1 ? 1 : (json_int_t)ideal;
+	t->small = t->files > 1 ? t->small : 0;
+	t->partitions = t->files > 0;
+	t->largest = t->bytes;
+}
+
+static void
+survey_run(struct survey *s, const json_t *items, json_t *out)
+{
+	for (size_t i = 0; i < s->n; i++)
+		if (table_read(s, &s->tables[i], json_array_get(items, i)) < 0)
+			table_fail(s, &s->tables[i]);
+	read_lists(s);
+	read_manifests(s);
+	for (size_t i = 0; i < s->n; i++) {
+		struct table *t = &s->tables[i];
+
+		table_settle(s, t);
+		json_array_append_new(out, t->error ? json_pack("{s:s,s:s}", "table", t->name, "error", t->error) : health_json(s, t));
+		json_decref(t->md);
+		json_decref(t->data);
+		free(t->error);
+	}
+}
+
+int
+health_run(struct context *cx)
+{
+	const json_t *items = json_object_get(cx->spec, "tables");
+	struct survey s = { .cx = cx,
+			    .n = json_array_size(items),
+			    .target = (double)json_integer_value(json_object_get(cx->spec, "target_file_size")),
+			    .data = json_array(),
+			    .deletes = json_array(),
+			    .owners = json_object() };
+	json_t *out = json_array();
+	int rc = -1;
+
+	s.tables = xcalloc(s.n ? s.n : 1, sizeof(*s.tables));
+	if (duck_load_iceberg(cx->db, &cx->err) == 0 && (json_object_get(cx->doc, "s3") == NULL || task_s3(cx) == 0)) {
+		survey_run(&s, items, out);
+		report("result", json_pack("{s:O}", "tables", out));
+		rc = 0;
+	}
+	free(s.tables);
+	json_decref(s.data);
+	json_decref(s.deletes);
+	json_decref(s.owners);
+	json_decref(out);
+	return rc;
+}
