@@ -26,9 +26,9 @@ struct table {
 	const char *name;
 	json_t *md;
 	size_t metadata_bytes;
-	const char *list; /* of the current snapshot; NULL: no rows yet */
+	const char *list;        /* of the current snapshot; NULL: no rows yet */
 	bool partitioned, fresh; /* fresh: the first one with this list */
-	json_t *data; /* manifests of a table with partitions, as paths: each such table is a statement of its own */
+	json_t *data;            /* manifests of a table with partitions, as paths: each such table is a statement of its own */
 	json_int_t files, bytes, records, small, delete_files, ideal_files;
 	json_int_t manifests, manifest_bytes, partitions, largest;
 	char *error;
@@ -40,7 +40,7 @@ struct survey {
 	size_t n;
 	double target;
 	json_t *data, *deletes; /* manifests of all others; of all */
-	json_t *owners; /* path -> indexes of tables: two may share a file */
+	json_t *owners;         /* path -> indexes of tables: two may share a file */
 };
 
 static void
@@ -243,7 +243,8 @@ read_lists(struct survey *s)
 			    json_integer_value(json_object_get(s->tables[i].md, "format-version")) == version)
 				json_array_append_new(paths, json_string(s->tables[i].list));
 		each_row(s, paths, NULL,
-			 "SELECT filename, m->>'manifest_path', (m->>'manifest_length')::BIGINT, coalesce((m->>'content')::BIGINT, 0)"
+			 "SELECT filename, m->>'manifest_path', (m->>'manifest_length')::BIGINT, "
+			 "coalesce((m->>'content')::BIGINT, 0)"
 			 " FROM (SELECT filename, to_json(f) AS m FROM ",
 			 " AS f)", on_manifest);
 		json_decref(paths);
@@ -256,9 +257,10 @@ read_manifests(struct survey *s)
 	char *sums = xasprintf("count(*)::BIGINT, coalesce(sum(s), 0)::BIGINT, coalesce(sum(r), 0)::BIGINT, count(*) FILTER (s < "
 			       "%.0f)::BIGINT",
 			       s->target * SMALL_SHARE),
-	     *flat = xasprintf("SELECT filename, %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, data_file.record_count AS"
-			       " r FROM ",
-			       sums),
+	     *flat = xasprintf(
+		     "SELECT filename, %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, data_file.record_count AS"
+		     " r FROM ",
+		     sums),
 	     *grouped = xasprintf("SELECT min(filename), %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, "
 				  "data_file.record_count AS r, data_file.\"partition\"::VARCHAR AS p FROM ",
 				  sums);
@@ -289,7 +291,8 @@ expired(const struct survey *s, const struct table *t)
 		bool named = false;
 
 		json_object_foreach (json_object_get(t->md, "refs"), name, ref)
-			named = named || json_equal(json_object_get(ref, "snapshot-id"), json_object_get(snapshot, "snapshot-id"));
+			named = named ||
+				json_equal(json_object_get(ref, "snapshot-id"), json_object_get(snapshot, "snapshot-id"));
 		old += !named && json_integer_value(json_object_get(snapshot, "timestamp-ms")) < before;
 	}
 	return n <= keep ? 0 : old < n - keep ? old : n - keep;
@@ -306,7 +309,8 @@ static json_t *
 health_json(const struct survey *s, const struct table *t)
 {
 	size_t snapshots = json_array_size(json_object_get(t->md, "snapshots")), gone = expired(s, t);
-	double ideal_manifests = ceil((double)t->manifest_bytes / MANIFEST_SIZE), files = share((double)t->ideal_files, (double)t->files),
+	double ideal_manifests = ceil((double)t->manifest_bytes / MANIFEST_SIZE),
+	       files = share((double)t->ideal_files, (double)t->files),
 	       deletes = 100 - share((double)t->delete_files, (double)t->files),
 	       history = share((double)(snapshots - gone), (double)snapshots),
 	       manifests = share(ideal_manifests < FEW_MANIFESTS ? FEW_MANIFESTS : ideal_manifests, (double)t->manifests);
@@ -320,10 +324,11 @@ health_json(const struct survey *s, const struct table *t)
 	json_object_update_new(out, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "records", t->records, "files", t->files, "bytes",
 					      t->bytes, "average_file_bytes", t->files ? t->bytes / t->files : 0, "small_files",
 					      t->small, "files_needed", t->ideal_files, "delete_files", t->delete_files));
-	json_object_update_new(out, json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "snapshots", (json_int_t)snapshots, "expirable_snapshots",
-					      (json_int_t)gone, "manifests", t->manifests, "manifest_bytes", t->manifest_bytes,
-					      "metadata_bytes", (json_int_t)t->metadata_bytes, "partitions", t->partitions,
-					      "largest_partition_bytes", t->largest));
+	json_object_update_new(out,
+			       json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "snapshots", (json_int_t)snapshots,
+					 "expirable_snapshots", (json_int_t)gone, "manifests", t->manifests, "manifest_bytes",
+					 t->manifest_bytes, "metadata_bytes", (json_int_t)t->metadata_bytes, "partitions",
+					 t->partitions, "largest_partition_bytes", t->largest));
 	return out;
 }
 
@@ -353,7 +358,8 @@ survey_run(struct survey *s, const json_t *items, json_t *out)
 		struct table *t = &s->tables[i];
 
 		table_settle(s, t);
-		json_array_append_new(out, t->error ? json_pack("{s:s,s:s}", "table", t->name, "error", t->error) : health_json(s, t));
+		json_array_append_new(out,
+				      t->error ? json_pack("{s:s,s:s}", "table", t->name, "error", t->error) : health_json(s, t));
 		json_decref(t->md);
 		json_decref(t->data);
 		free(t->error);

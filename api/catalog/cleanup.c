@@ -18,9 +18,10 @@
 
 #define CLEANUP_ROWS    "200" /* looked at by one child */
 #define CLEANUP_TIMEOUT (60 * US_PER_MIN)
-#define PAUSE_LEAST     (10 * US_PER_S) /* when the database or the nursery is away */
+#define PAUSE_LEAST     US_PER_S /* when the database or the nursery is away, or the child was killed */
 #define PAUSE_MOST      (10 * US_PER_MIN)
-#define AGAIN_AFTER     (60 * US_PER_MIN) /* for a table that cannot be looked at */
+#define STRIKES         3
+#define AGAIN_AFTER     (60 * US_PER_MIN) /* for a table that cannot be looked at so many times */
 #define YOUNG           (15 * US_PER_MIN) /* clocks of stores may be wrong by that */
 
 struct cleanup {
@@ -29,6 +30,7 @@ struct cleanup {
 	dur_us after, pause;
 	wall_us armed; /* what the alarm is set to */
 	bool busy;
+	unsigned strikes;  /* of the same rows */
 	char *ids, *table; /* rows that the child looks at */
 };
 
@@ -90,6 +92,7 @@ cleanup_end(struct cleanup *c, dur_us again)
 			"DELETE FROM sluice.cleanup WHERE id IN (SELECT x::bigint FROM jsonb_array_elements_text($1::jsonb) x)",
 			1, (const char *[]){ c->ids });
 	c->pause = 0;
+	c->strikes = 0;
 	store_after_commit(c->catalog->app->store, on_forgotten, c);
 }
 
@@ -107,7 +110,7 @@ on_cleaned(void *arg, const json_t *report, struct err *e)
 			 (long long)json_integer_value(json_object_get(result, "bytes")));
 	if (result) {
 		cleanup_end(c, json_is_true(json_object_get(result, "again")) ? c->after + US_PER_S : 0);
-	} else if (e && e->code == ERR_UNAVAILABLE) {
+	} else if ((e && e->code == ERR_UNAVAILABLE) || ++c->strikes < STRIKES) {
 		cleanup_pause(c);
 	} else {
 		log_warn("catalog: table %s: what failed attempts left there cannot be removed now, and is tried again in an "

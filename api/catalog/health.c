@@ -96,8 +96,9 @@ tables_health(struct request *rq)
 	if (limit < 0)
 		return;
 	if (config_foreign(rq->app->config)) {
-		reply_problem(rq, ERR_UNSUPPORTED, "the tables belong to another server's catalog; their health is told of this daemon's "
-						   "own tables only");
+		reply_problem(rq, ERR_UNSUPPORTED,
+			      "the tables belong to another server's catalog; their health is told of this daemon's "
+			      "own tables only");
 		return;
 	}
 	if (match && strncmp(match, name, n) == 0 && match[n] == '.') /* the catalog's name may be in front */
@@ -108,8 +109,8 @@ tables_health(struct request *rq)
 	snprintf(number, sizeof(number), "%ld", limit + 1);
 	like = like_of(match && *match ? match : "*");
 	store_query(rq->app->store,
-		    "SELECT table_namespace || '.' || table_name, metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND "
-		    SQL_IS_TABLE " AND metadata_location IS NOT NULL AND table_namespace || '.' || table_name LIKE $2"
+		    "SELECT table_namespace || '.' || table_name, metadata_location FROM iceberg_tables WHERE catalog_name = $1 "
+		    "AND " SQL_IS_TABLE " AND metadata_location IS NOT NULL AND table_namespace || '.' || table_name LIKE $2"
 		    " AND ($3::text IS NULL OR (table_namespace || '.' || table_name) COLLATE \"C\" > $3 COLLATE \"C\")"
 		    " ORDER BY (table_namespace || '.' || table_name) COLLATE \"C\" LIMIT $4::bigint",
 		    4, (const char *const[]){ name, like, cursor && *cursor ? cursor : NULL, number }, on_tables, h);

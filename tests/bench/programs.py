@@ -34,7 +34,7 @@ def write_flows(folder):
     flow("victim", [task("only", command="/bin/sleep, 1000")])
     four = [("a", None), ("b", "a"), ("c", "b"), ("d", "c")]
     flow("four-commands", [task(name, [before] if before else []) for name, before in four])
-    flow("four-tables", [f"  - {{id: {name}, type: curate, depends_on: [{before or ''}], into: bench.{name}, mode: overwrite, sql: SELECT 1 AS n}}\n"
+    flow("four-tables", [f"  - {{id: {name}, type: curate, depends_on: [{before or ''}], into: four.{name}, mode: overwrite, sql: SELECT 1 AS n}}\n"
                          for name, before in four])
     # Their runs do not wait for each other.
     flow("single", [task("only")], "concurrency: {overlap: allow}\n")
