@@ -39,14 +39,8 @@
 	", 'ended_at', " SQL_TIME("t.ended_at") ", 'next_attempt_at', " SQL_TIME("t.next_attempt_at")                           \
 	", 'error', t.error, 'progress', NULL)"
 
-/* Who took back what it wrote: the undo that came first after each of its commits. */
-#define UNDONE                                                                                                                  \
-	"(SELECT json_build_object('at', " SQL_TIME("u.at") ", 'by', u.who, 'whole', NOT EXISTS (SELECT 1 FROM sluice.commits"  \
-	" v WHERE v.run_id = r.id AND v.state = 'visible')) FROM sluice.commits c LEFT JOIN LATERAL (" SQL_UNDO_OF("c") ") u"   \
-	" ON true WHERE c.run_id = r.id AND c.state = 'undone' ORDER BY u.at DESC NULLS LAST LIMIT 1)"
-
 #define RUN_SQL                                                                                                                 \
-	"SELECT json_build_object(" RUN_FIELDS ", 'undone', " UNDONE ", 'tasks', (SELECT coalesce(json_agg(" TASK " ORDER BY t.idx), '[]')"           \
+	"SELECT json_build_object(" RUN_FIELDS ", 'undone', sluice.undone(r.id), 'tasks', (SELECT coalesce(json_agg(" TASK " ORDER BY t.idx), '[]')"           \
 	" FROM sluice.tasks t WHERE t.run_id = r.id))::text, r.state FROM sluice.runs r WHERE r.id = $1"
 
 #define TASK_SQL "SELECT " TASK "::text, t.state FROM sluice.tasks t WHERE t.run_id = $1 AND t.id = $2"

@@ -133,5 +133,15 @@ const char *const migrations[] = {
 	"NULL,"
 	"  attempt int NOT NULL, namespace text NOT NULL, name text NOT NULL, location text, metadata text);"
 	"CREATE INDEX cleanup_by_age ON sluice.cleanup (at);",
+	/* 7: who took back what a run wrote: the undo that came first after each of its commits. A function, since every answer
+	 * with a run asks this, and its plans are made once a connection. */
+	"CREATE FUNCTION sluice.undone(run text) RETURNS json LANGUAGE plpgsql STABLE AS $$ BEGIN"
+	"  IF NOT EXISTS (SELECT 1 FROM sluice.commits c WHERE c.run_id = run AND c.state = 'undone') THEN RETURN NULL; END IF;"
+	"  RETURN (SELECT json_build_object('at', to_char(u.at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), 'by', "
+	"u.who,"
+	"    'whole', NOT EXISTS (SELECT 1 FROM sluice.commits v WHERE v.run_id = run AND v.state = 'visible'))"
+	"    FROM sluice.commits c LEFT JOIN LATERAL (SELECT x.at, x.who FROM sluice.commits x WHERE x.namespace = c.namespace"
+	"    AND x.name = c.name AND x.id > c.id AND x.action = 'undo' AND x.at >= c.visible_at ORDER BY x.id LIMIT 1) u ON true"
+	"    WHERE c.run_id = run AND c.state = 'undone' ORDER BY u.at DESC NULLS LAST LIMIT 1); END $$;",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);
