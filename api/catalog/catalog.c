@@ -2,6 +2,7 @@
 #include "api/catalog/catalog.h"
 
 #include <limits.h>
+#include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,10 +11,12 @@
 #include "api/catalog/catalog_int.h"
 #include "base/alloc.h"
 #include "base/log.h"
+#include "scheduler/alarm.h"
 
 /* Parsed JSON takes several times its text. */
 #define CACHE_MAX       (96u << 20)
 #define CACHE_COST(len) ((len)*7 + 512)
+#define CACHE_IDLE      (30 * US_PER_S)
 #define NAME_MAX_BYTES  255
 #define POINTERS_MAX    4096
 #define PAGE_SIZE       1000 /* for a client that wants pages of no particular size */
@@ -86,6 +89,7 @@ catalog_free(struct catalog *c)
 	if (c == NULL)
 		return;
 	c->closing = true;
+	alarm_cancel(&c->idle);
 	cleanup_free(c->cleanup); /* the scheduler is closed: nothing that it waits for will come */
 	catalog_unref(c);
 }
@@ -110,11 +114,28 @@ meta_ref(struct meta *m)
 	return m;
 }
 
+/* Nobody asked for half a minute: the memory is worth more than reading a file again. */
+static void
+cache_idle(void *arg)
+{
+	struct catalog *c = arg;
+
+	if (c->used) {
+		c->used = false;
+		alarm_set(&c->idle, c->app->loop, CACHE_IDLE, cache_idle, c);
+		return;
+	}
+	LIST_FOR_EACH (it, &c->lru)
+		cache_drop(c, LIST_ENTRY(it, struct meta, lru));
+	malloc_trim(0);
+}
+
 struct meta *
 meta_cached(struct catalog *c, const char *location)
 {
 	struct meta *m;
 
+	c->used = true;
 	HASH_FIND_STR(c->cached, location, m);
 	if (m == NULL)
 		return NULL;
@@ -153,6 +174,8 @@ meta_keep(struct catalog *c, const char *location, char *text, size_t len, json_
 		return m;
 	while (c->bytes + CACHE_COST(len) > CACHE_MAX)
 		cache_drop(c, LIST_ENTRY(c->lru.next, struct meta, lru));
+	if (c->idle == NULL && !c->closing)
+		alarm_set(&c->idle, c->app->loop, CACHE_IDLE, cache_idle, c);
 	HASH_ADD_KEYPTR(hh, c->cached, m->location, strlen(m->location), m);
 	list_append(&c->lru, &m->lru);
 	c->bytes += CACHE_COST(len);

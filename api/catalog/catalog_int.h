@@ -36,7 +36,9 @@ struct catalog {
 	struct meta *cached; /* by location */
 	struct list lru;     /* least recently used first */
 	size_t bytes;
-	struct list jobs; /* commits, see commit.c */
+	bool used;          /* the cache, since the alarm was set */
+	struct alarm *idle; /* while there is something in it */
+	struct list jobs;   /* commits, see commit.c */
 	struct list swaps;
 	bool swapping; /* some are under way */
 	struct pointer *pointers;
