@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
+#include "base/clock.h"
 #include "base/err.h"
 
 struct duck;
@@ -16,6 +17,8 @@ struct context {
 	const json_t *doc, *spec; /* borrowed */
 	struct duck *db;
 	struct storage *storage; /* see task_storage */
+	bool s3_given;           /* the engine has its keys, good until then (0: for ever) */
+	wall_us s3_until;
 	struct err err;
 	int line, col;     /* where in the flow file, 0: unknown */
 	const char *cause; /* "conflict", "oom", or NULL */
@@ -54,6 +57,8 @@ int task_table_name(struct context *cx, const char *name, char **ns, char **tabl
 const char *task_nearest(const json_t *names, const char *wanted);
 /* Makes the folder that a file will lie in; an S3 store needs none. */
 int task_make_parents(struct context *cx, const char *path);
+/* A file:// or file:/ location as a path; anything else as it is. Borrowed from it. */
+const char *strip_scheme(const char *location);
 /*
  * What the engine reads and writes there: the local path of a "file://" URL or a plain path, or an s3:// location, for which it
  * gets its extension and its keys. NULL with the error set when it is something else. Borrowed.
@@ -69,7 +74,9 @@ int64_t task_file_size(struct context *cx, const char *path);
 void task_file_remove(struct context *cx, const char *path);
 /* Does the pattern name a file? 1, 0, or -1 with the error set. */
 int task_any_file(struct context *cx, const char *pattern);
-/* Gives the engine the extension and the keys for S3; harmless twice. */
+/* Gives the engine the extension and the keys for S3, unless it has good ones. */
 int task_s3(struct context *cx);
+/* The same where the document has a store, for statements that find out themselves where files lie. */
+int task_s3_if_any(struct context *cx);
 
 #endif

@@ -20,12 +20,20 @@ task_make_parents(struct context *cx, const char *path)
 }
 
 const char *
+strip_scheme(const char *location)
+{
+	if (strncmp(location, "file://", 7) == 0)
+		return location + 7;
+	return strncmp(location, "file:/", 6) == 0 ? location + 5 : location;
+}
+
+const char *
 task_path(struct context *cx, const char *what, const char *path)
 {
-	if (strncmp(path, "file://", 7) == 0)
-		return path + 7;
-	if (strncmp(path, "file:/", 6) == 0)
-		return path + 5;
+	const char *local = strip_scheme(path);
+
+	if (local != path)
+		return local;
 	if (storage_remote(path)) {
 		if (task_s3(cx) == 0)
 			return path;
@@ -77,6 +85,8 @@ task_s3(struct context *cx)
 	bool tls = s && strncmp(storage_endpoint(s), "https", 5) == 0;
 	int rc;
 
+	if (cx->s3_given && (cx->s3_until == 0 || clock_wall() + STORAGE_KEYS_EARLY < cx->s3_until))
+		return 0;
 	if (s == NULL || duck_load_iceberg(cx->db, &cx->err) < 0 || storage_keys(s, &k, &cx->err) < 0)
 		return -1;
 	host = strstr(storage_endpoint(s), "://") + 3;
@@ -94,10 +104,18 @@ task_s3(struct context *cx)
 	rc = duck_exec(cx->db, b.s, &cx->err);
 	if (rc == 0)
 		rc = s3_limits(cx, s, tls);
+	cx->s3_given = rc == 0;
+	cx->s3_until = k.expires;
 	explicit_bzero(b.s, b.len);
 	buf_release(&b);
 	storage_keys_release(&k);
 	return rc < 0 ? -1 : 0;
+}
+
+int
+task_s3_if_any(struct context *cx)
+{
+	return json_object_get(cx->doc, "s3") ? task_s3(cx) : 0;
 }
 
 void

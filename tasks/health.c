@@ -380,7 +380,7 @@ health_run(struct context *cx)
 	int rc = -1;
 
 	s.tables = xcalloc(s.n ? s.n : 1, sizeof(*s.tables));
-	if (duck_load_iceberg(cx->db, &cx->err) == 0 && (json_object_get(cx->doc, "s3") == NULL || task_s3(cx) == 0)) {
+	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_s3_if_any(cx) == 0) {
 		survey_run(&s, items, out);
 		report("result", json_pack("{s:O}", "tables", out));
 		rc = 0;

@@ -29,14 +29,6 @@ static const struct {
 #undef REQ
 };
 
-static const char *
-local_path(const char *url)
-{
-	if (strncmp(url, "file://", 7) == 0)
-		return url + 7;
-	return strncmp(url, "file:/", 6) == 0 ? url + 5 : url;
-}
-
 /* The option for these columns; -1 for a column that is not known. */
 static int
 list_ids(struct context *cx, const json_t *columns, struct buf *out)
@@ -94,7 +86,7 @@ rebase_one(struct context *cx, const json_t *snapshot, const char *before, int f
 	if ((columns = duck_describe(cx->db, select.s, &cx->err)) == NULL)
 		goto out;
 	buf_addf(&copy, "COPY (%s) TO ", select.s);
-	buf_add_sql_string(&copy, local_path(into));
+	buf_add_sql_string(&copy, strip_scheme(into));
 	buf_adds(&copy, " (FORMAT avro, ROOT_NAME 'manifest_file', FIELD_IDS ");
 	if (list_ids(cx, columns, &copy) < 0)
 		goto out;
@@ -114,7 +106,7 @@ rebase_run(struct context *cx)
 	json_t *table, *snapshot;
 	size_t i, k;
 
-	if (duck_load_iceberg(cx->db, &cx->err) < 0 || (json_object_get(cx->doc, "s3") && task_s3(cx) < 0))
+	if (duck_load_iceberg(cx->db, &cx->err) < 0 || task_s3_if_any(cx) < 0)
 		return -1;
 	json_array_foreach (json_object_get(cx->spec, "tables"), i, table) {
 		const char *before = json_string_value(json_object_get(table, "head"));

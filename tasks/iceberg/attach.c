@@ -85,7 +85,7 @@ iceberg_attach(struct context *cx)
 	status = rest_call(cx, "GET", "namespaces", NULL, &answer);
 	if (status >= 0 && status != 200 && session_foreign(cx))
 		status = rest_fail(cx, "the catalog's namespaces cannot be listed", status, answer);
-	if (status < 0 || (json_object_get(cx->doc, "s3") && task_s3(cx) < 0) || attach_catalog(cx) < 0)
+	if (status < 0 || task_s3_if_any(cx) < 0 || attach_catalog(cx) < 0)
 		goto out;
 	cx->attached = true;
 	rc = status == 200 ? use_first(cx, answer) : 0;

@@ -395,6 +395,7 @@ session_storage(struct context *cx, const json_t *loaded)
 	}
 	storage_free(cx->storage);
 	cx->storage = storage_new(s3, &cx->err);
+	cx->s3_given = false;
 	json_decref(s3);
 	return cx->storage ? 0 : -1;
 }

@@ -71,14 +71,6 @@ writer_format(const struct writer *wr)
 	return (int)json_integer_value(json_object_get(wr->meta, "format-version"));
 }
 
-const char *
-strip_scheme(const char *url)
-{
-	if (strncmp(url, "file://", 7) == 0)
-		return url + 7;
-	return strncmp(url, "file:/", 6) == 0 ? url + 5 : url;
-}
-
 /* ---- before the rows ---- */
 
 static int

@@ -71,7 +71,6 @@ json_t *current_snapshot(const json_t *meta);
 /* A property of the table, or of those this task sets; NULL: neither. */
 const char *writer_property(const struct writer *wr, const char *name);
 int writer_format(const struct writer *wr);
-const char *strip_scheme(const char *url);
 
 /* ---- schema.c: columns, partitions and order ---- */
 
