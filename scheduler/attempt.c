@@ -113,6 +113,15 @@ attempt_alloc(struct sched *s, struct task *t, char *key, int n)
 	return a;
 }
 
+/* Where the catalog answers. The caller frees it. */
+static char *
+catalog_uri(const struct sched *s)
+{
+	if (config_foreign(s->config))
+		return xstrdup(config_get(s->config, "catalog.uri"));
+	return xasprintf("%s/iceberg", *s->url ? *s->url : "");
+}
+
 /* The catalog and what opens it: another server's as the config has it, else ours with the attempt's own token. */
 static json_t *
 catalog_doc(const struct attempt *a)
@@ -124,17 +133,15 @@ catalog_doc(const struct attempt *a)
 
 	if (config_foreign(c))
 		return json_copy(json_object_get(c->json, "catalog"));
-	uri = xasprintf("%s/iceberg", *a->sched->url ? *a->sched->url : "");
+	uri = catalog_uri(a->sched);
 	doc = json_pack("{s:s,s:s,s:s,s:s*}", "name", name ? name : "local", "uri", uri, "token", a->token, "warehouse",
 			warehouse);
-
 	free(uri);
 	return doc;
 }
 
-/* The settings and keys of the S3 store, for the document alone; NULL where nothing says that there is one. */
-static json_t *
-s3_doc(struct sched *s)
+json_t *
+attempts_s3(const struct sched *s)
 {
 	const char *warehouse = config_get(s->config, "catalog.warehouse");
 	const json_t *given = json_object_get(s->config->json, "s3");
@@ -185,7 +192,7 @@ command_env(const struct attempt *a, json_t *own)
 {
 	static const char *const pass[] = { "PATH",   "HOME", "LANG",    "LC_ALL", "TZ",
 					    "TMPDIR", "USER", "LOGNAME", "SHELL",  "SSL_CERT_FILE" };
-	json_t *env = json_object(), *catalog;
+	json_t *env = json_object();
 	const struct run *run = a->task->run;
 	char *text;
 
@@ -208,11 +215,11 @@ command_env(const struct attempt *a, json_t *own)
 	env_set(env, "SLUICE_ARTIFACTS", text);
 	free(text);
 	env_set(env, "SLUICE_SCRATCH", a->scratch);
-	catalog = catalog_doc(a);
-	env_set(env, "SLUICE_CATALOG_URI", json_string_value(json_object_get(catalog, "uri")));
+	text = catalog_uri(a->sched);
+	env_set(env, "SLUICE_CATALOG_URI", text);
+	free(text);
 	/* What opens another server's catalog is told only to commands whose flow names it among its secrets. */
 	env_set(env, "SLUICE_CATALOG_TOKEN", config_foreign(a->sched->config) ? "" : a->token);
-	json_decref(catalog);
 	env_set(env, "SLUICE_URL", *a->sched->url);
 	return env;
 }
@@ -225,7 +232,7 @@ attempt_resolve(struct attempt *a, struct err *e)
 	const struct run *run = a->task->run;
 	/* Its cost grows with the flow: 200 tasks that refer to nothing would each look at all others. */
 	json_t *scope = def->dynamic ? sched_scope(run) : json_pack("{s:{}}", "env"), *secrets = NULL, *env = NULL, *spec = NULL,
-	       *options = NULL, *dir = NULL, *argv, *full, *s3;
+	       *options = NULL, *dir = NULL, *argv, *full;
 	json_t *wd = def->working_dir ? json_string(def->working_dir) : NULL, *command;
 	int rc;
 
@@ -260,8 +267,7 @@ attempt_resolve(struct attempt *a, struct err *e)
 					      "engine_options", options ? options : json_null(), "scratch", a->scratch, "catalog",
 					      catalog_doc(a), "file", run->flow->file, "pos", def->pos ? def->pos : json_null(),
 					      "spec", spec));
-		if ((s3 = s3_doc(a->sched)))
-			json_object_set_new(json_object_get(a->message, "doc"), "s3", s3);
+		json_object_set(json_object_get(a->message, "doc"), "s3", a->sched->s3);
 		if (json_object_get(a->sched->config->json, "housekeeping"))
 			json_object_set(json_object_get(a->message, "doc"), "housekeeping",
 					json_object_get(a->sched->config->json, "housekeeping"));
@@ -943,7 +949,7 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 {
 	struct err e = ERR_INIT;
 	struct attempt *a;
-	json_t *message, *s3;
+	json_t *message;
 
 	if (s->nursery_id == NULL || s->nursery_fit == NURSERY_OTHER_PROTOCOL || s->adhoc_used >= ADHOC_MAX) {
 		err_set(&e, ERR_UNAVAILABLE,
@@ -964,8 +970,7 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 			  a->dir, "cwd", a->scratch, "env", "doc", "run_id", "adhoc", "flow", "adhoc", "task_id", type, "attempt",
 			  1, "type", type, "engine", "duckdb", "engine_options", "scratch", a->scratch, "catalog", catalog_doc(a),
 			  "file", "", "pos", "spec", spec);
-	if ((s3 = s3_doc(s)))
-		json_object_set_new(json_object_get(message, "doc"), "s3", s3);
+	json_object_set(json_object_get(message, "doc"), "s3", s->s3);
 	attempt_prepare(a);
 	a->message = NULL;
 	json_decref(message);

@@ -1042,6 +1042,7 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 	s->config = config;
 	s->registry = registry;
 	s->home = xstrdup(home);
+	s->s3 = attempts_s3(s);
 	s->url = url;
 	s->planning = planning;
 	s->slots_total = json_integer_value(slots) > 0 ? (int)json_integer_value(slots) : DEFAULT_SLOTS;
@@ -1061,6 +1062,7 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 		json_decref(s->events);
 		json_decref(s->versions);
 		json_decref(s->handled);
+		json_decref(s->s3);
 		free(s->home);
 		free(s);
 		return NULL;
@@ -1145,6 +1147,7 @@ sched_close(struct sched *s, bool stop_nursery)
 	json_decref(s->versions);
 	json_decref(s->handled);
 	json_decref(s->leftovers);
+	json_decref(s->s3);
 	free(s->nursery_id);
 	free(s->home);
 	free(s);

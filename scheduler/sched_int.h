@@ -139,6 +139,7 @@ struct sched {
 	struct registry *registry;
 	struct nursery *nursery;
 	char *home;
+	json_t *s3;             /* see attempts_s3 */
 	const char *const *url; /* the daemon's base URL, known once the port is bound */
 	struct run *runs, *runs_by_key;
 	struct flow_state *flows;
@@ -204,6 +205,8 @@ struct attempt *attempt_adopt(struct task *t, int n, bool stopping, const char *
 /* Makes its folders and hands its message to the nursery, which keeps it until attempt_spawn_after_commit's moment. */
 void attempt_prepare(struct attempt *a);
 void attempt_spawn_after_commit(struct attempt *a);
+/* The settings and keys of the S3 store, for attempts' documents alone; NULL where nothing says that there is one. */
+json_t *attempts_s3(const struct sched *s);
 /* Removes the scratch folders that no attempt owns: those of a daemon that died between a commit and its chores. */
 void attempts_sweep(struct sched *s);
 /* Ends its process: TERM, and after the grace time KILL. */
