@@ -5,7 +5,7 @@
  * after them, metadata last: while that is there, all of this can be done again.
  *
  *     {"table", "location", "until": microseconds, "keep": [METADATA FILES], "history": [the same, which may be gone],
- *      "rows": [{"run", "task", "attempt", "key", "stem", "uuid", "since"}]}
+ *      "rows": [{"run", "task", "attempt", "since": microseconds}]}
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,10 +35,17 @@ struct file {
 	UT_hash_handle hh;
 };
 
+/* An attempt that may have left something, and how its files are named. */
+struct owner {
+	const json_t *row;
+	char stem[ATTEMPT_STEM], uuid[UUID_TEXT];
+};
+
 struct folder {
 	struct context *cx;
 	const char *location;
-	const json_t *rows;
+	struct owner *owners;
+	size_t nowners;
 	struct file *files;
 	wall_us until;
 	bool young;    /* something stays for the time being */
@@ -95,18 +102,36 @@ kind_of(const char *location)
 	return strncmp(name, "snap-", 5) == 0 ? KIND_LIST : KIND_MANIFEST;
 }
 
+static void
+folder_owners(struct folder *f, const json_t *rows)
+{
+	const json_t *row;
+	size_t i;
+
+	f->nowners = json_array_size(rows);
+	f->owners = xcalloc(f->nowners ? f->nowners : 1, sizeof(*f->owners));
+	json_array_foreach (rows, i, row) {
+		const char *run = json_string_value(json_object_get(row, "run")),
+			   *task = json_string_value(json_object_get(row, "task"));
+		int n = (int)json_integer_value(json_object_get(row, "attempt"));
+		char *key = xasprintf("%s/%s/%d", run, task, n);
+
+		f->owners[i].row = row;
+		attempt_stem(run, task, n, f->owners[i].stem);
+		attempt_uuid(key, f->owners[i].uuid);
+		free(key);
+	}
+}
+
 /* Whose name is on the file; NULL: nobody's who matters here. */
 static const json_t *
 folder_owner(const struct folder *f, const char *location)
 {
-	const char *slash = strrchr(location, '/');
-	json_t *row;
-	size_t i;
+	const char *slash = strrchr(location, '/'), *name = slash ? slash + 1 : location;
 
-	json_array_foreach (f->rows, i, row)
-		if (attempt_named(slash ? slash + 1 : location, json_string_value(json_object_get(row, "stem")),
-				  json_string_value(json_object_get(row, "uuid"))))
-			return row;
+	for (size_t i = 0; i < f->nowners; i++)
+		if (attempt_named(name, f->owners[i].stem, f->owners[i].uuid))
+			return f->owners[i].row;
 	return NULL;
 }
 
@@ -318,6 +343,7 @@ folder_release(struct folder *f)
 		free(file->name);
 		free(file);
 	}
+	free(f->owners);
 }
 
 int
@@ -325,10 +351,10 @@ cleanup_run(struct context *cx)
 {
 	struct folder f = { .cx = cx,
 			    .location = spec_text(cx, "location"),
-			    .rows = json_object_get(cx->spec, "rows"),
 			    .until = json_integer_value(json_object_get(cx->spec, "until")) };
 	int rc = -1;
 
+	folder_owners(&f, json_object_get(cx->spec, "rows"));
 	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_storage(cx))
 		rc = folder_clean(&f);
 	if (rc == 0 || f.removed)

@@ -10,7 +10,6 @@
 
 #include "api/catalog/catalog_int.h"
 #include "base/alloc.h"
-#include "base/attempt_name.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "scheduler/alarm.h"
@@ -120,27 +119,6 @@ on_cleaned(void *arg, const json_t *report, struct err *e)
 	}
 }
 
-/* What the child needs to know of names. */
-static void
-rows_sign(json_t *rows)
-{
-	char stem[ATTEMPT_STEM], uuid[UUID_TEXT], *key;
-	json_t *row;
-	size_t i;
-
-	json_array_foreach (rows, i, row) {
-		const char *run = json_string_value(json_object_get(row, "run")),
-			   *task = json_string_value(json_object_get(row, "task"));
-		int n = (int)json_integer_value(json_object_get(row, "attempt"));
-
-		key = xasprintf("%s/%s/%d", run, task, n);
-		attempt_uuid(key, uuid);
-		json_object_set_new(row, "stem", json_string(attempt_stem(run, task, n, stem)));
-		json_object_set_new(row, "uuid", json_string(uuid));
-		free(key);
-	}
-}
-
 static void
 cleanup_fork(struct cleanup *c, json_t *spec)
 {
@@ -151,7 +129,6 @@ cleanup_fork(struct cleanup *c, json_t *spec)
 	c->ids = json_dumps(json_object_get(spec, "ids"), JSON_COMPACT);
 	c->table = xstrdup(json_string_value(json_object_get(spec, "table")));
 	json_object_set_new(spec, "until", json_integer(json_integer_value(json_object_get(spec, "asked")) - young));
-	rows_sign(json_object_get(spec, "rows"));
 	sched_adhoc(c->catalog->app->sched, "cleanup", spec, CLEANUP_TIMEOUT, on_cleaned, c);
 }
 
@@ -191,6 +168,34 @@ on_rows(void *arg, const struct rows *r, struct err *e)
  * the table and whatever else lies in the folder, and of the runs under way; and of the rows' own runs where something of them
  * is visible (`history`), which may have expired since.
  */
+/* clang-format off */
+#define SQL_DUE \
+	"WITH rows AS MATERIALIZED (SELECT *, rtrim(" \
+		SPELLED("coalesce(location, regexp_replace(metadata, '/metadata/[^/]*$', ''))") ", '/') AS folder" \
+	"  FROM sluice.cleanup WHERE at <= $2::timestamptz ORDER BY at, id LIMIT " CLEANUP_ROWS ")," \
+	" first AS (SELECT namespace, name, folder FROM rows ORDER BY at, id LIMIT 1)," \
+	" due AS MATERIALIZED (SELECT r.* FROM rows r JOIN first f USING (namespace, name, folder))," \
+	" live AS MATERIALIZED (SELECT k.namespace, k.name, k.metadata_after FROM sluice.runs r" \
+	"  JOIN sluice.commits k ON k.run_id = r.id WHERE r.state IN ('queued', 'running', 'publishing')" \
+	"  AND k.state = 'private' AND k.metadata_after IS NOT NULL)," \
+	" keep AS (SELECT t.metadata_location AS m FROM iceberg_tables t, first f WHERE t.metadata_location IS NOT NULL" \
+	"  AND ((t.catalog_name = $1 AND t.table_namespace = f.namespace AND t.table_name = f.name)" \
+	"   OR starts_with(" SPELLED("t.metadata_location") ", f.folder || '/'))" \
+	"  UNION SELECT l.metadata_after FROM live l, first f WHERE (l.namespace = f.namespace AND l.name = f.name)" \
+	"   OR starts_with(" SPELLED("l.metadata_after") ", f.folder || '/'))," \
+	" history AS (SELECT DISTINCT ON (k.run_id) k.metadata_after AS m FROM due d JOIN sluice.commits k" \
+	"  ON k.run_id = d.run_id AND k.namespace = d.namespace AND k.name = d.name WHERE k.metadata_after IS NOT NULL" \
+	"  AND k.state NOT IN ('private', 'abandoned') ORDER BY k.run_id, k.id DESC)" \
+	" SELECT (SELECT " MICROSECONDS("min(at)") " FROM sluice.cleanup)," \
+	" (SELECT jsonb_build_object('table', f.namespace || '.' || f.name, 'location', f.folder," \
+	"  'asked', " MICROSECONDS("clock_timestamp()") ", 'ids', (SELECT jsonb_agg(id) FROM due)," \
+	"  'keep', (SELECT coalesce(jsonb_agg(m), '[]') FROM keep)," \
+	"  'history', (SELECT coalesce(jsonb_agg(m), '[]') FROM history)," \
+	"  'rows', (SELECT jsonb_agg(DISTINCT jsonb_build_object('run', d.run_id, 'task', d.task_id, 'attempt', d.attempt," \
+	"   'since', (SELECT " MICROSECONDS("a.started_at") " FROM sluice.attempts a WHERE a.run_id = d.run_id" \
+	"    AND a.task_id = d.task_id AND a.n = d.attempt))) FROM due d)) FROM first f)"
+/* clang-format on */
+
 static void
 cleanup_begin(void *arg)
 {
@@ -201,137 +206,8 @@ cleanup_begin(void *arg)
 	if (c->catalog->closing)
 		return;
 	c->busy = true;
-	store_query(
-		c->catalog->app->store,
-		"WITH rows AS MATERIALIZED (SELECT *, rtrim(" SPELLED(
-			"coalesce(location, regexp_replace(metadata, "
-			"'/metadata/[^/]*$', ''))") ", '/') AS folder FROM "
-						    "sluice.cleanup"
-						    " WHERE at <= "
-						    "$2::timestamptz ORDER BY "
-						    "at, id LIMIT " CLEANUP_ROWS "),"
-						    " first AS (SELECT "
-						    "namespace, name, folder "
-						    "FROM rows ORDER BY at, id "
-						    "LIMIT 1),"
-						    " due AS MATERIALIZED "
-						    "(SELECT r.* FROM rows r "
-						    "JOIN first f USING "
-						    "(namespace, name, "
-						    "folder)),"
-						    " live AS MATERIALIZED "
-						    "(SELECT k.namespace, "
-						    "k.name, k.metadata_after "
-						    "FROM sluice.runs r JOIN "
-						    "sluice.commits k ON"
-						    "  k.run_id = r.id WHERE "
-						    "r.state IN ('queued', "
-						    "'running', 'publishing') "
-						    "AND k.state = 'private' "
-						    "AND k.metadata_after IS "
-						    "NOT"
-						    "  NULL),"
-						    " keep AS (SELECT "
-						    "t.metadata_location AS m "
-						    "FROM iceberg_tables t, "
-						    "first f WHERE "
-						    "t.metadata_location IS "
-						    "NOT NULL AND"
-						    "  ((t.catalog_name = $1 "
-						    "AND t.table_namespace = "
-						    "f.namespace AND "
-						    "t.table_name = f.name)"
-						    "  OR starts_with(" SPELLED(
-							    "t.metadata_"
-							    "location") ", "
-									"f."
-									"folder"
-									" || "
-									"'/'))"
-									"  "
-									"UNION "
-									"SELECT"
-									" l."
-									"metada"
-									"ta_"
-									"after "
-									"FROM "
-									"live "
-									"l, "
-									"first "
-									"f "
-									"WHERE "
-									"(l."
-									"namesp"
-									"ace = "
-									"f."
-									"namesp"
-									"ace "
-									"AND "
-									"l."
-									"name "
-									"= "
-									"f."
-									"name)"
-									"  OR "
-									"starts"
-									"_with"
-									"(" SPELLED(
-										"l.metadata_after") ", f.folder || '/')),"
-												    " history AS (SELECT "
-												    "DISTINCT ON (k.run_id) "
-												    "k.metadata_after AS m FROM "
-												    "due d JOIN sluice.commits k "
-												    "ON k.run_id = d.run_id AND"
-												    "  k.namespace = d.namespace "
-												    "AND k.name = d.name WHERE "
-												    "k.metadata_after IS NOT "
-												    "NULL AND k.state NOT IN "
-												    "('private', 'abandoned')"
-												    "  ORDER BY k.run_id, k.id "
-												    "DESC)"
-												    " SELECT "
-												    "(SELECT " MICROSECONDS(
-													    "min(at)") " FROM "
-														       "sluice."
-														       "cleanup),"
-														       " (SELECT "
-														       "jsonb_"
-														       "build_"
-														       "object('"
-														       "table', "
-														       "f."
-														       "namespace"
-														       " || '.' "
-														       "|| "
-														       "f.name, "
-														       "'location"
-														       "', "
-														       "f.folder,"
-														       " 'asked',"
-														       " " MICROSECONDS(
-															       "c"
-															       "l"
-															       "o"
-															       "c"
-															       "k"
-															       "_"
-															       "t"
-															       "i"
-															       "m"
-															       "e"
-															       "s"
-															       "t"
-															       "a"
-															       "m"
-															       "p"
-															       "("
-															       ")") ","
-																    "  'ids', (SELECT jsonb_agg(id) FROM due), 'keep', (SELECT coalesce(jsonb_agg(m), '[]') FROM keep),"
-																    "  'history', (SELECT coalesce(jsonb_agg(m), '[]') FROM history), 'rows', (SELECT jsonb_agg(DISTINCT jsonb_build_object("
-																    "  'run', d.run_id, 'task', d.task_id, 'attempt', d.attempt, 'since', (SELECT " MICROSECONDS(
-																	    "a.started_at") "  FROM sluice.attempts a WHERE a.run_id = d.run_id AND a.task_id = d.task_id AND a.n = d.attempt))) FROM due d)) FROM first f)",
-		2, (const char *[]){ c->catalog->name, time_format(clock_wall() - c->after, until) }, on_rows, c);
+	store_query(c->catalog->app->store, SQL_DUE, 2,
+		    (const char *[]){ c->catalog->name, time_format(clock_wall() - c->after, until) }, on_rows, c);
 }
 
 struct cleanup *
