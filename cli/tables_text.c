@@ -125,16 +125,16 @@ change_of(const json_t *item)
 	return xasprintf("+%s", term_number(added, a));
 }
 
-/* "12 of 30": so many could go. The caller frees it. */
+/* "12 of 30": so many could be fewer; "30" where none could. The caller's reference. */
 static json_t *
 some_of(const json_t *item, const char *key, const char *all)
 {
 	char some[NUMBER_TEXT], total[NUMBER_TEXT];
 
-	number_of(item, key, some);
 	number_of(item, all, total);
-	return json_integer_value(json_object_get(item, key)) ? json_sprintf("%s of %s", number_of(item, key, some), total)
-							      : json_string(number_of(item, all, total));
+	if (json_integer_value(json_object_get(item, key)) == 0)
+		return json_string(total);
+	return json_sprintf("%s of %s", number_of(item, key, some), total);
 }
 
 void

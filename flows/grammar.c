@@ -15,6 +15,25 @@ const char *const grammar_task_types[] = { "stage", "publish", "curate", "valida
 	"all_skipped always"
 
 /* clang-format off */
+/* What publish and curate say alike of the table that they write. */
+#define LAYOUT_ROWS(owner) \
+	{ owner, "key", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL, \
+	  "With mode: upsert: the columns by which a row of the table and a new one are the same." }, \
+	{ owner, "partition_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL, \
+	  "How a new or replaced table is partitioned: columns, year(c), month(c), day(c), hour(c), bucket(N, c), " \
+	  "truncate(N, c). By default a new table is not, and one that is there stays as it is." }, \
+	{ owner, "sort_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL, \
+	  "Order of the rows inside the files, recorded in the table: \"c\", \"c desc\", \"day(c) asc nulls last\"." }, \
+	{ owner, "schema_evolution", G_ONE, G_ENUM, "none add_columns widen", 0, "none", NULL, \
+	  "What happens to the table when the rows have columns that it lacks, or wider types: an error; columns are " \
+	  "added; columns are added and types widened (int to long, float to double, decimals to more digits)." }, \
+	{ owner, "compression", G_ONE, G_ENUM, "zstd snappy gzip lz4 uncompressed", 0, NULL, NULL, \
+	  "Compression of the data files; by default as the table's properties say, else zstd." }, \
+	{ owner, "format_version", G_ONE, G_INT, NULL, 0, NULL, "2..3", \
+	  "Version of the table format that a new table gets; by default 2." }, \
+	{ owner, "branch", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL }, \
+	{ owner, "commit_retries", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL }
+
 /* object, key, shape, type, arg, flags, default, range, text */
 const struct grammar_row grammar_rows[] = {
 	{ "flow", "id", G_ONE, G_ID, NULL, G_REQUIRED, NULL, NULL,
@@ -208,22 +227,7 @@ const struct grammar_row grammar_rows[] = {
 	{ "publish", "properties", G_MAP, G_STRING, NULL, 0, NULL, NULL, "Table properties to set." },
 	{ "publish", "target_file_size", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
 	  "Size of data files to aim at; by default that of the config." },
-	{ "publish", "key", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
-	  "With mode: upsert: the columns by which a row of the table and a new one are the same." },
-	{ "publish", "partition_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
-	  "How a new or replaced table is partitioned: columns, year(c), month(c), day(c), hour(c), bucket(N, c), "
-	  "truncate(N, c). By default a new table is not, and one that is there stays as it is." },
-	{ "publish", "sort_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
-	  "Order of the rows inside the files, recorded in the table: \"c\", \"c desc\", \"day(c) asc nulls last\"." },
-	{ "publish", "schema_evolution", G_ONE, G_ENUM, "none add_columns widen", 0, "none", NULL,
-	  "What happens to the table when the rows have columns that it lacks, or wider types: an error; columns are "
-	  "added; columns are added and types widened (int to long, float to double, decimals to more digits)." },
-	{ "publish", "compression", G_ONE, G_ENUM, "zstd snappy gzip lz4 uncompressed", 0, NULL, NULL,
-	  "Compression of the data files; by default as the table's properties say, else zstd." },
-	{ "publish", "format_version", G_ONE, G_INT, NULL, 0, NULL, "2..3",
-	  "Version of the table format that a new table gets; by default 2." },
-	{ "publish", "branch", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "publish", "commit_retries", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
+	LAYOUT_ROWS("publish"),
 
 	{ "curate", "sql", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The SELECT whose rows are written." },
 	{ "curate", "sql_file", G_ONE, G_STRING, NULL, 0, NULL, NULL,
@@ -235,22 +239,7 @@ const struct grammar_row grammar_rows[] = {
 	  "Whether to create the table when it does not exist." },
 	{ "curate", "properties", G_MAP, G_STRING, NULL, 0, NULL, NULL, "Table properties to set." },
 	{ "curate", "target_file_size", G_ONE, G_SIZE, NULL, 0, NULL, NULL, "As for publish." },
-	{ "curate", "key", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
-	  "With mode: upsert: the columns by which a row of the table and a new one are the same." },
-	{ "curate", "partition_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
-	  "How a new or replaced table is partitioned: columns, year(c), month(c), day(c), hour(c), bucket(N, c), "
-	  "truncate(N, c). By default a new table is not, and one that is there stays as it is." },
-	{ "curate", "sort_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
-	  "Order of the rows inside the files, recorded in the table: \"c\", \"c desc\", \"day(c) asc nulls last\"." },
-	{ "curate", "schema_evolution", G_ONE, G_ENUM, "none add_columns widen", 0, "none", NULL,
-	  "What happens to the table when the rows have columns that it lacks, or wider types: an error; columns are "
-	  "added; columns are added and types widened (int to long, float to double, decimals to more digits)." },
-	{ "curate", "compression", G_ONE, G_ENUM, "zstd snappy gzip lz4 uncompressed", 0, NULL, NULL,
-	  "Compression of the data files; by default as the table's properties say, else zstd." },
-	{ "curate", "format_version", G_ONE, G_INT, NULL, 0, NULL, "2..3",
-	  "Version of the table format that a new table gets; by default 2." },
-	{ "curate", "branch", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "curate", "commit_retries", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
+	LAYOUT_ROWS("curate"),
 
 	{ "validate", "table", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The table to check." },
 	{ "validate", "at", G_ONE, G_STRING, NULL, 0, NULL, NULL,

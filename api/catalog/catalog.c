@@ -67,6 +67,13 @@ cache_drop(struct catalog *c, struct meta *m)
 	meta_unref(m);
 }
 
+static void
+cache_clear(struct catalog *c)
+{
+	LIST_FOR_EACH (it, &c->lru)
+		cache_drop(c, LIST_ENTRY(it, struct meta, lru));
+}
+
 static void pointer_drop(struct catalog *c, struct pointer *p);
 
 void
@@ -74,8 +81,7 @@ catalog_unref(struct catalog *c)
 {
 	if (--c->refs)
 		return;
-	LIST_FOR_EACH (it, &c->lru)
-		cache_drop(c, LIST_ENTRY(it, struct meta, lru));
+	cache_clear(c);
 	while (c->pointers)
 		pointer_drop(c, c->pointers);
 	free(c->name);
@@ -125,8 +131,7 @@ cache_idle(void *arg)
 		alarm_set(&c->idle, c->app->loop, CACHE_IDLE, cache_idle, c);
 		return;
 	}
-	LIST_FOR_EACH (it, &c->lru)
-		cache_drop(c, LIST_ENTRY(it, struct meta, lru));
+	cache_clear(c);
 	malloc_trim(0);
 }
 

@@ -792,75 +792,77 @@ duck_query_json(struct duck *db, const char *sql, struct err *e)
 
 /* ---- the hash of Iceberg's buckets ---- */
 
-/* sluice_hash(BLOB): as the table specification wants it, of the bytes that a value is there. */
+/* Gives each value that is there its hash; `size` is that of a value in its vector. */
+static void
+hash_each(duckdb_data_chunk in, duckdb_vector out, size_t size, int32_t (*hash)(const void *value))
+{
+	duckdb_vector v = api.data_chunk_get_vector(in, 0);
+	const char *values = api.vector_get_data(v);
+	uint64_t *validity = api.vector_get_validity(v);
+	int32_t *hashes = api.vector_get_data(out);
+
+	for (idx_t i = 0; i < api.data_chunk_get_size(in); i++) {
+		if (validity && !api.validity_row_is_valid(validity, i)) {
+			api.vector_ensure_validity_writable(out);
+			api.validity_set_row_invalid(api.vector_get_validity(out), i);
+			continue;
+		}
+		hashes[i] = hash(values + i * size);
+	}
+}
+
+static int32_t
+hash_blob(const void *value)
+{
+	const duckdb_string_t *s = value;
+	size_t len = s->value.inlined.length;
+
+	return (int32_t)murmur3_32(len <= 12 ? s->value.inlined.inlined : s->value.pointer.ptr, len);
+}
+
+static int32_t
+hash_number(const void *value)
+{
+	return (int32_t)murmur3_32(value, sizeof(int64_t));
+}
+
+static int32_t
+hash_decimal(const void *value)
+{
+	const duckdb_hugeint *h = value;
+	__int128 n = (__int128)h->upper << 64 | h->lower;
+	unsigned char bytes[16];
+	size_t len = 16;
+
+	while (len > 1 && n >> (8 * (len - 1) - 1) == (n < 0 ? -1 : 0))
+		len--;
+	for (size_t k = 0; k < len; k++)
+		bytes[k] = (unsigned char)(n >> (8 * (len - 1 - k)));
+	return (int32_t)murmur3_32(bytes, len);
+}
+
+/* As the table specification wants it, of the bytes that a value is there. */
 static void
 hash_blobs(duckdb_function_info info, duckdb_data_chunk in, duckdb_vector out)
 {
-	duckdb_vector v = api.data_chunk_get_vector(in, 0);
-	const duckdb_string_t *values = api.vector_get_data(v);
-	uint64_t *validity = api.vector_get_validity(v);
-	int32_t *hashes = api.vector_get_data(out);
-
 	(void)info;
-	for (idx_t i = 0; i < api.data_chunk_get_size(in); i++) {
-		const duckdb_string_t *s = &values[i];
-		size_t len = s->value.inlined.length;
-
-		if (validity && !api.validity_row_is_valid(validity, i)) {
-			api.vector_ensure_validity_writable(out);
-			api.validity_set_row_invalid(api.vector_get_validity(out), i);
-			continue;
-		}
-		hashes[i] = (int32_t)murmur3_32(len <= 12 ? s->value.inlined.inlined : s->value.pointer.ptr, len);
-	}
+	hash_each(in, out, sizeof(duckdb_string_t), hash_blob);
 }
 
-/* sluice_hash(BIGINT): of its eight bytes, the lowest first. */
+/* Of a number's eight bytes, the lowest first. */
 static void
 hash_numbers(duckdb_function_info info, duckdb_data_chunk in, duckdb_vector out)
 {
-	duckdb_vector v = api.data_chunk_get_vector(in, 0);
-	const int64_t *values = api.vector_get_data(v);
-	uint64_t *validity = api.vector_get_validity(v);
-	int32_t *hashes = api.vector_get_data(out);
-
 	(void)info;
-	for (idx_t i = 0; i < api.data_chunk_get_size(in); i++) {
-		if (validity && !api.validity_row_is_valid(validity, i)) {
-			api.vector_ensure_validity_writable(out);
-			api.validity_set_row_invalid(api.vector_get_validity(out), i);
-			continue;
-		}
-		hashes[i] = (int32_t)murmur3_32(&values[i], sizeof(values[i]));
-	}
+	hash_each(in, out, sizeof(int64_t), hash_number);
 }
 
-/* sluice_hash_decimal(HUGEINT): of the number's bytes, the highest first, as few as it takes. */
+/* Of a number's bytes, the highest first, as few as it takes. */
 static void
 hash_decimals(duckdb_function_info info, duckdb_data_chunk in, duckdb_vector out)
 {
-	duckdb_vector v = api.data_chunk_get_vector(in, 0);
-	const duckdb_hugeint *values = api.vector_get_data(v);
-	uint64_t *validity = api.vector_get_validity(v);
-	int32_t *hashes = api.vector_get_data(out);
-
 	(void)info;
-	for (idx_t i = 0; i < api.data_chunk_get_size(in); i++) {
-		__int128 n = (__int128)values[i].upper << 64 | values[i].lower;
-		unsigned char bytes[16];
-		size_t len = 16;
-
-		if (validity && !api.validity_row_is_valid(validity, i)) {
-			api.vector_ensure_validity_writable(out);
-			api.validity_set_row_invalid(api.vector_get_validity(out), i);
-			continue;
-		}
-		while (len > 1 && n >> (8 * (len - 1) - 1) == (n < 0 ? -1 : 0))
-			len--;
-		for (size_t k = 0; k < len; k++)
-			bytes[k] = (unsigned char)(n >> (8 * (len - 1 - k)));
-		hashes[i] = (int32_t)murmur3_32(bytes, len);
-	}
+	hash_each(in, out, sizeof(duckdb_hugeint), hash_decimal);
 }
 
 int

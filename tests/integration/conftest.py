@@ -284,6 +284,20 @@ def pytest_runtest_makereport(item, call):
     setattr(item, f"report_{call.when}", outcome.get_result())
 
 
+@pytest.fixture(scope="module")
+def shared(binary):
+    """One daemon for the tests of a file that neither stop nor break it, and use names of their own."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
+    folder.chmod(0o755)
+    (folder / "flows").mkdir()
+    daemon = Daemon(folder / "home", folder / "flows")
+    try:
+        yield daemon.start()
+    finally:
+        daemon.clean_up()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.fixture
 def make_daemon(request, binary, folder):
     """Makes daemons: make_daemon(name="a", config=…, env={…}, args=[…], start=True)."""

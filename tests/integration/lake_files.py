@@ -22,8 +22,12 @@ def needed(table):
     return out
 
 
+def catalog_of(daemon):
+    return RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+
+
 def tables(daemon):
-    catalog = RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+    catalog = catalog_of(daemon)
     try:
         return [catalog.load_table(name) for ns in catalog.list_namespaces() for name in catalog.list_tables(ns)]
     finally:

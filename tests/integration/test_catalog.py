@@ -4,8 +4,6 @@ import concurrent.futures
 import contextlib
 import json
 import pathlib
-import shutil
-import tempfile
 import urllib.parse
 
 import pyarrow as pa
@@ -17,21 +15,9 @@ from pyiceberg.schema import Schema
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import LongType, NestedField, StringType
 
-from conftest import Daemon, http, postgres, wait_until
+from conftest import http, postgres, wait_until
 
 SCHEMA = {"type": "struct", "fields": [{"id": 1, "name": "id", "type": "long", "required": False}]}
-
-
-@pytest.fixture(scope="module")
-def shared(binary):
-    """One daemon for the tests that only need names of their own."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-    folder.chmod(0o755)
-    (folder / "flows").mkdir()
-    daemon = Daemon(folder / "home", folder / "flows")
-    yield daemon.start()
-    daemon.clean_up()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def rest(daemon, token=None, **properties):

@@ -9,8 +9,7 @@ import psycopg2
 import pyarrow as pa
 import pytest
 from conftest import task_of, wait_until, why
-from lake_files import missing_and_spare, needed, tables
-from pyiceberg.catalog.rest import RestCatalog
+from lake_files import catalog_of, missing_and_spare, needed, tables
 from pyiceberg.table.update import SetLocationUpdate
 from test_transactions import at_gate, count, gate, rows_of
 
@@ -127,7 +126,7 @@ def test_others_files_stay_where_the_table_is_gone(lake, folder):
     daemon.flow("foreign", f"id: foreign\ntasks:\n  - {{id: a, type: command, command: [{sys.executable}, {script}]}}\n")
     run = daemon.post("/api/v1/flows/foreign/runs")["id"]
     wait_until(lambda: task_of(daemon.run(run), "a")["state"] == "running", "the attempt")
-    catalog = RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+    catalog = catalog_of(daemon)
     catalog.load_table("x.a").append(pa.table({"n": pa.array([10], pa.int32())}))
     (folder / "go").touch()
     assert daemon.ended(run)["state"] == "failed"
@@ -145,7 +144,7 @@ def test_others_files_stay_where_the_table_is_gone(lake, folder):
 def test_a_location_with_a_final_slash(lake):
     """The same file, however its name is spelled."""
     daemon = lake()
-    catalog = RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
+    catalog = catalog_of(daemon)
     table = catalog.load_table("x.a")
     with table.transaction() as change:
         change._apply((SetLocationUpdate(location=table.location() + "//"),))
@@ -171,7 +170,7 @@ def test_what_was_put_on_top_of_others(lake, folder):
         "  - {id: b, type: curate, depends_on: [a], into: x.a, sql: SELECT 3::INT AS n}\n" + gate(folder, after=["b"]),
     )
     run = at_gate(daemon, "more")
-    RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token).load_table("x.a").append(pa.table({"n": pa.array([10], pa.int32())}))
+    catalog_of(daemon).load_table("x.a").append(pa.table({"n": pa.array([10], pa.int32())}))
     (folder / "gate").touch()
     assert daemon.ended(run)["state"] == "success"
     clean(daemon)

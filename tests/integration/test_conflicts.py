@@ -2,12 +2,9 @@
 
 import itertools
 import json
-import pathlib
-import shutil
-import tempfile
 
 import pytest
-from conftest import Daemon, task_of, wait_until, why
+from conftest import task_of, wait_until, why
 
 BASE = [("a", 1, 0), ("b", 2, 0), ("c", 3, 0)]  # p, id, v
 FIRST, SECOND = [("a", 1, 10), ("b", 7, 10)], [("b", 8, 20), ("c", 3, 20)]
@@ -34,19 +31,6 @@ class Place:
 
     def rows(self):
         return sorted((r["p"], r["id"], r["v"]) for r in self.daemon.sql(f"SELECT * FROM {self.ns}.t"))
-
-
-@pytest.fixture(scope="module")
-def shared(binary):
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-    folder.chmod(0o755)
-    (folder / "flows").mkdir()
-    daemon = Daemon(folder / "home", folder / "flows")
-    try:
-        yield daemon.start()
-    finally:
-        daemon.clean_up()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 numbers = itertools.count()

@@ -6,8 +6,7 @@ import pathlib
 import pyarrow as pa
 import pytest
 from conftest import why
-from lake_files import plain
-from pyiceberg.catalog.rest import RestCatalog
+from lake_files import catalog_of, plain
 
 FLOW = """\
 id: grow
@@ -18,11 +17,6 @@ tasks:
   - {id: whole, type: curate, into: h.whole, mode: overwrite, sql: SELECT 1 AS n}
   - {id: merged, type: curate, into: h.merged, mode: upsert, key: [n], properties: {write.merge.mode: merge-on-read}, sql: "SELECT range AS n, random() AS x FROM range(20)"}
 """
-
-
-@pytest.fixture(scope="module")
-def catalog_of():
-    return lambda daemon: RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
 
 
 def health(daemon, match="*"):
@@ -38,7 +32,7 @@ def grown(daemon):
     return daemon
 
 
-def test_numbers_and_score(grown, catalog_of):
+def test_numbers_and_score(grown):
     seen, catalog = health(grown, "h.*"), catalog_of(grown)
     assert sorted(seen) == ["h.merged", "h.parts", "h.small", "h.whole"]
     for name, item in seen.items():
@@ -59,7 +53,7 @@ def test_numbers_and_score(grown, catalog_of):
     assert merged["delete_files"] > 0 and merged["parts"]["deletes"] < 100 and merged["score"] < whole["score"]
 
 
-def test_what_the_policy_lets_go(make_daemon, catalog_of):
+def test_what_the_policy_lets_go(make_daemon):
     daemon = make_daemon(config="housekeeping: {expire_days: 0, keep_last: 2, target_file_size: 1KB}\n")
     daemon.flow("grow", FLOW)
     for _ in range(4):
@@ -73,7 +67,7 @@ def test_what_the_policy_lets_go(make_daemon, catalog_of):
     assert seen["h.small"]["parts"]["snapshots"] == 50
 
 
-def test_one_that_cannot_be_read_spoils_no_other(grown, catalog_of):
+def test_one_that_cannot_be_read_spoils_no_other(grown):
     table = catalog_of(grown).load_table("h.small")
     manifest = plain(table.current_snapshot().manifests(table.io)[0].manifest_path)
     os.unlink(manifest)
@@ -84,7 +78,7 @@ def test_one_that_cannot_be_read_spoils_no_other(grown, catalog_of):
     assert table.metadata_location.rsplit("/", 1)[1] in health(grown)["h.small"]["error"]
 
 
-def test_two_tables_of_the_same_files(grown, catalog_of):
+def test_two_tables_of_the_same_files(grown):
     catalog = catalog_of(grown)
     for name in ("small", "parts", "merged"):
         catalog.register_table(f"h.twin_{name}", catalog.load_table(f"h.{name}").metadata_location)
@@ -93,7 +87,7 @@ def test_two_tables_of_the_same_files(grown, catalog_of):
         assert seen[f"h.twin_{name}"] | {"table": ""} == seen[f"h.{name}"] | {"table": ""}
 
 
-def test_empty_tables_pages_and_the_command_line(grown, catalog_of):
+def test_empty_tables_pages_and_the_command_line(grown):
     catalog_of(grown).create_table("h.empty", pa.schema([("n", pa.int64())]))
     assert health(grown, "h.empty")["h.empty"] | {"score": 100, "files": 0, "records": 0, "snapshots": 0} == health(grown, "local.h.empty")["h.empty"]
     page = grown.get("/api/v1/tables/health?limit=2")

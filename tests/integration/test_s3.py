@@ -7,11 +7,11 @@ import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg2
 import pytest
 
 from conftest import BINARY, postgres, task_of, wait_until, why
 from s3_stores import KEY, SECRET, Store, program
+from test_transactions import rows_of
 
 PROGRAMS = {"seaweedfs": "weed", "minio": "minio"}
 
@@ -130,19 +130,12 @@ def test_what_a_failed_run_left_is_removed(make_daemon, store, employees):
     daemon = lake(make_daemon, store, employees)
     daemon.flow("keep", "id: keep\ntasks:\n  - {id: a, type: curate, into: stg.left, sql: SELECT 1 AS n}\n")
     assert daemon.trigger("keep")["state"] == "success"
-    wait_until(lambda: cleanup_rows(daemon) == 0, "the cleanup of what is left", 30)
+    wait_until(lambda: rows_of(daemon, "SELECT count(*) FROM sluice.cleanup") == [(0,)], "the cleanup of what is left", 30)
     before = set(store.keys("iceberg-warehouse", "tables/stg/left/"))
     daemon.flow("half", "id: half\ntasks:\n  - {id: a, type: curate, into: stg.left, sql: SELECT 2 AS n}\n  - {id: z, type: command, depends_on: [a], command: [/bin/false]}\n")
     assert daemon.trigger("half")["state"] == "failed"
     wait_until(lambda: set(store.keys("iceberg-warehouse", "tables/stg/left/")) == before, "the files to go", 30)
     assert daemon.sql("SELECT n FROM stg.left") == [{"n": 1}] and "stg.left: removed 4 files" in daemon.log
-
-
-def cleanup_rows(daemon):
-    connection = psycopg2.connect(host=str((daemon.home / "pg.run").resolve()), user="sluice", dbname="postgres")
-    with connection, connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM sluice.cleanup")
-        return cursor.fetchone()[0]
 
 
 def test_wrong_keys(make_daemon, store):

@@ -4,8 +4,6 @@ import concurrent.futures
 import json
 import os
 import pathlib
-import shutil
-import tempfile
 import time
 import urllib.parse
 
@@ -15,19 +13,7 @@ import pytest
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.types import IntegerType, LongType, StringType
 
-from conftest import BINARY, Daemon, why
-
-
-@pytest.fixture(scope="module")
-def shared(binary):
-    """One daemon for tests that have namespaces of their own."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-    folder.chmod(0o755)
-    (folder / "flows").mkdir()
-    daemon = Daemon(folder / "home", folder / "flows")
-    yield daemon.start()
-    daemon.clean_up()
-    shutil.rmtree(folder, ignore_errors=True)
+from conftest import BINARY, why
 
 
 def rest(daemon):
