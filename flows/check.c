@@ -13,7 +13,7 @@
 #include "flows/flow.h"
 #include "flows/suggest.h"
 
-#define MAX_KEYS 80
+#define MAX_VALUES 80 /* of an enum */
 
 static json_t *check_value(struct check *c, const struct grammar_row *row, const struct ynode *n);
 
@@ -195,7 +195,7 @@ enum_find(const char *values, const char *text, const char **names, size_t *coun
 static json_t *
 check_enum(struct check *c, const struct grammar_row *row, const struct ynode *n)
 {
-	const char *names[MAX_KEYS];
+	const char *names[MAX_VALUES];
 	char *store = xmalloc(strlen(row->arg) + 1), *known;
 	struct buf hint = BUF_INIT;
 	const char *what = strcmp(row->object, "task") == 0 && strcmp(row->key, "type") == 0 ? "task type" : row->key;
@@ -243,6 +243,22 @@ check_percent(struct check *c, const struct grammar_row *row, const struct ynode
 	return json_real(v / 100);
 }
 
+/* A bare number is a duration where the loader put it, and not where a ref did. */
+static json_t *
+check_duration(struct check *c, const struct grammar_row *row, const struct ynode *n)
+{
+	char *path = xstrdup(c->path.s), *save = NULL;
+	json_t *before = (json_t *)c->before;
+	dur_us v;
+
+	for (char *key = strtok_r(path, "/", &save); key && before; key = strtok_r(NULL, "/", &save))
+		before = json_object_get(before, key);
+	free(path);
+	if (json_is_integer(before))
+		return json_incref(before);
+	return duration_parse(n->text, &v) == 0 ? json_integer(v) : not_a(c, row, n);
+}
+
 static json_t *
 check_scalar(struct check *c, const struct grammar_row *row, const struct ynode *n)
 {
@@ -267,7 +283,7 @@ check_scalar(struct check *c, const struct grammar_row *row, const struct ynode 
 	case G_NUMBER:
 		return check_number(c, row, n);
 	case G_DURATION:
-		return duration_parse(n->text, &v) == 0 ? json_integer(v) : not_a(c, row, n);
+		return check_duration(c, row, n);
 	case G_SIZE:
 		return size_parse(n->text, &v) == 0 ? json_integer(v) : not_a(c, row, n);
 	case G_PERCENT:
@@ -535,13 +551,13 @@ other_type(size_t nobjects, const char *key)
 		if (grammar_find(grammar_task_types[t], key))
 			return grammar_task_types[t];
 	}
-	return grammar_find("native", key) ? "stage, publish, curate and validate" : NULL;
+	return grammar_find("native", key) ? "stage, publish, curate, validate and maintain" : NULL;
 }
 
 static void
 report_unknown(struct check *c, const char *const *objects, size_t nobjects, const struct ykey *key)
 {
-	const char *names[MAX_KEYS], *owner;
+	const char **names = xcalloc(grammar_row_count, sizeof(*names)), *owner;
 	size_t count = 0;
 	struct buf hint = BUF_INIT;
 	char *where = place_name(c);
@@ -561,6 +577,7 @@ report_unknown(struct check *c, const char *const *objects, size_t nobjects, con
 		  hint.s);
 	buf_release(&hint);
 	free(where);
+	free(names);
 }
 
 static const struct grammar_row *

@@ -15,11 +15,12 @@
 struct check {
 	const char *file;
 	struct diags *diags;
-	const char *owner; /* "the flow", "task \"stage\"": what messages call the object */
-	bool refs;         /* a ref may stand for any single value; it is kept as text */
-	bool any_key;      /* unknown keys are let pass: of a task type that is not supported yet */
-	bool resolved;     /* refs were resolved already: a number or boolean may have become a text */
-	bool partial;      /* neither required keys nor defaults: for `defaults` */
+	const char *owner;    /* "the flow", "task \"stage\"": what messages call the object */
+	bool refs;            /* a ref may stand for any single value; it is kept as text */
+	bool any_key;         /* unknown keys are let pass: of a task type that is not supported yet */
+	bool resolved;        /* refs were resolved already: a number or boolean may have become a text */
+	const json_t *before; /* resolved: the object as the loader left it, whose durations are normalised already */
+	bool partial;         /* neither required keys nor defaults: for `defaults` */
 	json_t *pos; /* object that gets "path/of/text" -> [line, col] for every text, and for the maps and lists around; may be
 			NULL */
 	struct buf path; /* where we are below the owner, "checks/2" */

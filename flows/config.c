@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/table_policy.h"
 #include "flows/check.h"
 #include "flows/expr.h"
 
@@ -347,6 +348,43 @@ check_rest(struct reading *r, json_t *catalog)
 		json_object_set_new(catalog, "uri", json_stringn(uri, n));
 }
 
+/* Nobody can say how long another engine's write takes, but that it is done within the day. */
+static void
+check_orphan_days(struct reading *r, const json_t *policy, const char *of)
+{
+	const json_t *days = json_object_get(policy, "orphan_days");
+
+	if (days && json_integer_value(days) < 1)
+		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
+			  "orphan_days of %s is under a day: what another engine is writing meanwhile looks like an orphan and "
+			  "may lose files",
+			  of);
+}
+
+/* From here on the globs of tables are without the catalog's name. */
+static void
+complete_housekeeping(struct reading *r, json_t *j)
+{
+	json_t *housekeeping = json_object_get(j, "housekeeping"), *tables = json_object(), *policy;
+	const char *name = json_string_value(json_object_get(json_object_get(j, "catalog"), "name")), *glob, *key;
+
+	check_orphan_days(r, housekeeping, "housekeeping");
+	json_object_foreach (json_object_get(housekeeping, "tables"), glob, policy) {
+		key = table_glob(glob, name);
+		if (!strpbrk(key, ".*?"))
+			diags_add(
+				r->diags, SEVERITY_ERROR, r->file, 0, 0,
+				"\"%.80s\" in housekeeping.tables is not a table: write namespace.table, or a glob such as stg.*",
+				glob);
+		check_orphan_days(r, policy, glob);
+		if (json_object_get(tables, key))
+			json_object_update(json_object_get(tables, key), policy);
+		else
+			json_object_set(tables, key, policy);
+	}
+	json_object_set_new(housekeeping, "tables", tables);
+}
+
 /* What the grammar does not know: paths, the catalog's type, and what is accepted but not used yet. */
 static void
 complete_config(struct reading *r, json_t *j)
@@ -357,6 +395,7 @@ complete_config(struct reading *r, json_t *j)
 	void *tmp;
 
 	json_object_foreach_safe(paths, tmp, key, v) set_absolute(r, paths, key);
+	complete_housekeeping(r, j);
 	set_absolute(r, json_object_get(j, "server"), "flows");
 	set_absolute(r, json_object_get(j, "server"), "archive");
 	set_absolute(r, json_object_get(j, "s3"), "ca");

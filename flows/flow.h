@@ -16,7 +16,15 @@
 #include "flows/schedule.h"
 
 /* symbol, name in YAML */
-#define TASK_TYPES(X) X(STAGE, "stage") X(PUBLISH, "publish") X(CURATE, "curate") X(VALIDATE, "validate") X(COMMAND, "command")
+/* clang-format off */
+#define TASK_TYPES(X)                                                                                                            \
+	X(STAGE, "stage")                                                                                                        \
+	X(PUBLISH, "publish")                                                                                                    \
+	X(CURATE, "curate")                                                                                                      \
+	X(VALIDATE, "validate")                                                                                                  \
+	X(MAINTAIN, "maintain")                                                                                                  \
+	X(COMMAND, "command")
+/* clang-format on */
 enum task_type {
 #define X(sym, name) TASK_##sym,
 	TASK_TYPES(X)

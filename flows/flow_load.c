@@ -116,7 +116,9 @@ merge_defaults(struct ynode *task, const struct ynode *defaults, const char *con
 static const struct ynode *
 load_defaults(struct loader *l, const struct ynode *root)
 {
-	static const char *const objects[] = { "task", "native", "stage", "publish", "curate", "validate", "command" };
+	static const char *const objects[] = {
+		"task", "native", "stage", "publish", "curate", "validate", "maintain", "command"
+	};
 	const struct ynode *n = ynode_get(root, "defaults");
 	struct check c = {
 		.file = l->file, .diags = l->diags, .owner = "\"defaults\"", .refs = true, .partial = true, .path = BUF_INIT
@@ -258,6 +260,33 @@ check_state(struct loader *l, const struct task_def *t)
 		   "\"source\" of task \"%s\": \"table\" and \"at\" go with format: iceberg, files with another format", t->id);
 }
 
+/* What belongs together in a maintain task, and what is allowed but may hurt. */
+static void
+check_maintain(struct loader *l, const struct task_def *t)
+{
+	const json_t *compact = json_object_get(t->spec, "compact"), *orphans = json_object_get(t->spec, "remove_orphan_files"),
+		     *age = json_object_get(orphans, "older_than"), *tables = json_object_get(t->spec, "tables");
+	const char *strategy = json_string_value(json_object_get(compact, "strategy"));
+	int line = t->line, col = t->col;
+
+	if (json_object_get(compact, "sort_by") && strategy && strcmp(strategy, "binpack") == 0) {
+		pos_find(t->pos, "compact/sort_by", &line, &col);
+		load_error(l, line, col, "\"compact.sort_by\" of task \"%s\" goes with strategy: sort", t->id);
+	}
+	if (json_is_array(tables) && json_array_size(tables) == 0) {
+		pos_find(t->pos, "tables", &line, &col);
+		load_error(l, line, col, "\"tables\" of task \"%s\" names none; \"*\" is all tables", t->id);
+	}
+	if (json_is_integer(age) && json_integer_value(age) < US_PER_DAY && json_is_true(json_object_get(orphans, "enabled")) &&
+	    !json_is_true(json_object_get(orphans, "dry_run"))) {
+		pos_find(t->pos, "remove_orphan_files/older_than", &line, &col);
+		diags_add(l->diags, SEVERITY_WARNING, l->file, line, col,
+			  "\"remove_orphan_files.older_than\" of task \"%s\" is under 24h: what another engine is writing "
+			  "meanwhile looks like an orphan and may lose files",
+			  t->id);
+	}
+}
+
 /* Moves what belongs to the type out of the checked task into its spec. */
 static void
 build_spec(struct loader *l, struct task_def *t, json_t *j)
@@ -279,6 +308,8 @@ build_spec(struct loader *l, struct task_def *t, json_t *j)
 	make_absolute(l, j, "working_dir");
 	load_sql_file(l, t);
 	check_state(l, t);
+	if (t->type == TASK_MAINTAIN)
+		check_maintain(l, t);
 }
 
 /* The engine's own units are not ours (its GB has 1000 MB), so the limit is handed on in bytes. */
@@ -352,7 +383,7 @@ scalar_of(const struct ynode *map, const char *key)
 static json_t *
 check_task(struct loader *l, struct ynode *n, size_t index, const struct ynode *defaults, json_t *pos)
 {
-	static const char *const any[] = { "task", "native", "stage", "publish", "curate", "validate", "command" };
+	static const char *const any[] = { "task", "native", "stage", "publish", "curate", "validate", "maintain", "command" };
 	const char *id = scalar_of(n, "id"), *type = scalar_of(n, "type"), *objects[3] = { "task" };
 	size_t nobjects = 1;
 	struct check c = { .file = l->file, .diags = l->diags, .pos = pos, .path = BUF_INIT };
@@ -612,7 +643,7 @@ flow_spec_resolved(const struct task_def *t, json_t **spec, struct err *e)
 {
 	const char *type = task_type_name(t->type);
 	struct diags diags = DIAGS_INIT;
-	struct check c = { .diags = &diags, .resolved = true, .partial = true, .path = BUF_INIT };
+	struct check c = { .diags = &diags, .resolved = true, .before = t->spec, .partial = true, .path = BUF_INIT };
 	char *owner = xasprintf("task \"%s\"", t->id);
 	struct ynode *n = yaml_from_json(*spec);
 	struct buf problems = BUF_INIT;

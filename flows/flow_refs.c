@@ -85,6 +85,7 @@ check_output(const struct place *p, size_t offset, const char *path, const struc
 		[TASK_PUBLISH] = { "table", "snapshot_id", "rows" },
 		[TASK_CURATE] = { "table", "snapshot_id", "rows" },
 		[TASK_VALIDATE] = { "passed" },
+		[TASK_MAINTAIN] = { "tables", "maintained", "skipped", "failed", "bytes_freed" },
 		[TASK_COMMAND] = { NULL },
 	};
 	const json_t *declared = json_object_get(t->spec, "outputs");
@@ -407,36 +408,71 @@ is_table_name(const char *name)
 	}
 }
 
+/* Can tasks work on the tables of the config's catalog at all? */
 static void
-check_table_name(struct loader *l, const struct task_def *t, const char *key)
+check_catalog(struct loader *l, const struct task_def *t, int line, int col)
 {
-	const char *text = json_string_value(json_object_get(t->spec, key)), *c = NULL;
-	char *name = text ? static_text(l, text) : NULL;
-	int line = t->line, col = t->col;
+	const char *type = l->config ? config_get(l->config, "catalog.type") : NULL,
+		   *warehouse = l->config ? config_get(l->config, "catalog.warehouse") : NULL;
 
-	pos_find(t->pos, key, &line, &col);
-	if (l->config)
-		c = config_get(l->config, "catalog.type");
-	if (text && c && (strcmp(c, "hive") == 0 || strcmp(c, "glue") == 0))
+	if (type && (strcmp(type, "hive") == 0 || strcmp(type, "glue") == 0))
 		load_error(l, line, col,
 			   "task \"%s\" writes or reads tables, and the config's catalog \"%s\" is of type %s, which is not "
 			   "supported yet; set catalog.type: sluice to use the catalog in the daemon",
-			   t->id, config_get(l->config, "catalog.name"), c);
-	else if (text && l->config && !config_foreign(l->config) && config_get(l->config, "catalog.warehouse") &&
-		 remote_in(config_get(l->config, "catalog.warehouse")))
+			   t->id, config_get(l->config, "catalog.name"), type);
+	else if (warehouse && !config_foreign(l->config) && remote_in(warehouse))
 		load_error(l, line, col,
 			   "task \"%s\" writes or reads tables, and the config's warehouse is %s: object stores other than S3 "
 			   "are not "
 			   "supported yet; use s3://BUCKET/… or a local folder",
-			   t->id, config_get(l->config, "catalog.warehouse"));
-	if (name == NULL)
+			   t->id, warehouse);
+}
+
+static void
+check_table_name(struct loader *l, const struct task_def *t, const char *key)
+{
+	const char *text = json_string_value(json_object_get(t->spec, key));
+	char *name = text ? static_text(l, text) : NULL;
+	int line = t->line, col = t->col;
+
+	if (text == NULL)
 		return;
-	if (!is_table_name(name))
+	pos_find(t->pos, key, &line, &col);
+	check_catalog(l, t, line, col);
+	if (name && !is_table_name(name))
 		load_error(l, line, col, "\"%s\" of task \"%s\" must be a table, namespace.table, not \"%.80s\"%s", key, t->id,
 			   name,
 			   strchr(name, '.') ? ": no level may be empty, have a / or control characters, or a blank at its ends"
 					     : "");
 	free(name);
+}
+
+/* A name without * and ? must be a whole one; what a glob matches is seen when it runs. */
+static void
+check_table_globs(struct loader *l, const struct task_def *t)
+{
+	const json_t *globs = json_object_get(t->spec, "tables");
+	int line = t->line, col = t->col;
+	json_t *item;
+	size_t i;
+
+	if (globs == NULL)
+		return;
+	pos_find(t->pos, "tables", &line, &col);
+	check_catalog(l, t, line, col);
+	json_array_foreach (globs, i, item) {
+		char *glob = json_is_string(item) ? static_text(l, json_string_value(item)) : NULL, path[40];
+
+		if (glob && !strpbrk(glob, "*?") && !is_table_name(glob)) {
+			snprintf(path, sizeof(path), "tables/%zu", i);
+			pos_find(t->pos, path, &line, &col);
+			load_error(l, line, col,
+				   "\"tables\" of task \"%s\" must name tables, namespace.table, or globs such as stg.*, not "
+				   "\"%.80s\"",
+				   t->id, glob);
+		}
+		free(glob);
+	}
 }
 
 /* ---- the walk ---- */
@@ -555,6 +591,7 @@ check_task_refs(struct loader *l, size_t index, bool *upstream)
 	}
 	check_table_name(l, t, "into");
 	check_table_name(l, t, "table");
+	check_table_globs(l, t);
 }
 
 void

@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-const char *const grammar_task_types[] = { "stage", "publish", "curate", "validate", "command", NULL };
+const char *const grammar_task_types[] = { "stage", "publish", "curate", "validate", "maintain", "command", NULL };
 
 #define PARAM_TYPES   "string int float bool date datetime duration size enum list object !file"
 #define ENGINES       "duckdb !polars !pyiceberg !spark !spark_sql"
@@ -15,6 +15,15 @@ const char *const grammar_task_types[] = { "stage", "publish", "curate", "valida
 	"all_skipped always"
 
 /* clang-format off */
+/* What the config says of all tables, and again of some: the rows of one have defaults. */
+#define POLICY_ROWS(owner, size, days, last, orphans) \
+	{ owner, "target_file_size", G_ONE, G_SIZE, NULL, 0, size, NULL, "Size of data files to aim at." }, \
+	{ owner, "expire_days", G_ONE, G_INT, NULL, 0, days, "0..", "Age in days from which snapshots may be expired." }, \
+	{ owner, "keep_last", G_ONE, G_INT, NULL, 0, last, "1..", "Snapshots that are kept whatever their age." }, \
+	{ owner, "orphan_days", G_ONE, G_INT, NULL, 0, orphans, "0..", \
+	  "Age in days from which a file that nothing leads to is an orphan." }, \
+	{ owner, "keep", G_ONE, G_OBJECT, "keep", 0, NULL, NULL, "Snapshots that stay longer, by calendar." }
+
 /* What publish and curate say alike of the table that they write. */
 #define LAYOUT_ROWS(owner) \
 	{ owner, "key", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL, \
@@ -129,7 +138,7 @@ const struct grammar_row grammar_rows[] = {
 	{ "retry", "exit_codes", G_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 
 	{ "task", "id", G_ONE, G_ID, NULL, G_REQUIRED, NULL, NULL, "Name of the task, unique in the flow." },
-	{ "task", "type", G_ONE, G_ENUM, "stage publish curate validate command !maintain !export !sql !python !shell !http !subflow !wait !approve !notify", G_REQUIRED, NULL, NULL,
+	{ "task", "type", G_ONE, G_ENUM, "stage publish curate validate maintain command !export !sql !python !shell !http !subflow !wait !approve !notify", G_REQUIRED, NULL, NULL,
 	  "What the task does; decides which further keys it has." },
 	{ "task", "depends_on", G_AS_LIST, G_DEP, NULL, 0, "[]", NULL, "Tasks that must end before this one starts." },
 	{ "task", "trigger_rule", G_ONE, G_ENUM, RULES, 0, "all_success", NULL,
@@ -286,6 +295,60 @@ const struct grammar_row grammar_rows[] = {
 	{ "same_rows", "as", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "SELECT that gives the number to compare; by default the rows of what is checked." },
 
+	{ "maintain", "tables", G_AS_LIST, G_STRING, NULL, G_REQUIRED, NULL, NULL,
+	  "Names of tables or globs (* any characters, ? one), with or without the catalog's name in front; \"*\" is all. "
+	  "Where none of compact, rewrite_manifests, expire_snapshots and remove_orphan_files is switched on by name, all run that "
+	  "are not switched off; else those alone." },
+	{ "maintain", "when_health_below", G_ONE, G_INT, NULL, 0, NULL, "0..100",
+	  "Only tables whose health score is below it; by default all." },
+	{ "maintain", "dry_run", G_ONE, G_BOOL, NULL, 0, "false", NULL, "Tells what would be done, and does nothing." },
+	{ "maintain", "compact", G_ONE, G_OBJECT, "compact", 0, NULL, NULL,
+	  "Few large data files in place of many small ones, with the delete files applied." },
+	{ "maintain", "rewrite_manifests", G_ONE, G_ENUM, "auto always never", 0, NULL, NULL,
+	  "Few manifests, sorted by partition, in place of many: where it pays, always, or never." },
+	{ "maintain", "expire_snapshots", G_ONE, G_OBJECT, "expire_snapshots", 0, NULL, NULL,
+	  "Old snapshots go, and the files that only they need." },
+	{ "maintain", "remove_orphan_files", G_ONE, G_OBJECT, "remove_orphan_files", 0, NULL, NULL,
+	  "Files in the table's folder go that nothing leads to." },
+	{ "maintain", "wait_for_writers", G_ONE, G_DURATION, NULL, 0, "5m", NULL,
+	  "How long a table that a task is writing is waited for before it is skipped." },
+	{ "maintain", "max_concurrent_tables", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
+
+	{ "compact", "enabled", G_ONE, G_BOOL, NULL, G_SHORT, "true", NULL, "false: it is switched off." },
+	{ "compact", "target_file_size", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
+	  "Size of data files to aim at; by default that of the table's policy in the config." },
+	{ "compact", "min_input_files", G_ONE, G_INT, NULL, 0, "5", "2..",
+	  "Fewer small files than this in a partition are left alone." },
+	{ "compact", "max_bytes", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
+	  "Most bytes that are rewritten, over all tables; the next run goes on. By default there is no limit." },
+	{ "compact", "max_files", G_ONE, G_INT, NULL, 0, NULL, "1..", "The same in files." },
+	{ "compact", "strategy", G_ONE, G_ENUM, "binpack sort", 0, "binpack", NULL,
+	  "binpack puts small files together as they are; sort also orders their rows." },
+	{ "compact", "sort_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "With strategy: sort: the order, as in publish; by default the table's own." },
+	{ "compact", "where", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "SQL condition: only files that may hold such rows are looked at." },
+
+	{ "expire_snapshots", "enabled", G_ONE, G_BOOL, NULL, G_SHORT, "true", NULL, "false: it is switched off." },
+	{ "expire_snapshots", "older_than", G_ONE, G_DURATION, NULL, 0, NULL, NULL,
+	  "Age from which snapshots go; by default expire_days of the table's policy." },
+	{ "expire_snapshots", "keep_last", G_ONE, G_INT, NULL, 0, NULL, "1..",
+	  "Snapshots that stay whatever their age; by default as the table's policy says." },
+	{ "expire_snapshots", "keep", G_ONE, G_OBJECT, "keep", 0, NULL, NULL,
+	  "Snapshots that stay longer, by calendar; what is left out is as the table's policy says." },
+
+	{ "remove_orphan_files", "enabled", G_ONE, G_BOOL, NULL, G_SHORT, "true", NULL, "false: it is switched off." },
+	{ "remove_orphan_files", "older_than", G_ONE, G_DURATION, NULL, 0, NULL, NULL,
+	  "Age from which files go; by default orphan_days of the table's policy. Under 24h another engine's write under way may "
+	  "lose files." },
+	{ "remove_orphan_files", "dry_run", G_ONE, G_BOOL, NULL, 0, "false", NULL,
+	  "Tells which files would go, and removes none." },
+
+	{ "keep", "daily", G_ONE, G_INT, NULL, 0, NULL, "0..",
+	  "The newest snapshot of each of so many days stays; days are in UTC. By default none." },
+	{ "keep", "weekly", G_ONE, G_INT, NULL, 0, NULL, "0..", "The same of weeks, which begin on Monday." },
+	{ "keep", "monthly", G_ONE, G_INT, NULL, 0, NULL, "0..", "The same of months." },
+
 	{ "command", "command", G_ONE_OR_LIST, G_STRING, NULL, G_REQUIRED, NULL, NULL,
 	  "A text runs through /bin/sh -c; a list is a program and its arguments." },
 	{ "command", "env", G_MAP, G_STRING, NULL, G_NAMES, "{}", NULL,
@@ -349,11 +412,11 @@ const struct grammar_row grammar_rows[] = {
 	{ "s3", "timeout", G_ONE, G_DURATION, NULL, 0, "60s", NULL,
 	  "How long a request that the store does not answer is tried again." },
 
-	{ "housekeeping", "target_file_size", G_ONE, G_SIZE, NULL, 0, "128MB", NULL, "Size of data files to aim at." },
-	{ "housekeeping", "expire_days", G_ONE, G_INT, NULL, 0, "7", "0..",
-	  "Age in days from which snapshots may be expired." },
-	{ "housekeeping", "keep_last", G_ONE, G_INT, NULL, 0, "1", "1..",
-	  "Snapshots that are kept whatever their age." },
+	POLICY_ROWS("housekeeping", "128MB", "7", "1", "3"),
+	{ "housekeeping", "tables", G_MAP, G_OBJECT, "table_policy", 0, "{}", NULL,
+	  "What differs for some tables, by name or glob. All that match a table apply, a later one over an earlier one." },
+
+	POLICY_ROWS("table_policy", NULL, NULL, NULL, NULL),
 
 	{ "server", "listen", G_ONE, G_STRING, NULL, 0, "127.0.0.1:8080", NULL, "Address and port of the HTTP API." },
 	{ "server", "archive", G_ONE, G_STRING, NULL, 0, NULL, NULL,

@@ -80,11 +80,14 @@ one_schema(const struct grammar_row *row)
 static bool
 takes_refs(const struct grammar_row *row)
 {
-	static const char *const spec[] = { "stage",     "source",  "target",        "publish",         "curate",
-					    "validate",  "check",   "row_count",     "accepted_values", "range",
-					    "same_rows", "command", "engine_options" };
+	static const char *const spec[] = {
+		"stage",          "source",    "target",          "publish", "curate",           "validate",
+		"check",          "row_count", "accepted_values", "range",   "same_rows",        "command",
+		"engine_options", "maintain",  "compact",         "keep",    "expire_snapshots", "remove_orphan_files"
+	};
 
-	if (row->type != G_BOOL && row->type != G_INT && row->type != G_NUMBER && row->type != G_SIZE && row->type != G_ENUM)
+	if (row->type != G_BOOL && row->type != G_INT && row->type != G_NUMBER && row->type != G_SIZE &&
+	    row->type != G_DURATION && row->type != G_ENUM)
 		return false;
 	for (size_t i = 0; i < sizeof(spec) / sizeof(spec[0]); i++) {
 		if (strcmp(row->object, spec[i]) == 0)

@@ -182,6 +182,41 @@ test_environment(void **state)
 	remove_file(".env");
 }
 
+/* Globs lose the catalog's name and keep their order, by which later ones win. */
+static void
+test_housekeeping(void **state)
+{
+	static const char *const env[] = { "SLUICE_HOUSEKEEPING_KEEP_LAST=5", NULL };
+	struct buf out = BUF_INIT;
+	struct config *c =
+		load("catalog: {name: lake}\nhousekeeping:\n  keep: {monthly: 12}\n  tables:\n"
+		     "    lake.gold.*: {expire_days: 30, keep: {daily: 7}}\n    bronze.*: {expire_days: 3, orphan_days: 0}\n"
+		     "    lake.*: {target_file_size: 1MB}\n",
+		     env, &out);
+	char *text;
+
+	(void)state;
+	assert_string_equal(out.s,
+			    "sluice.yaml:0:0: orphan_days of bronze.* is under a day: what another engine is writing meanwhile "
+			    "looks like an orphan and may lose files\n");
+	text = json_dumps(json_object_get(c->json, "housekeeping"), JSON_COMPACT);
+	assert_string_equal(text, "{\"keep\":{\"monthly\":12},\"tables\":{\"gold.*\":{\"expire_days\":30,\"keep\":{\"daily\":7}},"
+				  "\"bronze.*\":{\"expire_days\":3,\"orphan_days\":0},\"*\":{\"target_file_size\":1048576}},"
+				  "\"keep_last\":5,\"target_file_size\":134217728,\"expire_days\":7,\"orphan_days\":3}");
+	free(text);
+	buf_release(&out);
+	config_free(c);
+	expect_error(
+		"housekeeping: {tables: {orders: {expire_days: 3}}}\n",
+		"sluice.yaml:0:0: \"orders\" in housekeeping.tables is not a table: write namespace.table, or a glob such as "
+		"stg.*\n");
+	expect_error(
+		"housekeeping: {tables: {a.*: {expiry: 3}}, keep: {yearly: 1}}\n",
+		"sluice.yaml:1:31: unknown key \"expiry\" in \"housekeeping.tables.a.*\" of the config; known keys are: "
+		"target_file_size, expire_days, keep_last, orphan_days, keep\n"
+		"sluice.yaml:1:51: unknown key \"yearly\" in \"housekeeping.keep\" of the config; did you mean \"daily\"?\n");
+}
+
 static void
 test_errors(void **state)
 {
@@ -282,8 +317,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_team_config), cmocka_unit_test(test_defaults), cmocka_unit_test(test_environment),
-		cmocka_unit_test(test_errors),      cmocka_unit_test(test_secrets),
+		cmocka_unit_test(test_team_config),  cmocka_unit_test(test_defaults), cmocka_unit_test(test_environment),
+		cmocka_unit_test(test_housekeeping), cmocka_unit_test(test_errors),   cmocka_unit_test(test_secrets),
 	};
 
 	return cmocka_run_group_tests_name("config", tests, setup, teardown);

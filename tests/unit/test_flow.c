@@ -188,7 +188,7 @@ test_later(void **state)
 	(void)state;
 	expect("id: a\npriority: 3\ntriggers: []\nschedule: {every: 5m}\nconcurrency: {overlap: fail}\n"
 	       "tasks:\n"
-	       "  - {id: a, type: maintain, tables: [x]}\n"
+	       "  - {id: a, type: export, tables: [x]}\n"
 	       "  - {id: b, type: publish, from: x, into: a.b, mode: merge, branch: run, engine: spark}\n"
 	       "  - {id: c, type: command, command: x, for_each: [1], depends_on: [{task: a, state: done}]}\n",
 	       "f.yaml:2:1: error: \"priority\" in the flow is not supported yet\n"
@@ -196,8 +196,8 @@ test_later(void **state)
 	       "f.yaml:4:12: error: \"every\" in \"schedule\" of the flow is not supported yet\n"
 	       "f.yaml:5:24: error: overlap \"fail\" in \"concurrency\" of the flow is not supported yet; supported: queue, "
 	       "skip, allow\n"
-	       "f.yaml:7:19: error: task type \"maintain\" in task \"a\" is not supported yet; supported: stage, publish, "
-	       "curate, validate, "
+	       "f.yaml:7:19: error: task type \"export\" in task \"a\" is not supported yet; supported: stage, publish, "
+	       "curate, validate, maintain, "
 	       "command\n"
 	       "f.yaml:8:54: error: mode \"merge\" in task \"b\" is not supported yet; supported: append, replace, "
 	       "overwrite, overwrite_partitions, upsert, add_files, register\n"
@@ -205,6 +205,109 @@ test_later(void **state)
 	       "f.yaml:8:82: error: engine \"spark\" in task \"b\" is not supported yet; supported: duckdb\n"
 	       "f.yaml:9:40: error: \"for_each\" in task \"c\" is not supported yet\n"
 	       "f.yaml:9:68: error: a map in \"depends_on\" of task \"c\" is not supported yet; give the task's id\n");
+}
+
+/* Loads a flow of one maintain task with these keys. */
+static struct flow *
+load_maintain(const char *keys, struct buf *out)
+{
+	struct buf text = BUF_INIT;
+	struct flow *f;
+
+	buf_addf(&text, "id: a\nparams: {age: {type: duration, default: 2d}, days: 7}\ntasks:\n  - {id: m, type: maintain, %s}\n",
+		 keys);
+	f = load(text.s, text.len, out);
+	buf_release(&text);
+	return f;
+}
+
+static void
+maintain_is(const char *keys, const char *spec)
+{
+	struct buf out = BUF_INIT;
+	struct flow *f = load_maintain(keys, &out);
+	char *text;
+
+	assert_string_equal(out.s, "");
+	text = json_dumps(f->tasks[0].spec, JSON_COMPACT | JSON_SORT_KEYS);
+	assert_string_equal(text, spec);
+	free(text);
+	flow_unref(f);
+	buf_release(&out);
+}
+
+static void
+maintain_says(const char *keys, const char *problems)
+{
+	struct buf out = BUF_INIT;
+
+	flow_unref(load_maintain(keys, &out));
+	assert_string_equal(out.s, problems);
+	buf_release(&out);
+}
+
+static void
+test_maintain(void **state)
+{
+	(void)state;
+	/* What is not named is not there: naming one operation means it alone. */
+	maintain_is("tables: stg.*", "{\"dry_run\":false,\"tables\":[\"stg.*\"],\"wait_for_writers\":300000000}");
+	maintain_is("tables: ['*'], compact: false, expire_snapshots: {}, remove_orphan_files: true, wait_for_writers: 0",
+		    "{\"compact\":{\"enabled\":false,\"min_input_files\":5,\"strategy\":\"binpack\"},\"dry_run\":false,"
+		    "\"expire_snapshots\":{\"enabled\":true},\"remove_orphan_files\":{\"dry_run\":false,\"enabled\":true},"
+		    "\"tables\":[\"*\"],\"wait_for_writers\":0}");
+	maintain_is(
+		"tables: [a.b, local.a.c], compact: {strategy: sort, sort_by: day desc, max_bytes: 10GB}, when_health_below: 80,"
+		" expire_snapshots: {older_than: 2d, keep: {daily: 7}}, rewrite_manifests: auto",
+		"{\"compact\":{\"enabled\":true,\"max_bytes\":10737418240,\"min_input_files\":5,\"sort_by\":[\"day desc\"],"
+		"\"strategy\":\"sort\"},\"dry_run\":false,\"expire_snapshots\":{\"enabled\":true,\"keep\":{\"daily\":7},"
+		"\"older_than\":172800000000},\"rewrite_manifests\":\"auto\",\"tables\":[\"a.b\",\"local.a.c\"],"
+		"\"wait_for_writers\":300000000,\"when_health_below\":80}");
+	maintain_says("tables: []", "f.yaml:4:37: error: \"tables\" of task \"m\" names none; \"*\" is all tables\n");
+	maintain_says(
+		"tables: [stg.*, orders]",
+		"f.yaml:4:45: error: \"tables\" of task \"m\" must name tables, namespace.table, or globs such as stg.*, not "
+		"\"orders\"\n");
+	maintain_says("tables: a.b, when_health_below: 101, rewrite_manifests: true, max_concurrent_tables: 2",
+		      "f.yaml:4:61: error: \"when_health_below\" of task \"m\" must be from 0 to 100, and is 101\n"
+		      "f.yaml:4:85: error: unknown rewrite_manifests \"true\" in task \"m\"; rewrite_manifests is one of: auto, "
+		      "always, "
+		      "never\n"
+		      "f.yaml:4:91: error: \"max_concurrent_tables\" in task \"m\" is not supported yet\n");
+	maintain_says("tables: a.b, compact: {min_input_files: 1, sort_by: a}, expire_snapshots: {keep_last: 0}",
+		      "f.yaml:4:69: error: \"compact.min_input_files\" of task \"m\" must be at least 2, and is 1\n"
+		      "f.yaml:4:81: error: \"compact.sort_by\" of task \"m\" goes with strategy: sort\n"
+		      "f.yaml:4:115: error: \"expire_snapshots.keep_last\" of task \"m\" must be at least 1, and is 0\n");
+	maintain_says("tables: a.b, remove_orphan_files: {older_than: 1h}",
+		      "f.yaml:4:76: warning: \"remove_orphan_files.older_than\" of task \"m\" is under 24h: what another engine "
+		      "is writing "
+		      "meanwhile looks like an orphan and may lose files\n");
+	maintain_says("tables: a.b, remove_orphan_files: {older_than: 1h, dry_run: true}", "");
+}
+
+/* A duration that the loader normalised stays; one that a ref gives needs its unit. */
+static void
+test_maintain_resolved(void **state)
+{
+	struct buf out = BUF_INIT;
+	struct flow *f = load_maintain("tables: a.b, expire_snapshots: {older_than: \"${params.age}\"}", &out);
+	json_t *spec = json_deep_copy(f->tasks[0].spec), *expire = json_object_get(spec, "expire_snapshots");
+	struct err e = ERR_INIT;
+
+	(void)state;
+	json_object_set_new(expire, "older_than", json_string("2d"));
+	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
+	expire = json_object_get(spec, "expire_snapshots");
+	assert_int_equal(json_integer_value(json_object_get(expire, "older_than")), 2 * US_PER_DAY);
+	assert_int_equal(json_integer_value(json_object_get(spec, "wait_for_writers")), 5 * US_PER_MIN);
+	json_object_set_new(expire, "older_than", json_integer(7));
+	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), ERR_UNPROCESSABLE);
+	assert_string_equal(
+		e.msg, "\"expire_snapshots.older_than\" of task \"m\" must be a duration such as 30s, 10m or 1h30m, not \"7\"");
+	err_release(&e);
+	json_decref(spec);
+	flow_unref(f);
+	buf_release(&out);
 }
 
 static void
@@ -525,8 +628,8 @@ test_keys_of_other_types(void **state)
 	       "  - {id: d, type: command, command: x, retry: {max_attempts: 0}, depends_on: \"${params.x}\"}\n",
 	       "f.yaml:3:40: error: unknown key \"sql\" in task \"a\"; it belongs to tasks of type curate, and this one is of "
 	       "type command\n"
-	       "f.yaml:3:55: error: unknown key \"engine\" in task \"a\"; it belongs to tasks of type stage, publish, curate and "
-	       "validate, and "
+	       "f.yaml:3:55: error: unknown key \"engine\" in task \"a\"; it belongs to tasks of type stage, publish, "
+	       "curate, validate and maintain, and "
 	       "this one is of type command\n"
 	       "f.yaml:4:5: error: task \"b\" needs exactly one of these keys: sql sql_file\n"
 	       "f.yaml:4:63: error: cannot read the file \"/nonexistent/x.sql\" of task \"b\": No such file or directory\n"
@@ -716,6 +819,8 @@ main(void)
 		cmocka_unit_test(test_employees),
 		cmocka_unit_test(test_all_problems_at_once),
 		cmocka_unit_test(test_later),
+		cmocka_unit_test(test_maintain),
+		cmocka_unit_test(test_maintain_resolved),
 		cmocka_unit_test(test_graph),
 		cmocka_unit_test(test_order),
 		cmocka_unit_test(test_refs),
