@@ -350,10 +350,12 @@ check_rest(struct reading *r, json_t *catalog)
 
 /* Nobody can say how long another engine's write takes, but that it is done within the day. */
 static void
-check_orphan_days(struct reading *r, const json_t *policy, const char *of)
+check_policy(struct reading *r, const json_t *policy, const char *of)
 {
-	const json_t *days = json_object_get(policy, "orphan_days");
+	const json_t *days = json_object_get(policy, "orphan_days"), *size = json_object_get(policy, "target_file_size");
 
+	if (size && json_integer_value(size) < 1)
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "target_file_size of %s must be at least 1", of);
 	if (days && json_integer_value(days) < 1)
 		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
 			  "orphan_days of %s is under a day: what another engine is writing meanwhile looks like an orphan and "
@@ -368,7 +370,7 @@ complete_housekeeping(struct reading *r, json_t *j)
 	json_t *housekeeping = json_object_get(j, "housekeeping"), *tables = json_object(), *policy;
 	const char *name = json_string_value(json_object_get(json_object_get(j, "catalog"), "name")), *glob, *key;
 
-	check_orphan_days(r, housekeeping, "housekeeping");
+	check_policy(r, housekeeping, "housekeeping");
 	json_object_foreach (json_object_get(housekeeping, "tables"), glob, policy) {
 		key = table_glob(glob, name);
 		if (!strpbrk(key, ".*?"))
@@ -376,7 +378,7 @@ complete_housekeeping(struct reading *r, json_t *j)
 				r->diags, SEVERITY_ERROR, r->file, 0, 0,
 				"\"%.80s\" in housekeeping.tables is not a table: write namespace.table, or a glob such as stg.*",
 				glob);
-		check_orphan_days(r, policy, glob);
+		check_policy(r, policy, glob);
 		if (json_object_get(tables, key))
 			json_object_update(json_object_get(tables, key), policy);
 		else

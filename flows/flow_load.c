@@ -265,13 +265,18 @@ static void
 check_maintain(struct loader *l, const struct task_def *t)
 {
 	const json_t *compact = json_object_get(t->spec, "compact"), *orphans = json_object_get(t->spec, "remove_orphan_files"),
-		     *age = json_object_get(orphans, "older_than"), *tables = json_object_get(t->spec, "tables");
+		     *age = json_object_get(orphans, "older_than"), *tables = json_object_get(t->spec, "tables"),
+		     *size = json_object_get(compact, "target_file_size");
 	const char *strategy = json_string_value(json_object_get(compact, "strategy"));
 	int line = t->line, col = t->col;
 
 	if (json_object_get(compact, "sort_by") && strategy && strcmp(strategy, "binpack") == 0) {
 		pos_find(t->pos, "compact/sort_by", &line, &col);
 		load_error(l, line, col, "\"compact.sort_by\" of task \"%s\" goes with strategy: sort", t->id);
+	}
+	if (json_is_integer(size) && json_integer_value(size) < 1) {
+		pos_find(t->pos, "compact/target_file_size", &line, &col);
+		load_error(l, line, col, "\"compact.target_file_size\" of task \"%s\" must be at least 1", t->id);
 	}
 	if (json_is_array(tables) && json_array_size(tables) == 0) {
 		pos_find(t->pos, "tables", &line, &col);

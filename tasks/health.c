@@ -2,7 +2,7 @@
  * health: what tables are made of, and how far that is from what it could be. Reads metadata, manifest lists and manifests of the
  * current snapshots, many with one statement; no data file is opened.
  *
- *     {"tables": [{"table", "location"}], "target_file_size", "expire_before": milliseconds, "keep_last"}
+ *     {"tables": [{"table", "location", "policy": {"target_file_size", "expire_days", "keep_last", …}}]}
  *
  * The result: {"tables": [what health_json says, or {"table", "error"}]}.
  */
@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/table_at.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
@@ -26,6 +27,9 @@ struct table {
 	const char *name;
 	json_t *md;
 	size_t metadata_bytes;
+	const json_t *policy;    /* as base/table_policy.h has it */
+	double target;           /* size of its files */
+	int target_at;           /* where in the survey's targets */
 	const char *list;        /* of the current snapshot; NULL: no rows yet */
 	bool partitioned, fresh; /* fresh: the first one with this list */
 	json_t *data;            /* manifests of a table with partitions, as paths: each such table is a statement of its own */
@@ -38,7 +42,7 @@ struct survey {
 	struct context *cx;
 	struct table *tables;
 	size_t n;
-	double target;
+	json_t *targets;        /* each one once: tables of other targets are counted by the same statement */
 	json_t *data, *deletes; /* manifests of all others; of all */
 	json_t *owners;         /* path -> indexes of tables: two may share a file */
 };
@@ -175,7 +179,7 @@ on_delete_files(struct survey *s, struct table *t, struct duck_result *r, size_t
 	t->delete_files += duck_int(r, row, 1);
 }
 
-/* Columns after the path: files, bytes, rows, small files. */
+/* Columns after the path: files, bytes, rows, and small files by each target. */
 static void
 on_data_files(struct survey *s, struct table *t, struct duck_result *r, size_t row)
 {
@@ -183,7 +187,7 @@ on_data_files(struct survey *s, struct table *t, struct duck_result *r, size_t r
 	t->files += duck_int(r, row, 1);
 	t->bytes += duck_int(r, row, 2);
 	t->records += duck_int(r, row, 3);
-	t->small += duck_int(r, row, 4);
+	t->small += duck_int(r, row, 4 + (size_t)t->target_at);
 }
 
 /* The same of one partition. */
@@ -191,18 +195,34 @@ static void
 on_partition(struct survey *s, struct table *t, struct duck_result *r, size_t row)
 {
 	json_int_t files = duck_int(r, row, 1), bytes = duck_int(r, row, 2);
-	double ideal = ceil((double)bytes / s->target);
+	double ideal = ceil((double)bytes / t->target);
 
+	(void)s;
 	t->partitions++;
 	t->files += files;
 	t->bytes += bytes;
 	t->records += duck_int(r, row, 3);
-	t->small += files > 1 ? duck_int(r, row, 4) : 0; /* alone it is as large as it can be */
+	t->small += files > 1 ? duck_int(r, row, 4 + (size_t)t->target_at) : 0; /* alone it is as large as it can be */
 	t->ideal_files += ideal < 1 ? 1 : (json_int_t)ideal;
 	t->largest = bytes > t->largest ? bytes : t->largest;
 }
 
 /* ---- the survey ---- */
+
+static void
+table_target(struct survey *s, struct table *t)
+{
+	json_t *target = json_object_get(t->policy, "target_file_size"), *known;
+	size_t i;
+
+	t->target = (double)json_integer_value(target);
+	json_array_foreach (s->targets, i, known)
+		if (json_equal(known, target))
+			break;
+	if (i == json_array_size(s->targets))
+		json_array_append(s->targets, target);
+	t->target_at = (int)i;
+}
 
 static int
 table_read(struct survey *s, struct table *t, const json_t *item)
@@ -214,6 +234,8 @@ table_read(struct survey *s, struct table *t, const json_t *item)
 
 	t->name = json_string_value(json_object_get(item, "table"));
 	t->data = json_array();
+	t->policy = json_object_get(item, "policy");
+	table_target(s, t);
 	t->md = reach_read(s->cx, json_string_value(json_object_get(item, "location")), &t->metadata_bytes);
 	if (t->md == NULL)
 		return -1;
@@ -251,12 +273,24 @@ read_lists(struct survey *s)
 	}
 }
 
+/* Files, bytes, rows, small files by each target. The caller frees it. */
+static char *
+sums_of(const struct survey *s)
+{
+	struct buf b = BUF_INIT;
+	json_t *target;
+	size_t i;
+
+	buf_adds(&b, "count(*)::BIGINT, coalesce(sum(s), 0)::BIGINT, coalesce(sum(r), 0)::BIGINT");
+	json_array_foreach (s->targets, i, target)
+		buf_addf(&b, ", count(*) FILTER (s < %.0f)::BIGINT", (double)json_integer_value(target) * SMALL_SHARE);
+	return buf_detach(&b);
+}
+
 static void
 read_manifests(struct survey *s)
 {
-	char *sums = xasprintf("count(*)::BIGINT, coalesce(sum(s), 0)::BIGINT, coalesce(sum(r), 0)::BIGINT, count(*) FILTER (s < "
-			       "%.0f)::BIGINT",
-			       s->target * SMALL_SHARE),
+	char *sums = sums_of(s),
 	     *flat = xasprintf(
 		     "SELECT filename, %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, data_file.record_count AS"
 		     " r FROM ",
@@ -279,10 +313,11 @@ read_manifests(struct survey *s)
 
 /* How many snapshots the policy would let go: older than it keeps, and not the newest, nor what a branch or tag names. */
 static size_t
-expired(const struct survey *s, const struct table *t)
+expired(const struct table *t)
 {
-	json_int_t before = json_integer_value(json_object_get(s->cx->spec, "expire_before"));
-	size_t keep = (size_t)json_integer_value(json_object_get(s->cx->spec, "keep_last")), old = 0, i,
+	json_int_t days = json_integer_value(json_object_get(t->policy, "expire_days")),
+		   before = (json_int_t)((clock_wall() - days * US_PER_DAY) / US_PER_MS);
+	size_t keep = (size_t)json_integer_value(json_object_get(t->policy, "keep_last")), old = 0, i,
 	       n = json_array_size(json_object_get(t->md, "snapshots"));
 	json_t *snapshot, *ref;
 	const char *name;
@@ -306,9 +341,9 @@ share(double good, double all)
 
 /* The table's numbers, and of each part how near it is to what it could be, from 0 to 100; the score is their weighted mean. */
 static json_t *
-health_json(const struct survey *s, const struct table *t)
+health_json(const struct table *t)
 {
-	size_t snapshots = json_array_size(json_object_get(t->md, "snapshots")), gone = expired(s, t);
+	size_t snapshots = json_array_size(json_object_get(t->md, "snapshots")), gone = expired(t);
 	double ideal_manifests = ceil((double)t->manifest_bytes / MANIFEST_SIZE),
 	       files = share((double)t->ideal_files, (double)t->files),
 	       deletes = 100 - share((double)t->delete_files, (double)t->files),
@@ -334,9 +369,9 @@ health_json(const struct survey *s, const struct table *t)
 
 /* A table without partitions is one. */
 static void
-table_settle(const struct survey *s, struct table *t)
+table_settle(struct table *t)
 {
-	double ideal = ceil((double)t->bytes / s->target);
+	double ideal = ceil((double)t->bytes / t->target);
 
 	if (t->partitioned)
 		return;
@@ -357,9 +392,9 @@ survey_run(struct survey *s, const json_t *items, json_t *out)
 	for (size_t i = 0; i < s->n; i++) {
 		struct table *t = &s->tables[i];
 
-		table_settle(s, t);
+		table_settle(t);
 		json_array_append_new(out,
-				      t->error ? json_pack("{s:s,s:s}", "table", t->name, "error", t->error) : health_json(s, t));
+				      t->error ? json_pack("{s:s,s:s}", "table", t->name, "error", t->error) : health_json(t));
 		json_decref(t->md);
 		json_decref(t->data);
 		free(t->error);
@@ -372,7 +407,7 @@ health_run(struct context *cx)
 	const json_t *items = json_object_get(cx->spec, "tables");
 	struct survey s = { .cx = cx,
 			    .n = json_array_size(items),
-			    .target = (double)json_integer_value(json_object_get(cx->spec, "target_file_size")),
+			    .targets = json_array(),
 			    .data = json_array(),
 			    .deletes = json_array(),
 			    .owners = json_object() };
@@ -386,6 +421,7 @@ health_run(struct context *cx)
 		rc = 0;
 	}
 	free(s.tables);
+	json_decref(s.targets);
 	json_decref(s.data);
 	json_decref(s.deletes);
 	json_decref(s.owners);

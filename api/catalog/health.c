@@ -6,6 +6,7 @@
 #include "api/api.h"
 #include "api/catalog/browse.h"
 #include "base/alloc.h"
+#include "base/table_policy.h"
 
 #define LIMIT_DEFAULT  1000
 #define LIMIT_MAX      10000
@@ -43,8 +44,7 @@ static void
 on_tables(void *arg, const struct rows *r, struct err *e)
 {
 	struct healing *h = arg;
-	const json_t *policy = json_object_get(h->rq->app->config->json, "housekeeping");
-	json_int_t days = json_integer_value(json_object_get(policy, "expire_days"));
+	const json_t *policies = json_object_get(h->rq->app->config->json, "housekeeping");
 	json_t *tables, *spec;
 	size_t n = r ? rows_count(r) : 0;
 
@@ -55,12 +55,11 @@ on_tables(void *arg, const struct rows *r, struct err *e)
 	}
 	tables = json_array();
 	for (size_t i = 0; i < n && i < h->limit; i++)
-		json_array_append_new(tables, json_pack("{s:s,s:s}", "table", rows_get(r, i, 0), "location", rows_get(r, i, 1)));
+		json_array_append_new(tables, json_pack("{s:s,s:s,s:o}", "table", rows_get(r, i, 0), "location",
+							rows_get(r, i, 1), "policy", table_policy(policies, rows_get(r, i, 0))));
 	if (n > h->limit)
 		h->next = xstrdup(rows_get(r, h->limit - 1, 0));
-	spec = json_pack("{s:o,s:O,s:I,s:O}", "tables", tables, "target_file_size", json_object_get(policy, "target_file_size"),
-			 "expire_before", (json_int_t)((clock_wall() - days * US_PER_DAY) / US_PER_MS), "keep_last",
-			 json_object_get(policy, "keep_last"));
+	spec = json_pack("{s:o}", "tables", tables);
 	h->rq->patience = HEALTH_TIMEOUT + 30 * US_PER_S; /* the child's own bound comes first */
 	sched_adhoc(h->rq->app->sched, "health", spec, HEALTH_TIMEOUT, on_surveyed, h);
 	json_decref(spec);

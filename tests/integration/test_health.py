@@ -67,6 +67,28 @@ def test_what_the_policy_lets_go(make_daemon):
     assert seen["h.small"]["parts"]["snapshots"] == 50
 
 
+def test_each_table_has_its_own_policy(make_daemon):
+    daemon = make_daemon(config="""\
+housekeeping:
+  expire_days: 30
+  target_file_size: 1KB
+  tables:
+    local.h.s*: {expire_days: 0, keep_last: 3}
+    h.small: {keep_last: 2}
+    h.merged: {target_file_size: 1B}
+""")
+    daemon.flow("grow", FLOW)
+    for _ in range(4):
+        assert daemon.trigger("grow")["state"] == "success"
+    catalog_of(daemon).register_table("h.twin", catalog_of(daemon).load_table("h.small").metadata_location)
+    seen = health(daemon)
+    assert seen["h.small"]["expirable_snapshots"] == 2 and seen["h.twin"]["expirable_snapshots"] == 0
+    assert seen["h.parts"]["expirable_snapshots"] == 0
+    assert seen["h.merged"]["small_files"] == 0 and seen["h.merged"]["files_needed"] == seen["h.merged"]["bytes"]
+    assert seen["h.small"]["small_files"] == seen["h.twin"]["small_files"] == 4
+    assert seen["h.parts"]["small_files"] == 12
+
+
 def test_one_that_cannot_be_read_spoils_no_other(grown):
     table = catalog_of(grown).load_table("h.small")
     manifest = plain(table.current_snapshot().manifests(table.io)[0].manifest_path)
