@@ -224,6 +224,13 @@ command_env(const struct attempt *a, json_t *own)
 	return env;
 }
 
+/* Those that have a folder for what is to be kept: of commands, and of maintenance its report. */
+static bool
+keeps_files(enum task_type type)
+{
+	return type == TASK_COMMAND || type == TASK_MAINTAIN;
+}
+
 /* Resolves everything the task refers to and makes the nursery's message. */
 static int
 attempt_resolve(struct attempt *a, struct err *e)
@@ -268,6 +275,9 @@ attempt_resolve(struct attempt *a, struct err *e)
 					      catalog_doc(a), "file", run->flow->file, "pos", def->pos ? def->pos : json_null(),
 					      "spec", spec));
 		json_object_set(json_object_get(a->message, "doc"), "s3", a->sched->s3);
+		if (keeps_files(def->type))
+			json_object_set_new(json_object_get(a->message, "doc"), "artifacts",
+					    json_sprintf("%s/artifacts", a->dir));
 		if (json_object_get(a->sched->config->json, "housekeeping"))
 			json_object_set(json_object_get(a->message, "doc"), "housekeeping",
 					json_object_get(a->sched->config->json, "housekeeping"));
@@ -371,14 +381,14 @@ attempt_arm_timeout(struct attempt *a)
 			  a);
 }
 
-/* The folder for what a command wants to keep, and the mark that it must be archived; what cannot be made, or NULL. */
+/* The folder for what an attempt wants to keep, and the mark that it must be archived; what cannot be made, or NULL. */
 static const char *
 attempt_keep(struct attempt *a)
 {
 	char *folder;
 	bool good = true;
 
-	if (a->task->def->type == TASK_COMMAND) {
+	if (keeps_files(a->task->def->type)) {
 		folder = xasprintf("%s/artifacts", a->dir);
 		good = mkdir(folder, 0755) == 0 || errno == EEXIST;
 		free(folder);

@@ -84,6 +84,18 @@ sched_table_seen(struct sched *s, const char *attempt, const char *ns, const cha
 }
 
 void
+lake_tables(const struct run *run, json_t *out)
+{
+	LIST_FOR_EACH (it, &run->commits) {
+		const struct commit *c = LIST_ENTRY(it, struct commit, node);
+		char *table = xasprintf("%s.%s", c->ns, c->name);
+
+		json_object_set_new(out, table, json_sprintf("run %s has written to it, which is not visible yet", run->id));
+		free(table);
+	}
+}
+
+void
 sched_tables_seen(struct sched *s, const char *attempt, const char *ns, sched_table_cb cb, void *arg)
 {
 	const struct task *t = task_of_attempt(s, attempt);
@@ -145,10 +157,18 @@ commit_news(const json_t *row)
 }
 
 json_t *
-sched_table_row(struct sched *s, const struct table_change *ch, const char *who)
+sched_table_row(struct sched *s, const struct table_change *ch, const char *who, const char *attempt)
 {
 	json_t *row = commit_row(s, ch);
+	struct attempt *a = NULL;
 
+	if (attempt)
+		HASH_FIND_STR(s->attempts, attempt, a);
+	if (a && a->task) {
+		json_object_set_new(row, "run_id", json_string(a->task->run->id));
+		json_object_set_new(row, "task_id", json_string(a->task->def->id));
+		json_object_set_new(row, "attempt", json_integer(a->n));
+	}
 	json_object_set_new(row, "state", json_string("visible"));
 	json_object_set(row, "visible_at", json_object_get(row, "at"));
 	json_object_set_new(row, "told", json_false());
@@ -241,23 +261,27 @@ task_reset(struct task *t)
 		task_transition(t, TASK_EV_RESET, NULL);
 }
 
-/* A row of `cleanup`: where to look for files of this attempt that no table needs. By location, or by a metadata file in it. */
+/*
+ * A row of `cleanup`: where to look for files of this attempt that no table needs, by location or by a metadata file in it; or
+ * (`expired`) for what that metadata file leads to and no table needs any more.
+ */
 static void
 leave(struct sched *s, const struct run *run, const char *task, int n, const char *ns, const char *name, const char *location,
-      const char *metadata)
+      const char *metadata, bool expired)
 {
 	char now[TIME_TEXT];
 
-	json_array_append_new(s->cleanup, json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:s?,s:s?}", "at", time_format(clock_wall(), now),
-						    "run_id", run->id, "task_id", task, "attempt", n, "namespace", ns, "name",
-						    name, "location", location, "metadata", metadata));
+	json_array_append_new(s->cleanup,
+			      json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:s?,s:s?,s:b}", "at", time_format(clock_wall(), now), "run_id",
+					run->id, "task_id", task, "attempt", n, "namespace", ns, "name", name, "location",
+					location, "metadata", metadata, "expired", expired));
 }
 
 static void
 commit_leave(const struct run *run, const struct commit *c)
 {
 	if (c->after)
-		leave(run->sched, run, run->flow->tasks[c->task].id, c->n, c->ns, c->name, NULL, c->after);
+		leave(run->sched, run, run->flow->tasks[c->task].id, c->n, c->ns, c->name, NULL, c->after, false);
 }
 
 void
@@ -275,7 +299,15 @@ lake_leave(const struct attempt *a)
 			   *location = json_string_value(json_object_get(table, "location"));
 
 		if (ns && name && location)
-			leave(a->sched, a->task->run, a->task->def->id, a->n, ns, name, location, NULL);
+			leave(a->sched, a->task->run, a->task->def->id, a->n, ns, name, location, NULL, false);
+	}
+	json_array_foreach (json_object_get(a->report, "expiring"), i, table) {
+		const char *ns = json_string_value(json_object_get(table, "namespace")),
+			   *name = json_string_value(json_object_get(table, "name")),
+			   *metadata = json_string_value(json_object_get(table, "metadata"));
+
+		if (ns && name && metadata)
+			leave(a->sched, a->task->run, a->task->def->id, a->n, ns, name, NULL, metadata, true);
 	}
 }
 
@@ -784,11 +816,12 @@ lake_write(struct sched *s)
 {
 	if (json_array_size(s->cleanup) > 0)
 		store_after_commit(s->store, on_left, s);
-	write_list(
-		s,
-		"INSERT INTO cleanup (at, run_id, task_id, attempt, namespace, name, location, metadata) SELECT at, run_id, "
-		"task_id, attempt, namespace, name, location, metadata FROM jsonb_populate_recordset(NULL::cleanup, $1::jsonb)",
-		&s->cleanup);
+	write_list(s,
+		   "INSERT INTO cleanup (at, run_id, task_id, attempt, namespace, name, location, metadata, expired) SELECT at, "
+		   "run_id, "
+		   "task_id, attempt, namespace, name, location, metadata, expired FROM jsonb_populate_recordset(NULL::cleanup, "
+		   "$1::jsonb)",
+		   &s->cleanup);
 	write_list(s,
 		   "INSERT INTO commits SELECT * FROM jsonb_populate_recordset(NULL::commits, $1::jsonb) ON CONFLICT DO NOTHING",
 		   &s->commits);

@@ -106,10 +106,25 @@ void sched_on_moved(struct sched *s, sched_rebase_fn fn, void *arg);
 /* `fn` is called after rows came into `cleanup`: tables in which attempts may have left files that nobody will ever read. */
 typedef void (*sched_cleanup_fn)(void *arg);
 void sched_on_cleanup(struct sched *s, sched_cleanup_fn fn, void *arg);
-/* The row of `commits` for a change that is visible at once, by `who`; its number is taken. The caller owns it. */
-json_t *sched_table_row(struct sched *s, const struct table_change *change, const char *who);
+/*
+ * The row of `commits` for a change that is visible at once, by `who`, or by an attempt ("run/task/n") that maintains tables; its
+ * number is taken. The caller owns it.
+ */
+json_t *sched_table_row(struct sched *s, const struct table_change *change, const char *who, const char *attempt);
 /* The event of a row of `commits` that was written with told = false. */
 void sched_table_told(struct sched *s, const json_t *row);
+
+/* ---- maintenance of tables ---- */
+
+/* Is this attempt current, and one that maintains tables? What it commits changes no row, so it is visible at once. */
+bool sched_maintains(struct sched *s, const char *attempt);
+/*
+ * Who writes to which table, other than this attempt, or will do so before `soon` is over: {"ns.table": a sentence}. The caller
+ * owns it. What a task writes to by a name that only its own run knows is found when that run has begun.
+ */
+json_t *sched_writers(struct sched *s, const char *attempt, dur_us soon);
+/* When the oldest of all that runs beside this attempt began: since then somebody may be reading what was current. */
+wall_us sched_oldest_reader(struct sched *s, const char *attempt);
 
 /*
  * Events, after their commit: {id, at, kind, run, flow, task, attempt, state, …}. The subscriber is called for each; borrowed.

@@ -236,6 +236,8 @@ void lake_write(struct sched *s);
 /* The private commits of a run that was active before. */
 void lake_recover(struct run *run, const json_t *rows);
 void lake_release(struct run *run);
+/* Adds the tables that it has written and nobody else sees yet: {"ns.table": a sentence}. */
+void lake_tables(const struct run *run, json_t *out);
 
 /* hold.c */
 /* The attempt could not be forked for a cause that will pass: its task is ready again. Frees the attempt. */

@@ -57,6 +57,8 @@ void table_preview(struct request *rq);
 void table_diff(struct request *rq);
 
 /* health.c */
+/* "stg.*" as LIKE has it. The caller frees it. */
+char *health_like(const char *glob);
 void tables_health(struct request *rq);
 
 /* The ways in of change.c. */

@@ -111,7 +111,10 @@ void catalog_reply_fenced(struct request *rq);
 	" OR starts_with(p.namespace, " ns " || '.'))) OR EXISTS (SELECT 1 FROM iceberg_tables q WHERE q.catalog_name = " name   \
 	" AND (q.table_namespace = " ns " OR starts_with(q.table_namespace, " ns " || '.'))))"
 #define SQL_KIND(type) "coalesce(iceberg_type, 'TABLE') = " type
-#define SQL_IS_TABLE   "(iceberg_type IS NULL OR iceberg_type = 'TABLE')"
+/* A location in the spelling that tasks/folder.h has: file:// and doubled slashes are gone, s3a is s3. */
+#define SQL_SPELLED(l)                                                                                                           \
+	"regexp_replace(regexp_replace(regexp_replace(" l ", '^s3[an]://', 's3://'), '^file:/+', '/'), '([^:])/+', '\\1/', 'g')"
+#define SQL_IS_TABLE "(iceberg_type IS NULL OR iceberg_type = 'TABLE')"
 
 /* A request that waits for the store; freed by ask_done. */
 struct ask {
@@ -183,6 +186,7 @@ struct page {
 bool page_init(struct page *p, struct request *rq);
 void access_credentials(struct request *rq);
 void reports_take(struct request *rq);
+void maintenance_look(struct request *rq);
 void oauth_tokens(struct request *rq);
 
 void namespaces_list(struct request *rq);

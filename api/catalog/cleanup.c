@@ -1,6 +1,7 @@
 /*
  * Files that attempts left in tables and no table needs: of runs and attempts that did not succeed, of commits that were made
- * twice because a daemon died, of commits that were put on top of others. The scheduler notes in `sluice.cleanup` where there may
+ * twice because a daemon died, of commits that were put on top of others; and what only expired snapshots needed, where the
+ * maintenance that let them go died before it had removed all. The scheduler notes in `sluice.cleanup` where there may
  * be some; after catalog.cleanup_after a child looks there, and removes what carries the attempt's name and nothing leads to.
  * Nothing here is lost by dying: rows go when their files are gone.
  */
@@ -159,9 +160,6 @@ on_rows(void *arg, const struct rows *r, struct err *e)
 }
 
 #define MICROSECONDS(t) "(extract(epoch FROM " t ") * 1000000)::bigint"
-/* Locations in one spelling, as in tasks/cleanup.c. */
-#define SPELLED(l)                                                                                                               \
-	"regexp_replace(regexp_replace(regexp_replace(" l ", '^s3[an]://', 's3://'), '^file:/+', '/'), '([^:])/+', '\\1/', 'g')"
 
 /*
  * The rows of one folder that are due, with the metadata files whose tables must be able to read all they lead to (`keep`): of
@@ -171,7 +169,7 @@ on_rows(void *arg, const struct rows *r, struct err *e)
 /* clang-format off */
 #define SQL_DUE \
 	"WITH rows AS MATERIALIZED (SELECT *, rtrim(" \
-		SPELLED("coalesce(location, regexp_replace(metadata, '/metadata/[^/]*$', ''))") ", '/') AS folder" \
+		SQL_SPELLED("coalesce(location, regexp_replace(metadata, '/metadata/[^/]*$', ''))") ", '/') AS folder" \
 	"  FROM sluice.cleanup WHERE at <= $2::timestamptz ORDER BY at, id LIMIT " CLEANUP_ROWS ")," \
 	" first AS (SELECT namespace, name, folder FROM rows ORDER BY at, id LIMIT 1)," \
 	" due AS MATERIALIZED (SELECT r.* FROM rows r JOIN first f USING (namespace, name, folder))," \
@@ -180,20 +178,21 @@ on_rows(void *arg, const struct rows *r, struct err *e)
 	"  AND k.state = 'private' AND k.metadata_after IS NOT NULL)," \
 	" keep AS (SELECT t.metadata_location AS m FROM iceberg_tables t, first f WHERE t.metadata_location IS NOT NULL" \
 	"  AND ((t.catalog_name = $1 AND t.table_namespace = f.namespace AND t.table_name = f.name)" \
-	"   OR starts_with(" SPELLED("t.metadata_location") ", f.folder || '/'))" \
+	"   OR starts_with(" SQL_SPELLED("t.metadata_location") ", f.folder || '/'))" \
 	"  UNION SELECT l.metadata_after FROM live l, first f WHERE (l.namespace = f.namespace AND l.name = f.name)" \
-	"   OR starts_with(" SPELLED("l.metadata_after") ", f.folder || '/'))," \
+	"   OR starts_with(" SQL_SPELLED("l.metadata_after") ", f.folder || '/'))," \
 	" history AS (SELECT DISTINCT ON (k.run_id) k.metadata_after AS m FROM due d JOIN sluice.commits k" \
-	"  ON k.run_id = d.run_id AND k.namespace = d.namespace AND k.name = d.name WHERE k.metadata_after IS NOT NULL" \
+	"  ON k.run_id = d.run_id AND NOT d.expired AND k.namespace = d.namespace AND k.name = d.name WHERE k.metadata_after IS NOT NULL" \
 	"  AND k.state NOT IN ('private', 'abandoned') ORDER BY k.run_id, k.id DESC)" \
 	" SELECT (SELECT " MICROSECONDS("min(at)") " FROM sluice.cleanup)," \
 	" (SELECT jsonb_build_object('table', f.namespace || '.' || f.name, 'location', f.folder," \
 	"  'asked', " MICROSECONDS("clock_timestamp()") ", 'ids', (SELECT jsonb_agg(id) FROM due)," \
+	"  'expired', (SELECT coalesce(jsonb_agg(DISTINCT metadata), '[]') FROM due WHERE expired)," \
 	"  'keep', (SELECT coalesce(jsonb_agg(m), '[]') FROM keep)," \
 	"  'history', (SELECT coalesce(jsonb_agg(m), '[]') FROM history)," \
 	"  'rows', (SELECT jsonb_agg(DISTINCT jsonb_build_object('run', d.run_id, 'task', d.task_id, 'attempt', d.attempt," \
 	"   'since', (SELECT " MICROSECONDS("a.started_at") " FROM sluice.attempts a WHERE a.run_id = d.run_id" \
-	"    AND a.task_id = d.task_id AND a.n = d.attempt))) FROM due d)) FROM first f)"
+	"    AND a.task_id = d.task_id AND a.n = d.attempt))) FROM due d WHERE NOT d.expired)) FROM first f)"
 /* clang-format on */
 
 static void

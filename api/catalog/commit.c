@@ -153,9 +153,50 @@ jobs_start(struct catalog *c)
 	}
 }
 
+const char *
+job_attempt(const struct job *j)
+{
+	return j->attempt ? j->attempt : j->keeper;
+}
+
+/*
+ * Maintenance changes no row, so its commits are visible at once, but where its own run has changed the table and nobody sees
+ * that yet. It gives way to who writes: false, and answered, when somebody does.
+ */
+static bool
+job_keep(struct job *j)
+{
+	struct sched *s = j->catalog->app->sched;
+	struct table_seen seen;
+	json_t *writers;
+	bool may = true;
+
+	for (size_t i = 0; i < j->nparts; i++)
+		if (sched_table_seen(s, j->attempt, j->parts[i].ns, j->parts[i].name, &seen))
+			return true;
+	writers = sched_writers(s, j->attempt, 0);
+	for (size_t i = 0; i < j->nparts && may; i++) {
+		char *name = xasprintf("%s.%s", j->parts[i].ns, j->parts[i].name);
+		const char *writer = json_string_value(json_object_get(writers, name));
+
+		free(name);
+		may = writer == NULL;
+		if (writer)
+			catalog_reply_error(j->rq, 409, "TableInUseException", "maintenance gives way: %s", writer);
+	}
+	json_decref(writers);
+	j->keeper = j->attempt;
+	j->attempt = NULL;
+	return may;
+}
+
 void
 job_begin(struct job *j)
 {
+	if (sched_maintains(j->catalog->app->sched, j->attempt) && !job_keep(j)) {
+		job_free(j);
+		return;
+	}
 	list_append(&j->catalog->jobs, &j->node);
 	jobs_start(j->catalog);
 }

@@ -77,7 +77,7 @@ sign_snapshots(const struct job *j, json_t *updates)
 	struct fence f;
 	size_t i;
 
-	fence_init(&f, j->attempt);
+	fence_init(&f, job_attempt(j));
 	json_array_foreach (updates, i, u) {
 		const char *action = json_string_value(json_object_get(u, "action"));
 
@@ -215,7 +215,7 @@ part_build(struct job *j, struct part *p, struct err *e)
 	}
 	if (p->old == NULL && !j->view && warehouse_make_table(json_string_value(json_object_get(p->json, "location")), e) < 0)
 		return e->code;
-	if (part_write(p, j->attempt, j->kind == KIND_STAGE, e) < 0)
+	if (part_write(p, job_attempt(j), j->kind == KIND_STAGE, e) < 0)
 		return e->code;
 	p->facts = part_facts(p, p->old ? "commit" : "create");
 	return 0;

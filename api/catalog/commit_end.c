@@ -136,6 +136,7 @@ job_free(struct job *j)
 	json_decref(j->rows);
 	json_decref(j->undone);
 	free(j->attempt);
+	free(j->keeper);
 	free(j->who);
 	alarm_cancel(&j->pause);
 	err_release(&j->e);

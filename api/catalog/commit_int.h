@@ -44,6 +44,7 @@ struct job {
 	bool purge;     /* of drop */
 	char *attempt;  /* "run/task/n": the commit is private to its run; NULL: visible at once */
 	char *who;
+	char *keeper;    /* a maintenance attempt, whose commit is visible at once */
 	bool with_later; /* of undo: later commits go back as well */
 	json_t *undone;  /* of undo: ids of the commits that are taken back */
 	json_t *rows;    /* of `commits`, for what is visible at once */
@@ -102,6 +103,8 @@ bool job_stopped(struct job *j);
 /* After an answer was given elsewhere. */
 void job_free(struct job *j);
 
+/* The attempt whose commit it is; NULL: somebody else's. Borrowed. */
+const char *job_attempt(const struct job *j);
 /* The files that it wrote, which no pointer leads to. */
 void job_forget_files(struct job *j);
 /* What is known of the table as it stood. */

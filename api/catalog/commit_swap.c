@@ -104,7 +104,7 @@ job_rows(struct job *j)
 		struct table_change ch = part_change_of(j, &j->parts[i]);
 
 		if (ch.facts)
-			json_array_append_new(j->rows, sched_table_row(j->catalog->app->sched, &ch, j->who));
+			json_array_append_new(j->rows, sched_table_row(j->catalog->app->sched, &ch, j->who, j->keeper));
 	}
 }
 

@@ -65,9 +65,8 @@ on_tables(void *arg, const struct rows *r, struct err *e)
 	json_decref(spec);
 }
 
-/* "stg.*" as LIKE has it. The caller frees it. */
-static char *
-like_of(const char *glob)
+char *
+health_like(const char *glob)
 {
 	struct buf b = BUF_INIT;
 
@@ -106,7 +105,7 @@ tables_health(struct request *rq)
 	h->rq = rq;
 	h->limit = (size_t)limit;
 	snprintf(number, sizeof(number), "%ld", limit + 1);
-	like = like_of(match && *match ? match : "*");
+	like = health_like(match && *match ? match : "*");
 	store_query(rq->app->store,
 		    "SELECT table_namespace || '.' || table_name, metadata_location FROM iceberg_tables WHERE catalog_name = $1 "
 		    "AND " SQL_IS_TABLE " AND metadata_location IS NOT NULL AND table_namespace || '.' || table_name LIKE $2"

@@ -115,6 +115,8 @@ const struct route catalog_routes[] = {
 	{ "POST", NS "/tables/{table}/metrics", reports_take, ROLE_CATALOG, BODY_SMALL, "Takes a report of a scan or commit." },
 	{ "GET", NS "/tables/{table}/credentials", access_credentials, ROLE_CATALOG, 0,
 	  "Gives what a client needs to reach a table's files." },
+	{ "POST", "/iceberg/v1/maintenance", maintenance_look, ROLE_CATALOG, BODY_SMALL,
+	  "Tells a maintenance attempt what tables there are, and who needs what of them." },
 	{ "POST", "/iceberg/v1/tables/rename", tables_rename, ROLE_CATALOG, BODY_SMALL, "Renames a table." },
 	{ "POST", "/iceberg/v1/transactions/commit", transactions_commit, ROLE_CATALOG, BODY_LARGE,
 	  "Commits to several tables, all or nothing." },

@@ -143,5 +143,7 @@ const char *const migrations[] = {
 	"    FROM sluice.commits c LEFT JOIN LATERAL (SELECT x.at, x.who FROM sluice.commits x WHERE x.namespace = c.namespace"
 	"    AND x.name = c.name AND x.id > c.id AND x.action = 'undo' AND x.at >= c.visible_at ORDER BY x.id LIMIT 1) u ON true"
 	"    WHERE c.run_id = run AND c.state = 'undone' ORDER BY u.at DESC NULLS LAST LIMIT 1); END $$;",
+	/* 8: what a metadata file leads to, and the tables do not any more, goes as well: its snapshots have expired. */
+	"ALTER TABLE sluice.cleanup ADD COLUMN expired boolean NOT NULL DEFAULT false;",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);

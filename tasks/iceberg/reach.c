@@ -87,16 +87,19 @@ reach_file(struct reach *r, const json_t *location)
 		r->found(r->arg, json_string_value(location));
 }
 
-/* What `field` says in each row of these Avro files, as a list; NULL with the error set. */
-static json_t *
-read_field(struct reach *r, const json_t *files, size_t from, size_t n, const char *field, const char *where)
+typedef void (*reach_value)(struct reach *r, const char *value, json_t *fresh);
+
+/* Calls back for what `field` says in these Avro files, each value once. */
+static int
+read_field(struct reach *r, const json_t *files, size_t from, size_t n, const char *field, const char *where, reach_value each,
+	   json_t *fresh)
 {
 	struct buf sql = BUF_INIT;
 	struct duck_result *rows = NULL;
-	json_t *out = NULL;
 	const char *path;
+	int rc = -1;
 
-	buf_addf(&sql, "SELECT %s FROM read_avro([", field);
+	buf_addf(&sql, "SELECT DISTINCT %s FROM read_avro([", field);
 	for (size_t i = from; i < from + n; i++) {
 		path = task_path(r->cx, "the table's file", json_string_value(json_array_get(files, i)));
 		if (path == NULL)
@@ -107,83 +110,88 @@ read_field(struct reach *r, const json_t *files, size_t from, size_t n, const ch
 	buf_addf(&sql, "])%s", where);
 	if ((rows = duck_query(r->cx->db, sql.s, &r->cx->err)) == NULL)
 		goto out;
-	out = json_array();
-	for (size_t i = 0; i < duck_rows(rows); i++) {
+	rc = 0;
+	for (size_t i = 0; i < duck_rows(rows) && rc == 0; i++) {
 		char *text = duck_text(rows, i, 0);
-		json_t *value = text ? json_string(text) : NULL;
 
+		if (text)
+			each(r, text, fresh);
+		else /* what cannot be read may be needed */
+			rc = task_fail(r->cx, ERR_UNPROCESSABLE, "it names a file by something that is no UTF-8 text");
 		free(text);
-		if (value == NULL) { /* what cannot be read may be needed */
-			task_fail(r->cx, ERR_UNPROCESSABLE, "it names a file by something that is no UTF-8 text");
-			json_decref(out);
-			out = NULL;
-			goto out;
-		}
-		json_array_append_new(out, value);
 	}
 out:
 	duck_result_free(rows);
 	buf_release(&sql);
-	return out;
+	return rc;
 }
-
-typedef int (*reach_fields)(struct reach *r, const json_t *values);
 
 /*
  * The engine reads many files with one statement if they have the same fields, which is the rule, since mostly one writer made
- * them; where they have not, one by one.
+ * them; where they have not, one by one. What is told twice then is found twice.
  */
 static int
-read_files(struct reach *r, const json_t *files, const char *field, const char *where, reach_fields each)
+read_files(struct reach *r, const json_t *files, const char *field, const char *where, reach_value each, json_t *fresh)
 {
 	size_t total = json_array_size(files), n = READ_AT_ONCE;
-	json_t *values;
-	int rc;
 
-	for (size_t from = 0; from < total;) {
+	for (size_t from = 0; from < total; from += n) {
 		n = n > total - from ? total - from : n;
-		values = read_field(r, files, from, n, field, where);
-		if (values == NULL && n > 1) {
-			err_release(&r->cx->err);
-			n = 1;
+		if (read_field(r, files, from, n, field, where, each, fresh) == 0)
 			continue;
-		}
-		if (values == NULL) {
+		if (n == 1) {
 			err_prefix(&r->cx->err, "%s", json_string_value(json_array_get(files, from)));
 			return -1;
 		}
-		rc = each(r, values);
-		json_decref(values);
-		if (rc < 0)
+		err_release(&r->cx->err);
+		n = 1;
+		if (read_field(r, files, from, n, field, where, each, fresh) < 0) {
+			err_prefix(&r->cx->err, "%s", json_string_value(json_array_get(files, from)));
 			return -1;
-		from += n;
+		}
 	}
 	return 0;
 }
 
-static int
-each_data_file(struct reach *r, const json_t *values)
+static void
+each_data_file(struct reach *r, const char *file, json_t *fresh)
 {
-	const json_t *v;
-	size_t i;
-
-	json_array_foreach (values, i, v)
-		reach_file(r, v);
-	return 0;
+	(void)fresh;
+	r->found(r->arg, file);
 }
 
 /* Those manifests that were not read before. */
+static void
+each_manifest(struct reach *r, const char *file, json_t *fresh)
+{
+	if (reach_mark(r, file) && reach_there(r, file))
+		json_array_append_new(fresh, json_string(file));
+}
+
+/* All that these lists name, and what that leads to. */
 static int
-each_manifest(struct reach *r, const json_t *values)
+read_lists(struct reach *r, const json_t *lists, const char *where)
+{
+	json_t *fresh = json_array();
+	int rc = read_files(r, lists, "manifest_path", where, each_manifest, fresh);
+
+	if (rc == 0)
+		rc = read_files(r, fresh, "data_file.file_path", r->entries, each_data_file, NULL);
+	json_decref(fresh);
+	return rc;
+}
+
+static int
+read_named(struct reach *r, const json_t *manifests)
 {
 	json_t *fresh = json_array(), *v;
 	size_t i;
 	int rc;
 
-	json_array_foreach (values, i, v)
-		if (json_is_string(v) && reach_mark(r, json_string_value(v)) && reach_there(r, json_string_value(v)))
-			json_array_append(fresh, v);
-	rc = read_files(r, fresh, "data_file.file_path", r->entries, each_data_file);
+	json_array_foreach (manifests, i, v)
+		if (json_is_string(v))
+			each_manifest(r, json_string_value(v), fresh);
+	rc = read_files(r, fresh, "data_file.file_path", r->entries, each_data_file, NULL);
 	json_decref(fresh);
 	return rc;
 }
@@ -195,7 +203,7 @@ snapshot_lists(struct reach *r, const json_t *snapshot, json_t *lists)
 	json_t *list = json_object_get(snapshot, "manifest-list");
 
 	if (!json_is_string(list))
-		return each_manifest(r, json_object_get(snapshot, "manifests"));
+		return read_named(r, json_object_get(snapshot, "manifests"));
 	if (reach_mark(r, json_string_value(list)) && reach_there(r, json_string_value(list)))
 		json_array_append(lists, list);
 	return 0;
@@ -213,7 +221,7 @@ reach_added(struct reach *r, const json_t *snapshot)
 	if (json_is_string(json_object_get(snapshot, "manifest-list"))) /* else it does not say what is its own */
 		rc = snapshot_lists(r, snapshot, lists);
 	if (rc == 0)
-		rc = read_files(r, lists, "manifest_path", where, each_manifest);
+		rc = read_lists(r, lists, where);
 	json_decref(lists);
 	free(where);
 	return rc;
@@ -237,7 +245,7 @@ reach_metadata(struct reach *r, const char *location, const json_t *md)
 		if (rc == 0)
 			rc = snapshot_lists(r, item, lists);
 	if (rc == 0)
-		rc = read_files(r, lists, "manifest_path", "", each_manifest);
+		rc = read_lists(r, lists, "");
 	json_decref(lists);
 	return rc;
 }
