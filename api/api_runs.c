@@ -484,6 +484,53 @@ run_create(struct request *rq)
 	diags_release(&diags);
 }
 
+/* What is wrong with the keys; where they stand in our own text helps nobody. */
+static json_t *
+problems_without_places(const struct diags *diags)
+{
+	json_t *list = diags_json(diags), *problem;
+	size_t i;
+
+	json_array_foreach (list, i, problem) {
+		json_object_del(problem, "file");
+		json_object_del(problem, "line");
+		json_object_del(problem, "col");
+	}
+	return list;
+}
+
+/* The keys of a task of type maintain, run as a flow of that one task. */
+static void
+maintenance_create(struct request *rq)
+{
+	json_t *body = request_json(rq), *whole;
+	struct diags diags = DIAGS_INIT;
+	struct flow *flow;
+	char *text;
+
+	if (body == NULL)
+		return;
+	if (json_object_get(body, "id") || json_object_get(body, "type")) {
+		json_decref(body);
+		reply_problem(rq, ERR_INVALID, "the body has the keys of a task of type maintain, without \"id\" and \"type\"");
+		return;
+	}
+	json_object_set_new(body, "id", json_string("maintain"));
+	json_object_set_new(body, "type", json_string("maintain"));
+	whole = json_pack("{s:s,s:[o]}", "id", "maintain", "tasks", body);
+	text = json_dumps(whole, JSON_COMPACT); /* which is YAML */
+	json_decref(whole);
+	flow = flow_load("maintain.yaml", text, strlen(text), rq->app->config, &diags);
+	free(text);
+	if (flow == NULL)
+		reply_problem_errors(rq, ERR_UNPROCESSABLE, problems_without_places(&diags), "the maintenance has %zu problem%s",
+				     diags.errors, diags.errors == 1 ? "" : "s");
+	else
+		run_trigger(rq, flow, json_object());
+	flow_unref(flow);
+	diags_release(&diags);
+}
+
 static void
 on_cancelled(void *arg, struct err *e)
 {
@@ -504,6 +551,8 @@ run_cancel(struct request *rq)
 const struct route runs_routes[] = {
 	{ "POST", "/api/v1/flows/{flow}/runs", flow_trigger, ROLE_RUNNER, 1024 * 1024, "Triggers a run of a flow." },
 	{ "POST", "/api/v1/runs", run_create, ROLE_RUNNER, 24 * 1024 * 1024, "Runs a flow that is sent along." },
+	{ "POST", "/api/v1/maintenance", maintenance_create, ROLE_RUNNER, 1024 * 1024,
+	  "Maintains tables: a run of one task of type maintain, whose keys are sent." },
 	{ "GET", "/api/v1/runs", runs_list, ROLE_VIEWER, 0, "Lists runs, newest first." },
 	{ "GET", "/api/v1/runs/{run}", run_get, ROLE_VIEWER, 0, "Shows a run with its tasks and attempts." },
 	{ "POST", "/api/v1/runs/{run}/cancel", run_cancel, ROLE_RUNNER, 1024, "Cancels a run." },

@@ -27,6 +27,9 @@ static const struct extra extras[] = {
 	{ "POST", "/api/v1/flows/{flow}/pause", "", "", "Flow" },
 	{ "POST", "/api/v1/flows/{flow}/resume", "", "", "Flow" },
 	{ "POST", "/api/v1/runs", "wait", "source:string! file:string params:object engine:any", "Run" },
+	{ "POST", "/api/v1/maintenance", "wait",
+	  "tables:any! when_health_below:integer dry_run:boolean compact:any rewrite_manifests:string expire_snapshots:any "
+	  "remove_orphan_files:any wait_for_writers:string", "Run" },
 	{ "GET", "/api/v1/runs", "flow state limit cursor", "", "RunList" },
 	{ "GET", "/api/v1/runs/{run}", "wait", "", "Run" },
 	{ "POST", "/api/v1/runs/{run}/cancel", "", "", "Run" },
@@ -39,6 +42,7 @@ static const struct extra extras[] = {
 	{ "GET", "/api/v1/events", "run flow after", "", "text/event-stream" },
 	{ "POST", "/api/v1/sql", "", "sql:string! limit:integer", "Result" },
 	{ "GET", "/api/v1/tables", "namespace limit cursor", "", "TableList" },
+	{ "GET", "/api/v1/tables/health", "match limit cursor", "", "List" },
 	{ "GET", "/api/v1/tables/{table}", "", "", "Table" },
 	{ "GET", "/api/v1/tables/{table}/snapshots", "limit cursor", "", "SnapshotList" },
 	{ "GET", "/api/v1/tables/{table}/history", "limit cursor", "", "List" },

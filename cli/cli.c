@@ -95,6 +95,19 @@ static const struct command commands[] = {
 	  "Without NAME it lists the branches. Engines that know branches, such as Spark and\n"
 	  "PyIceberg, write to one; everybody reads it by name.\n\n"
 	  "  sluice branch stg.orders trial --retain 7d\n" },
+	{ "maintain", cmd_maintain,
+	  "home url dry-run compact expire orphans manifests older-than keep-last where max-bytes when-health-below json quiet",
+	  0, 64, "maintain [TABLE|GLOB]... [--dry-run] [--compact] [--expire] [--orphans] [--manifests] [OPTIONS] [--json]",
+	  "keep tables healthy: compact, expire, remove orphans",
+	  "Without a table: all. Without --compact, --expire, --orphans and --manifests: everything\n"
+	  "that a table needs, as its policy in the config says; else only what is named. Makes a\n"
+	  "run, follows it, and prints what it did to each table; Ctrl-C cancels it, and what was\n"
+	  "done until then stays done. Exit status: that of the run.\n\n"
+	  "  sluice maintain --dry-run                            what would be done\n"
+	  "  sluice maintain stg.orders 'bronze.*'\n"
+	  "  sluice maintain 'gold.*' --expire --older-than 30d --keep-last 5\n"
+	  "  sluice maintain stg.events --compact --where \"day >= '2026-11-01'\" --max-bytes 50GB\n"
+	  "  sluice maintain --when-health-below 80\n" },
 	{ "sql", cmd_sql, "home url json csv limit", 1, 1, "sql \"SELECT ...\" [--limit N] [--json | --csv]", "query the tables",
 	  "  sluice sql \"SELECT * FROM cur.employee_counts ORDER BY cnt DESC\"\n" },
 	{ "token", cmd_token, "home url scope json", 1, 2,
@@ -135,6 +148,17 @@ static const struct option options[] = {
 	{ "snapshot-age", NULL, VALUE(snapshot_age), "AGE    keep the branch's snapshots so long" },
 	{ "replace", NULL, FLAG(replace), "       move a name that is there already" },
 	{ "delete", NULL, FLAG(remove), "       remove the name" },
+	{ "dry-run", NULL, FLAG(dry_run), "       tell what would be done, and do nothing" },
+	{ "compact", NULL, FLAG(compact), "       few large data files in place of many small ones" },
+	{ "expire", NULL, FLAG(expire), "       old snapshots go" },
+	{ "orphans", NULL, FLAG(orphans), "       files go that nothing leads to" },
+	{ "manifests", NULL, FLAG(manifests), "       few manifests in place of many" },
+	{ "older-than", NULL, VALUE(older_than),
+	  "AGE    of --expire and --orphans: from which age, such as 7d; default: the policy's" },
+	{ "keep-last", NULL, VALUE(keep_last), "N      snapshots that stay whatever their age; default: the policy's" },
+	{ "where", NULL, VALUE(where), "SQL    compact only files that may hold such rows" },
+	{ "max-bytes", NULL, VALUE(max_bytes), "SIZE   compact at most so much in this run, such as 10GB" },
+	{ "when-health-below", NULL, VALUE(health_text), "N      only tables whose health score is below it" },
 	{ "param", "p", 1, 0, "n=v    a param; may be repeated" },
 	{ "engine", NULL, 2, 0, "[t=]E  the engine of all tasks, or of one; may be repeated" },
 	{ "json", NULL, FLAG(json), "       the API's own JSON on stdout" },

@@ -175,9 +175,10 @@ client_refuse(int status, const json_t *problem)
 	json_array_foreach (json_object_get(problem, "errors"), i, error) {
 		const char *file = json_string_value(json_object_get(error, "file"));
 
-		fprintf(stderr, "%s:%lld:%lld: %s: %s\n", file ? file : "",
-			(long long)json_integer_value(json_object_get(error, "line")),
-			(long long)json_integer_value(json_object_get(error, "col")),
+		if (file)
+			fprintf(stderr, "%s:%lld:%lld: ", file, (long long)json_integer_value(json_object_get(error, "line")),
+				(long long)json_integer_value(json_object_get(error, "col")));
+		fprintf(stderr, "%s: %s\n",
 			json_string_value(json_object_get(error, "severity"))
 				? json_string_value(json_object_get(error, "severity"))
 				: "error",

@@ -71,7 +71,7 @@ def busy(daemon):
 
 def test_help_names_every_command():
     told = sluice("--help").stdout
-    for name in "serve run trigger flows runs show logs cancel next pause resume validate schema tables sql token doctor version".split():
+    for name in "serve run trigger flows runs show logs cancel next pause resume validate schema tables maintain sql token doctor version".split():
         assert re.search(rf"^  {name} ", told, re.M), name
         one = sluice(name, "--help").stdout
         assert f"usage: sluice {name}" in one
