@@ -6,6 +6,7 @@
 
 #include "api/api.h"
 #include "api/auth.h"
+#include "api/catalog/catalog.h"
 #include "api/openapi.h"
 #include "base/alloc.h"
 #include "base/trouble.h"
@@ -165,6 +166,7 @@ metrics(struct request *rq)
 	metric_counts(&b, "task", "sluice_task_transitions_total", "Tasks that came into a state, since the daemon started.");
 	metric(&b, "sluice_http_requests_total", "counter", "HTTP requests answered.", (json_int_t)http_requests());
 	metric_turns(&b, rq->app->turns);
+	catalog_metrics(rq->app->catalog, &b);
 	metric(&b, "process_resident_memory_bytes", "gauge", "Resident memory of the daemon.", resident_bytes());
 	metric(&b, "process_start_time_seconds", "gauge", "When the daemon started.", rq->app->started_at / US_PER_S);
 	reply_text(rq, 200, "text/plain; version=0.0.4; charset=utf-8", b.s, b.len);

@@ -2,9 +2,10 @@
  * health: what tables are made of, and how far that is from what it could be. Reads metadata, manifest lists and manifests of the
  * current snapshots, many with one statement; no data file is opened.
  *
- *     {"tables": [{"table", "location", "policy": {"target_file_size", "expire_days", "keep_last", …}}]}
+ *     {"tables": [{"table", "location"}], "housekeeping": what the config says, "largest": n}
  *
- * The result: {"tables": [what health_json says, or {"table", "error"}]}.
+ * The result: {"tables": [what health_json says, or {"table", "error"}]}. With `largest` only so many of the largest, and
+ * {"others": the sums of the rest, "unreadable": how many cannot be read}.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/table_at.h"
+#include "base/table_policy.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/reach.h"
@@ -27,7 +29,7 @@ struct table {
 	const char *name;
 	json_t *md;
 	size_t metadata_bytes;
-	const json_t *policy;    /* as base/table_policy.h has it */
+	json_t *policy;          /* as base/table_policy.h has it */
 	double target;           /* size of its files */
 	int target_at;           /* where in the survey's targets */
 	const char *list;        /* of the current snapshot; NULL: no rows yet */
@@ -234,7 +236,7 @@ table_read(struct survey *s, struct table *t, const json_t *item)
 
 	t->name = json_string_value(json_object_get(item, "table"));
 	t->data = json_array();
-	t->policy = json_object_get(item, "policy");
+	t->policy = table_policy(json_object_get(s->cx->spec, "housekeeping"), t->name);
 	table_target(s, t);
 	t->md = reach_read(s->cx, json_string_value(json_object_get(item, "location")), &t->metadata_bytes);
 	if (t->md == NULL)
@@ -397,8 +399,43 @@ survey_run(struct survey *s, const json_t *items, json_t *out)
 				      t->error ? json_pack("{s:s,s:s}", "table", t->name, "error", t->error) : health_json(t));
 		json_decref(t->md);
 		json_decref(t->data);
+		json_decref(t->policy);
 		free(t->error);
 	}
+}
+
+static int
+larger_first(const void *a, const void *b)
+{
+	json_int_t x = json_integer_value(json_object_get(*(json_t *const *)a, "bytes")),
+		   y = json_integer_value(json_object_get(*(json_t *const *)b, "bytes"));
+
+	return (x < y) - (x > y);
+}
+
+/* The `n` largest tables, and the sums of all others. */
+static json_t *
+largest(const json_t *tables, size_t n)
+{
+	static const char *const sums[] = { "bytes", "files", "small_files", "delete_files", "snapshots", "metadata_bytes" };
+	size_t count = json_array_size(tables), readable = 0, i;
+	json_t **sorted = xcalloc(count ? count : 1, sizeof(json_t *)), *kept = json_array(), *others = json_object(), *table;
+
+	json_array_foreach ((json_t *)tables, i, table)
+		if (json_object_get(table, "error") == NULL)
+			sorted[readable++] = table;
+	qsort(sorted, readable, sizeof(json_t *), larger_first);
+	for (i = 0; i < readable && i < n; i++)
+		json_array_append(kept, sorted[i]);
+	for (size_t k = 0; k < sizeof(sums) / sizeof(sums[0]); k++) {
+		json_int_t sum = 0;
+
+		for (i = n; i < readable; i++)
+			sum += json_integer_value(json_object_get(sorted[i], sums[k]));
+		json_object_set_new(others, sums[k], json_integer(sum));
+	}
+	free(sorted);
+	return json_pack("{s:o,s:o,s:I}", "tables", kept, "others", others, "unreadable", (json_int_t)(count - readable));
 }
 
 int
@@ -411,13 +448,13 @@ health_run(struct context *cx)
 			    .data = json_array(),
 			    .deletes = json_array(),
 			    .owners = json_object() };
-	json_t *out = json_array();
+	json_t *out = json_array(), *n = json_object_get(cx->spec, "largest");
 	int rc = -1;
 
 	s.tables = xcalloc(s.n ? s.n : 1, sizeof(*s.tables));
 	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_s3_if_any(cx) == 0) {
 		survey_run(&s, items, out);
-		report("result", json_pack("{s:O}", "tables", out));
+		report("result", n ? largest(out, (size_t)json_integer_value(n)) : json_pack("{s:O}", "tables", out));
 		rc = 0;
 	}
 	free(s.tables);

@@ -60,6 +60,14 @@ void table_diff(struct request *rq);
 /* "stg.*" as LIKE has it. The caller frees it. */
 char *health_like(const char *glob);
 void tables_health(struct request *rq);
+#define HEALTH_LIMIT 10000 /* tables that one child looks at */
+/*
+ * Looks at the first `limit` tables behind `cursor` that `match` means (both may be NULL: all); of them all, or with `largest` of
+ * the largest alone, see tasks/health.c. The result is NULL with an error; all borrowed. `total` counts what `match` means behind
+ * the cursor, and `next` is the cursor for what is beyond the limit.
+ */
+typedef void (*health_cb)(void *arg, json_t *result, json_int_t total, const char *next, struct err *e);
+void health_survey(struct app *app, const char *match, const char *cursor, long limit, size_t largest, health_cb cb, void *arg);
 
 /* The ways in of change.c. */
 void table_rollback(struct request *rq);

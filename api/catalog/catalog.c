@@ -48,6 +48,7 @@ catalog_new(struct app *app, struct err *e)
 	list_init(&c->swaps);
 	sched_on_moved(app->sched, catalog_rebase, c);
 	c->cleanup = cleanup_new(c);
+	c->gauges = gauges_new(c);
 	return c;
 }
 
@@ -97,6 +98,7 @@ catalog_free(struct catalog *c)
 	c->closing = true;
 	alarm_cancel(&c->idle);
 	cleanup_free(c->cleanup); /* the scheduler is closed: nothing that it waits for will come */
+	gauges_free(c->gauges);
 	catalog_unref(c);
 }
 

@@ -4,6 +4,7 @@
 #define API_CATALOG_CATALOG_H
 
 #include "api/app.h"
+#include "base/buf.h"
 
 struct catalog;
 
@@ -11,5 +12,11 @@ struct catalog;
 struct catalog *catalog_new(struct app *app, struct err *e);
 /* What is under way is answered with an error or finishes on its own; the store is not asked any more. */
 void catalog_free(struct catalog *c);
+
+/*
+ * The tables' numbers in Prometheus' text format, from the last survey in memory; nothing before the first. One that is older
+ * than a minute is made anew in the background.
+ */
+void catalog_metrics(struct catalog *c, struct buf *b);
 
 #endif

@@ -43,7 +43,12 @@ struct catalog {
 	bool swapping; /* some are under way */
 	struct pointer *pointers;
 	struct cleanup *cleanup;
+	struct gauges *gauges;
 };
+
+/* The numbers of tables for /metrics (gauges.c). */
+struct gauges *gauges_new(struct catalog *c);
+void gauges_free(struct gauges *g);
 
 struct catalog *catalog_ref(struct catalog *c);
 void catalog_unref(struct catalog *c);
