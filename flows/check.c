@@ -383,7 +383,7 @@ check_bare_object(struct check *c, const struct grammar_row *row, const struct y
 
 		if (strcmp(shorthand->object, row->arg) != 0 || !(shorthand->flags & G_SHORT))
 			continue;
-		if (n->kind == Y_LIST && shorthand->type != G_ANY)
+		if (n->kind == Y_LIST && shorthand->type != G_ANY && shorthand->shape != G_ONE_OR_LIST)
 			break;
 		item = (struct ynode *)n;
 		wrap.keys = &key;

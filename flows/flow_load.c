@@ -292,6 +292,32 @@ check_maintain(struct loader *l, const struct task_def *t)
 	}
 }
 
+/* What only one format of a source knows. */
+static void
+check_version(struct loader *l, const struct task_def *t, const char *key)
+{
+	static const char *const names[] = { "version", "timestamp", "cast" };
+	const json_t *source = json_object_get(t->spec, key);
+	const char *format = json_string_value(json_object_get(source, "format"));
+	bool delta = format && strcmp(format, "delta") == 0;
+
+	if (format && text_has_ref(format))
+		return;
+	for (size_t i = 0; i < 3; i++) {
+		char *place = xasprintf("%s/%s", key, names[i]);
+		int line = t->line, col = t->col;
+
+		pos_find(t->pos, place, &line, &col);
+		if (json_object_get(source, names[i]) == NULL || delta || (i == 2 && format))
+			;
+		else if (i == 2)
+			load_error(l, line, col, "\"from.cast\" of task \"%s\" goes with \"from.format\"", t->id);
+		else
+			load_error(l, line, col, "\"%s.%s\" of task \"%s\" goes with format: delta", key, names[i], t->id);
+		free(place);
+	}
+}
+
 /* Moves what belongs to the type out of the checked task into its spec. */
 static void
 build_spec(struct loader *l, struct task_def *t, json_t *j)
@@ -308,13 +334,15 @@ build_spec(struct loader *l, struct task_def *t, json_t *j)
 	}
 	make_absolute(l, json_object_get(t->spec, "source"), "path");
 	make_absolute(l, json_object_get(t->spec, "target"), "path");
-	make_absolute(l, t->spec, "from");
+	make_absolute(l, json_object_get(t->spec, "from"), "path");
 	make_absolute(l, t->spec, "sql_file");
 	make_absolute(l, j, "working_dir");
 	load_sql_file(l, t);
 	check_state(l, t);
 	if (t->type == TASK_MAINTAIN)
 		check_maintain(l, t);
+	check_version(l, t, "from");
+	check_version(l, t, "source");
 }
 
 /* The engine's own units are not ours (its GB has 1000 MB), so the limit is handed on in bytes. */

@@ -81,8 +81,8 @@ static void
 check_output(const struct place *p, size_t offset, const char *path, const struct task_def *t, const char *name)
 {
 	static const char *const by_type[][8] = {
-		[TASK_STAGE] = { "path", "rows", "rejects" },
-		[TASK_PUBLISH] = { "table", "snapshot_id", "rows" },
+		[TASK_STAGE] = { "path", "rows", "rejects", "version" },
+		[TASK_PUBLISH] = { "table", "snapshot_id", "rows", "version" },
 		[TASK_CURATE] = { "table", "snapshot_id", "rows" },
 		[TASK_VALIDATE] = { "passed" },
 		[TASK_MAINTAIN] = { "tables", "maintained", "skipped", "failed", "bytes_freed" },

@@ -189,14 +189,16 @@ const struct grammar_row grammar_rows[] = {
 	{ "stage", "target", G_ONE, G_OBJECT, "target", G_REQUIRED, NULL, NULL,
 	  "The Parquet file or folder to write." },
 
-	{ "source", "format", G_ONE, G_ENUM, "csv json parquet iceberg !sql !avro !xlsx", G_REQUIRED, NULL, NULL,
-	  "Format of the files; iceberg: a table of the catalog." },
+	{ "source", "format", G_ONE, G_ENUM, "csv json parquet iceberg delta !sql !avro !xlsx", G_REQUIRED, NULL, NULL,
+	  "Format of the files; iceberg: a table of the catalog; delta: the folder of a Delta table." },
 	{ "source", "path", G_ONE_OR_LIST, G_STRING, NULL, 0, NULL, NULL,
 	  "A path or glob, or a list of them; relative to the flow's file." },
 	{ "source", "table", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "iceberg: the table, namespace.table, with or without the catalog's name in front." },
 	{ "source", "at", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "iceberg: the table as it was: a branch, a tag, a snapshot id, previous, a time such as 2026-11-21 06:00 (UTC) or 2h ago." },
+	{ "source", "version", G_ONE, G_INT, NULL, 0, NULL, "0..", "delta: this version; by default the latest." },
+	{ "source", "timestamp", G_ONE, G_STRING, NULL, 0, NULL, NULL, "delta: the version that was the latest at this time." },
 	{ "source", "header", G_ONE, G_BOOL, NULL, 0, NULL, NULL,
 	  "CSV: whether the first line names the columns; by default it does." },
 	{ "source", "delimiter", G_ONE, G_STRING, NULL, 0, NULL, NULL,
@@ -220,9 +222,13 @@ const struct grammar_row grammar_rows[] = {
 	{ "target", "partition_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
 	  "Columns that become folders, column=value." },
 
-	{ "publish", "from", G_ONE_OR_LIST, G_STRING, NULL, G_REQUIRED, NULL, NULL,
-	  "Parquet files: a path or glob, or a list of them. What a stage task with on_reject: quarantine left out of such "
-	  "a file goes to the table INTO__rejected: run_id, task_id, file, line, reason, row." },
+	{ "publish", "from", G_ONE, G_OBJECT, "from", G_REQUIRED, NULL, NULL,
+	  "Where the rows are. A bare path, or a list of paths, names Parquet files. What a stage task with on_reject: quarantine "
+	  "left out of such a file goes to the table INTO__rejected: run_id, task_id, file, line, reason, row." },
+	{ "publish", "parity", G_ONE, G_ENUM, "full counts none", 0, NULL, NULL,
+	  "Compares what was written with the source before anybody sees it, and fails when they differ. full: columns, rows, and of "
+	  "each column NULLs and a sum of hashes of its values, which reads both once more; counts: the same without the hashes. By "
+	  "default full where from.format is given, else none." },
 	{ "publish", "into", G_ONE, G_STRING, NULL, G_REQUIRED, NULL, NULL,
 	  "The table: namespace.table, with or without the catalog's name in front." },
 	{ "publish", "mode", G_ONE, G_ENUM, PUBLISH_MODES, 0, "append", NULL,
@@ -237,6 +243,17 @@ const struct grammar_row grammar_rows[] = {
 	{ "publish", "target_file_size", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
 	  "Size of data files to aim at; by default that of the config." },
 	LAYOUT_ROWS("publish"),
+
+	{ "from", "path", G_ONE_OR_LIST, G_STRING, NULL, G_REQUIRED | G_SHORT, NULL, NULL,
+	  "A path or glob, or a list of them; relative to the flow's file. With format: the folder of a data set or of a Delta table." },
+	{ "from", "format", G_ONE, G_ENUM, "parquet delta", 0, NULL, NULL,
+	  "parquet: a data set; folders such as year=2024 become columns, and the partitions of a new table. delta: a Delta table, "
+	  "whose columns, required columns and partitions a new table gets." },
+	{ "from", "version", G_ONE, G_INT, NULL, 0, NULL, "0..", "delta: this version; by default the latest." },
+	{ "from", "timestamp", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "delta: the version that was the latest then: a time such as 2026-11-21 06:00 (UTC) or 2026-11-21T06:00:00+01:00." },
+	{ "from", "cast", G_MAP, G_STRING, NULL, 0, NULL, NULL,
+	  "Column to SQL type, also for columns that come from folders; a value that does not fit fails the task." },
 
 	{ "curate", "sql", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The SELECT whose rows are written." },
 	{ "curate", "sql_file", G_ONE, G_STRING, NULL, 0, NULL, NULL,

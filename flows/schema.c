@@ -80,11 +80,25 @@ one_schema(const struct grammar_row *row)
 static bool
 takes_refs(const struct grammar_row *row)
 {
-	static const char *const spec[] = {
-		"stage",          "source",    "target",          "publish", "curate",           "validate",
-		"check",          "row_count", "accepted_values", "range",   "same_rows",        "command",
-		"engine_options", "maintain",  "compact",         "keep",    "expire_snapshots", "remove_orphan_files"
-	};
+	static const char *const spec[] = { "stage",
+					    "source",
+					    "from",
+					    "target",
+					    "publish",
+					    "curate",
+					    "validate",
+					    "check",
+					    "row_count",
+					    "accepted_values",
+					    "range",
+					    "same_rows",
+					    "command",
+					    "engine_options",
+					    "maintain",
+					    "compact",
+					    "keep",
+					    "expire_snapshots",
+					    "remove_orphan_files" };
 
 	if (row->type != G_BOOL && row->type != G_INT && row->type != G_NUMBER && row->type != G_SIZE &&
 	    row->type != G_DURATION && row->type != G_ENUM)
@@ -94,6 +108,13 @@ takes_refs(const struct grammar_row *row)
 			return true;
 	}
 	return false;
+}
+
+/* One value, or a list of them; takes it over. */
+static json_t *
+either_schema(json_t *one)
+{
+	return json_pack("[O, {s:s, s:o}]", one, "type", "array", "items", one);
 }
 
 static json_t *
@@ -109,7 +130,7 @@ row_schema(const struct grammar_row *row)
 		break;
 	case G_ONE_OR_LIST:
 	case G_AS_LIST:
-		s = json_pack("{s:[O, {s:s, s:o}]}", "anyOf", one, "type", "array", "items", one);
+		s = json_pack("{s:o}", "anyOf", either_schema(one));
 		break;
 	case G_MAP:
 		s = json_pack("{s:s, s:o}", "type", "object", "additionalProperties", one);
@@ -181,7 +202,9 @@ object_schema(const char *object)
 	/* The bare form is everything that is not a map; its description says what it is short for. */
 	bare = json_pack("{s:{s:s}, s:o}", "not", "type", "object", "description",
 			 json_sprintf("Short for {%s: value}.", shorthand->key));
-	if (shorthand->type != G_ANY)
+	if (shorthand->shape == G_ONE_OR_LIST)
+		json_object_set_new(bare, "anyOf", either_schema(one_schema(shorthand)));
+	else if (shorthand->type != G_ANY)
 		json_object_update_new(bare, one_schema(shorthand));
 	return json_pack("{s:[o, o]}", "anyOf", s, bare);
 }

@@ -6,12 +6,17 @@
 
 #include "base/alloc.h"
 #include "storage/storage.h"
+#include "tasks/casts.h"
 #include "tasks/context.h"
+#include "tasks/dataset.h"
+#include "tasks/delta.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/write.h"
 #include "tasks/report.h"
 
 #define DEFAULT_FILE_SIZE (128LL << 20)
+
+static const char *const evolutions[] = { "none", "add_columns", "widen" };
 
 static int
 pick(struct context *cx, const char *key, const char *const *names, int count, int otherwise)
@@ -30,17 +35,24 @@ pick(struct context *cx, const char *key, const char *const *names, int count, i
 static int
 write_from_spec(struct context *cx, struct write *w)
 {
-	static const char *const evolutions[] = { "none", "add_columns", "widen" };
+	static const char *const parities[] = { "none", "counts", "full" };
 	const json_t *usual = json_object_get(json_object_get(cx->doc, "housekeeping"), "target_file_size");
 	int mode = pick(cx, "mode", write_mode_names, WRITE_MODE_COUNT, WRITE_APPEND),
-	    evolution = pick(cx, "schema_evolution", evolutions, 3, EVOLVE_NONE);
+	    evolution = pick(cx, "schema_evolution", evolutions, 3, EVOLVE_NONE),
+	    parity = pick(cx, "parity", parities, 3, w->parity);
 
 	if (w->name == NULL)
 		return task_fail(cx, ERR_INVALID, "`into` names no table");
-	if (mode < 0 || evolution < 0)
+	if (mode < 0 || evolution < 0 || parity < 0)
 		return -1;
 	w->mode = (enum write_mode)mode;
 	w->evolution = (enum write_evolution)evolution;
+	w->parity = (enum write_parity)parity;
+	if (w->mode >= WRITE_UPSERT && spec_text(cx, "parity") && w->parity != PARITY_NONE)
+		return task_fail_at(cx, "parity", "parity compares the rows that are written; mode: %s %s",
+				    write_mode_names[w->mode], w->mode == WRITE_UPSERT ? "writes others, too" : "writes none");
+	if (w->mode >= WRITE_UPSERT)
+		w->parity = PARITY_NONE;
 	w->must_exist = json_is_false(json_object_get(cx->spec, "create"));
 	w->properties = json_object_get(cx->spec, "properties");
 	w->partition_by = json_object_get(cx->spec, "partition_by");
@@ -82,19 +94,20 @@ write_report(const struct write *w)
 	       json_pack("{s:s++,s:s,s:I}", "table", w->ns, ".", w->table, "snapshot_id", id, "rows", (json_int_t)w->rows));
 }
 
-/* Writes the rows of `query` into the table that `into` names, and reports it. */
+/* Writes the rows of `w->query` into the table that `into` names, and reports it. */
 static int
-write_table(struct context *cx, const char *query, const char *add_files)
+write_table(struct context *cx, struct write *w)
 {
-	struct write w = { .name = spec_text(cx, "into"), .query = query, .add_files = add_files };
-	int rc = write_from_spec(cx, &w);
+	int rc;
 
+	w->name = spec_text(cx, "into");
+	rc = write_from_spec(cx, w);
 	if (rc == 0)
-		rc = iceberg_write(cx, &w);
+		rc = iceberg_write(cx, w);
 	if (rc == 0)
-		write_report(&w);
-	free(w.ns);
-	free(w.table);
+		write_report(w);
+	free(w->ns);
+	free(w->table);
 	return rc;
 }
 
@@ -160,7 +173,7 @@ publish_rejects(struct context *cx)
 	struct write w = { .mode = WRITE_APPEND, .usual_file_size = DEFAULT_FILE_SIZE };
 	struct buf list = BUF_INIT, query = BUF_INIT;
 	char *name = xasprintf("%s__rejected", spec_text(cx, "into"));
-	int rc = rejects_list(cx, json_object_get(cx->spec, "from"), &list);
+	int rc = rejects_list(cx, json_object_get(json_object_get(cx->spec, "from"), "path"), &list);
 
 	if (rc < 0 || list.len == 0)
 		goto out;
@@ -190,7 +203,7 @@ static int
 publish_register(struct context *cx)
 {
 	struct write w = { .name = spec_text(cx, "into") };
-	const char *metadata = spec_text(cx, "from");
+	const char *metadata = json_string_value(json_object_get(json_object_get(cx->spec, "from"), "path"));
 	int rc;
 
 	if (metadata == NULL)
@@ -205,28 +218,130 @@ publish_register(struct context *cx)
 	return rc;
 }
 
-int
-publish_run(struct context *cx)
+/* Bare paths: Parquet files as they are. */
+static int
+publish_files(struct context *cx, const json_t *path)
 {
 	const char *mode = spec_text(cx, "mode");
 	bool add = mode && strcmp(mode, "add_files") == 0;
 	struct buf list = BUF_INIT;
-	char *query;
-	int rc;
+	struct write w = { .source_rows = -1 };
+	char *query = NULL;
+	int rc = parquet_list(cx, path, &list);
 
-	if (mode && strcmp(mode, "register") == 0)
-		return publish_register(cx);
-	rc = parquet_list(cx, json_object_get(cx->spec, "from"), &list);
 	if (rc == 0) {
-		query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = %s)", list.s,
-				  add ? "true, union_by_name = true" : "false");
-		rc = write_table(cx, query, add ? list.s : NULL);
-		free(query);
+		w.query = query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = %s)", list.s,
+					    add ? "true, union_by_name = true" : "false");
+		w.add_files = add ? list.s : NULL;
+		rc = write_table(cx, &w);
 	}
 	if (rc == 0 && !add)
 		rc = publish_rejects(cx);
+	free(query);
 	buf_release(&list);
 	return rc;
+}
+
+/* The rows of an attached Delta table, with the types that the task asks for. */
+static int
+delta_query(struct context *cx, const json_t *cast, struct buf *out)
+{
+	json_t *columns = duck_describe(cx->db, "SELECT * FROM " DELTA_ROWS, &cx->err), *names = json_array(), *column;
+	size_t i;
+	int rc = columns ? 0 : -1;
+
+	buf_adds(out, "SELECT ");
+	json_array_foreach (columns, i, column) {
+		const char *name = json_string_value(json_object_get(column, "name"));
+
+		json_array_append(names, json_object_get(column, "name"));
+		buf_adds(out, i ? ", " : "");
+		casts_add(out, name, casts_type(cast, name));
+	}
+	buf_adds(out, " FROM " DELTA_ROWS);
+	if (rc == 0)
+		rc = casts_check(cx, "from/cast", cast, names);
+	json_decref(names);
+	json_decref(columns);
+	return rc;
+}
+
+static int
+publish_delta(struct context *cx, const json_t *from)
+{
+	struct delta d = { 0 };
+	struct buf query = BUF_INIT;
+	struct write w = { .parity = PARITY_FULL };
+	int rc = delta_open(cx, "from", from, &d);
+
+	if (rc == 0)
+		rc = delta_query(cx, json_object_get(from, "cast"), &query);
+	if (rc == 0) {
+		w.query = query.s;
+		w.source_rows = d.rows;
+		w.new_partitions = d.partitions;
+		w.new_required = d.required;
+		rc = write_table(cx, &w);
+	}
+	if (rc == 0)
+		report_output("version", json_integer((json_int_t)d.version));
+	buf_release(&query);
+	delta_release(&d);
+	return rc;
+}
+
+/* What the table has decides over the folders' texts, unless the rows replace it whole. */
+static json_t *
+columns_there(struct context *cx)
+{
+	const char *mode = spec_text(cx, "mode"), *into = spec_text(cx, "into");
+	char *ns = NULL, *table = NULL;
+	json_t *out = NULL;
+
+	if (into == NULL)
+		task_fail(cx, ERR_INVALID, "`into` names no table");
+	else if (mode && strcmp(mode, "replace") == 0)
+		out = json_object();
+	else if (task_table_name(cx, into, &ns, &table) == 0)
+		out = iceberg_columns(cx, ns, table);
+	free(ns);
+	free(table);
+	return out;
+}
+
+static int
+publish_dataset(struct context *cx, const json_t *from)
+{
+	int evolution = pick(cx, "schema_evolution", evolutions, 3, EVOLVE_NONE), rc = -1;
+	json_t *have = evolution < 0 ? NULL : columns_there(cx);
+	struct dataset ds = { .query = BUF_INIT };
+	struct write w = { .parity = PARITY_FULL, .source_rows = -1 };
+
+	if (have)
+		rc = dataset_open(cx, from, have, (enum write_evolution)evolution, &ds);
+	if (rc == 0) {
+		w.query = ds.query.s;
+		w.new_partitions = ds.partitions;
+		rc = write_table(cx, &w);
+	}
+	dataset_release(&ds);
+	json_decref(have);
+	return rc;
+}
+
+int
+publish_run(struct context *cx)
+{
+	const json_t *from = json_object_get(cx->spec, "from");
+	const char *mode = spec_text(cx, "mode"), *format = json_string_value(json_object_get(from, "format"));
+
+	if (mode && strcmp(mode, "register") == 0)
+		return publish_register(cx);
+	if (format == NULL)
+		return publish_files(cx, json_object_get(from, "path"));
+	if (mode && strcmp(mode, "add_files") == 0)
+		return task_fail_at(cx, "from", "mode: add_files takes files as they are; leave out from.format");
+	return strcmp(format, "delta") == 0 ? publish_delta(cx, from) : publish_dataset(cx, from);
 }
 
 int
@@ -259,7 +374,7 @@ curate_run(struct context *cx)
 
 		while (n && strchr("; \t\r\n", trimmed[n - 1]))
 			trimmed[--n] = '\0';
-		rc = write_table(cx, trimmed, NULL);
+		rc = write_table(cx, &(struct write){ .query = trimmed, .source_rows = -1 });
 		free(trimmed);
 	}
 out:

@@ -9,9 +9,11 @@
 
 #include "base/alloc.h"
 #include "storage/storage.h"
+#include "tasks/delta.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/write.h"
+#include "tasks/report.h"
 
 int
 stage_missing_column(struct stage *st, const char *key, const char *name)
@@ -95,6 +97,10 @@ stage_files(struct stage *st)
 		return stage_table(st);
 	if (path == NULL || json_object_get(st->source, "at"))
 		return task_fail(cx, ERR_INVALID, "source.table and source.at go with format: iceberg, not with %s", st->format);
+	if (strcmp(st->format, "delta") == 0) { /* its log says which files it has */
+		json_array_append(st->files, (json_t *)(uintptr_t)path);
+		return 0;
+	}
 	for (size_t i = 0; i < n; i++) {
 		const char *given = json_string_value(json_is_array(path) ? json_array_get(path, i) : path), *local;
 		struct buf b = BUF_INIT;
@@ -531,6 +537,24 @@ stage_read_table(struct stage *st)
 	return rc;
 }
 
+static int
+stage_read_delta(struct stage *st)
+{
+	struct delta d = { 0 };
+	int rc = delta_open(st->cx, "source", st->source, &d);
+
+	if (rc == 0) {
+		buf_adds(&st->traced, "SELECT *, ");
+		buf_add_sql_string(&st->traced, d.path);
+		buf_adds(&st->traced, " AS sluice_file, row_number() OVER () AS sluice_row FROM " DELTA_ROWS);
+		rc = stage_read_typed(st, DELTA_ROWS);
+	}
+	if (rc == 0)
+		report_output("version", json_integer((json_int_t)d.version));
+	delta_release(&d);
+	return rc;
+}
+
 int
 stage_read(struct stage *st)
 {
@@ -542,5 +566,7 @@ stage_read(struct stage *st)
 		return stage_read_files(st, "read_parquet");
 	if (strcmp(st->format, "iceberg") == 0)
 		return stage_read_table(st);
+	if (strcmp(st->format, "delta") == 0)
+		return stage_read_delta(st);
 	return task_fail(st->cx, ERR_UNSUPPORTED, "source.format \"%s\" is not supported yet", st->format);
 }

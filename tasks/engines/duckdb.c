@@ -389,6 +389,16 @@ duck_load_iceberg(struct duck *db, struct err *e)
 	return rc;
 }
 
+int
+duck_load_delta(struct duck *db, struct err *e)
+{
+	enum spent part = spent_enter(SPENT_LOAD);
+	int rc = duck_execf(db, e, "LOAD '%s/delta.duckdb_extension'", duck_libdir);
+
+	spent_leave(part);
+	return rc;
+}
+
 struct duck *
 duck_beside(struct duck *db, struct err *e)
 {

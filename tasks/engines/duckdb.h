@@ -32,6 +32,8 @@ MUSTCHECK int duck_open(const json_t *options, const char *scratch, struct duck 
 void duck_close(struct duck *db);
 /* Loads avro, httpfs and iceberg; harmless twice. */
 MUSTCHECK int duck_load_iceberg(struct duck *db, struct err *e);
+/* Loads delta, which costs 30 ms and is mapped nowhere before; harmless twice. */
+MUSTCHECK int duck_load_delta(struct duck *db, struct err *e);
 
 /* A second connection to the same database, for what is asked while a statement of the first is being bound; duck_close ends it.
  */

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "tasks/iceberg/partition.h"
+#include "tasks/iceberg/rest.h"
 #include "tasks/iceberg/types.h"
 #include "tasks/iceberg/write_int.h"
 
@@ -292,7 +293,7 @@ int
 schema_plan(struct writer *wr, const json_t *columns)
 {
 	const json_t *have = json_object_get(writer_schema(wr->meta), "fields");
-	json_t *fresh = fields_from_columns(wr, columns), *field;
+	json_t *fresh = fields_from_columns(wr, columns), *field, *name;
 	size_t i;
 
 	if (fresh == NULL)
@@ -306,6 +307,9 @@ schema_plan(struct writer *wr, const json_t *columns)
 		fields_renumber(wr->fields = fresh, &wr->last_column_id);
 		json_array_foreach (wr->fields, i, field)
 			type_renumber(json_object_get(field, "type"), &wr->last_column_id);
+		json_array_foreach (wr->w->new_required, i, name)
+			if ((field = field_named(wr->fields, json_string_value(name))))
+				json_object_set_new(field, "required", json_true());
 	}
 	if (!json_equal(wr->fields, have))
 		wr->schema = json_pack("{s:s,s:i,s:O}", "type", "struct", "schema-id", 0, "fields", wr->fields);
@@ -388,7 +392,7 @@ spec_differs(struct writer *wr, const json_t *have)
 static int
 spec_plan(struct writer *wr)
 {
-	const json_t *texts = wr->w->partition_by;
+	const json_t *texts = wr->w->partition_by ? wr->w->partition_by : wr->loaded ? NULL : wr->w->new_partitions;
 	json_t *specs = json_object_get(wr->meta, "partition-specs"), *fields, *same,
 	       *have = element_by_id(wr->meta, "partition-specs", "spec-id",
 				     json_integer_value(json_object_get(wr->meta, "default-spec-id")));
@@ -521,4 +525,31 @@ writer_select(struct writer *wr, const json_t *columns, const char *query, struc
 	}
 	buf_addf(out, " FROM (%s\n)", query);
 	return 0;
+}
+
+/* ---- for those who make the rows ---- */
+
+json_t *
+iceberg_columns(struct context *cx, const char *ns, const char *table)
+{
+	json_t *loaded = NULL, *out = json_object(), *field;
+	int status = rest_load_table(cx, ns, table, &loaded);
+	struct buf b = BUF_INIT;
+	size_t i;
+
+	json_array_foreach (json_object_get(writer_schema(json_object_get(loaded, "metadata")), "fields"), i, field) {
+		struct err ignored = ERR_INIT; /* a type that cannot be written is told when it is to be */
+
+		buf_clear(&b);
+		if (iceberg_to_duck(json_object_get(field, "type"), &b, &ignored) == 0)
+			json_object_set_new(out, field_name(field), json_string(b.s));
+		err_release(&ignored);
+	}
+	buf_release(&b);
+	json_decref(loaded);
+	if (status < 0) {
+		json_decref(out);
+		return NULL;
+	}
+	return out;
 }

@@ -211,7 +211,6 @@ writer_prepare(struct writer *wr)
 	struct context *cx = wr->cx;
 	struct write *w = wr->w;
 	struct buf select = BUF_INIT;
-	json_t *columns;
 	int status, rc = -1;
 
 	wr->path = rest_table_path(w->ns, w->table);
@@ -224,28 +223,26 @@ writer_prepare(struct writer *wr)
 		w->landed_before = true;
 		return 0;
 	}
-	if ((wr->loaded && writer_check_format(wr) < 0) || (columns = duck_describe(cx->db, w->query, &cx->err)) == NULL)
+	if ((wr->loaded && writer_check_format(wr) < 0) || (wr->columns = duck_describe(cx->db, w->query, &cx->err)) == NULL)
 		return -1;
 	wr->first_column_id = wr->last_column_id =
 		wr->loaded ? (int)json_integer_value(json_object_get(wr->meta, "last-column-id")) : 0;
 	if (w->mode == WRITE_ADD_FILES && w->partition_by == NULL && wr->loaded == NULL) {
 		if (add_files_plan(wr, &wr->folders) < 0)
-			goto out;
+			return -1;
 		w->partition_by = wr->folders;
 	}
-	if (schema_plan(wr, columns) < 0 || layout_plan(wr) < 0)
-		goto out;
+	if (schema_plan(wr, wr->columns) < 0 || layout_plan(wr) < 0)
+		return -1;
 	if (wr->loaded == NULL) {
 		if (writer_stage_create(wr) < 0)
-			goto out;
+			return -1;
 		writer_take_staged(wr);
 	}
-	rc = writer_select(wr, columns, w->query, &select);
+	rc = writer_select(wr, wr->columns, w->query, &select);
 	wr->select = buf_detach(&select);
 	if (rc == 0 && w->mode == WRITE_UPSERT)
 		rc = upsert_prepare(wr);
-out:
-	json_decref(columns);
 	return rc;
 }
 
@@ -339,6 +336,7 @@ writer_release(struct writer *wr, bool failed)
 	free(wr->location);
 	free(wr->local);
 	free(wr->path);
+	json_decref(wr->columns);
 	json_decref(wr->fields);
 	json_decref(wr->schema);
 	json_decref(wr->spec);
@@ -397,7 +395,7 @@ iceberg_write(struct context *cx, struct write *w)
 	writer_tell(&wr);
 	FAULT("write.data.before");
 	if ((w->mode == WRITE_ADD_FILES ? add_files_data(&wr) : writer_data(&wr)) < 0 ||
-	    (w->mode == WRITE_UPSERT && upsert_deletes(&wr) < 0)) {
+	    (w->mode == WRITE_UPSERT && upsert_deletes(&wr) < 0) || (w->parity != PARITY_NONE && parity_check(&wr) < 0)) {
 		err_prefix(&cx->err, "table %s", w->name);
 		goto out;
 	}

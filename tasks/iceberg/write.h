@@ -28,6 +28,13 @@ enum write_evolution {
 	EVOLVE_WIDEN,       /* and types become wider where the format has a way for it */
 };
 
+/* What is compared with the source before the commit. */
+enum write_parity {
+	PARITY_NONE,
+	PARITY_COUNTS, /* rows, and NULLs of each column */
+	PARITY_FULL,   /* and values */
+};
+
 struct write {
 	const char *name;      /* as given, for messages */
 	char *ns, *table;      /* owned by the caller */
@@ -41,7 +48,11 @@ struct write {
 	int format_version;       /* of a new table; 0: not said */
 	int64_t target_file_size; /* bytes; 0: as the table's properties say, else the usual one */
 	int64_t usual_file_size;
-	bool must_exist; /* a table that is not there is an error */
+	/* Lists of columns that a new table is partitioned by when partition_by is not said, and that it requires. Borrowed. */
+	const json_t *new_partitions, *new_required;
+	enum write_parity parity;
+	int64_t source_rows; /* with a parity: as the source counts its rows itself; -1: it does not */
+	bool must_exist;     /* a table that is not there is an error */
 	/* filled in */
 	int64_t snapshot_id, rows, files, bytes;
 	int64_t removed_rows, removed_files;
@@ -52,6 +63,8 @@ struct write {
 extern const char *const write_mode_names[];
 #define WRITE_MODE_COUNT 7
 
+/* {column: SQL type} of a table; an empty object when there is none. NULL with the error set. The caller's. */
+json_t *iceberg_columns(struct context *cx, const char *ns, const char *table);
 int iceberg_write(struct context *cx, struct write *w);
 /* Makes a table of a metadata file; fills in what its current snapshot says. */
 int iceberg_register(struct context *cx, struct write *w, const char *metadata);

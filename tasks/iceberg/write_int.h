@@ -31,6 +31,7 @@ struct writer {
 	bool create;
 	json_t *meta;                        /* borrowed from loaded */
 	char *location, *local;              /* of the table: as URL, and as path without the scheme */
+	json_t *columns;                     /* of the rows: [{name, type}] */
 	json_t *fields;                      /* of the schema written: list of Iceberg fields */
 	json_t *schema;                      /* a new schema to add, or NULL */
 	json_t *spec, *order;                /* the partition spec and sort order written: whole objects with their ids */
@@ -90,6 +91,11 @@ struct data_file *writer_add_file(struct writer *wr);
 int writer_copy(struct writer *wr, const char *sql, json_t *spec, const json_t *keys, int content);
 void writer_remove_data(const struct writer *wr);
 int64_t random_id(void);
+
+/* ---- parity.c ---- */
+
+/* Compares the files with the rows of the query, and reports it. 0, or -1 with the error set. */
+int parity_check(struct writer *wr);
 
 /* ---- add_files.c ---- */
 

@@ -126,10 +126,9 @@ test_employees(void **state)
 	assert_int_equal(t->retry.backoff, BACKOFF_EXPONENTIAL);
 	assert_int_equal(t->stop_grace, 10 * US_PER_S);
 	spec = json_dumps(t->spec, JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(
-		spec,
-		"{\"create\":true,\"from\":\"${tasks.stage.outputs.path}\",\"into\":\"${config.tables.stg_active_employees}\","
-		"\"mode\":\"replace\",\"schema_evolution\":\"none\"}");
+	assert_string_equal(spec, "{\"create\":true,\"from\":{\"path\":\"${tasks.stage.outputs.path}\"},\"into\":\"${config."
+				  "tables.stg_active_employees}\","
+				  "\"mode\":\"replace\",\"schema_evolution\":\"none\"}");
 	free(spec);
 	/* A block scalar's text begins in the next line; the task's own retry wins key by key. */
 	spec = json_dumps(json_object_get(f->tasks[2].pos, "sql"), JSON_COMPACT);
@@ -658,8 +657,8 @@ test_resolved_spec(void **state)
 	(void)state;
 	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
 	dump = json_dumps(spec, JSON_COMPACT | JSON_SORT_KEYS);
-	assert_string_equal(
-		dump, "{\"create\":true,\"from\":[\"/x\"],\"into\":\"a.b\",\"mode\":\"append\",\"target_file_size\":67108864}");
+	assert_string_equal(dump, "{\"create\":true,\"from\":{\"path\":[\"/"
+				  "x\"]},\"into\":\"a.b\",\"mode\":\"append\",\"target_file_size\":67108864}");
 	free(dump);
 	/* Checking what is checked changes nothing. */
 	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
