@@ -541,23 +541,34 @@ check_value(struct check *c, const struct grammar_row *row, const struct ynode *
 	return NULL;
 }
 
-/* Does another task type have the key? Then the name is right and the type is not. */
-static const char *
-other_type(size_t nobjects, const char *key)
+/* Do other task types have the key? Then the name is right and the type is not. NULL when none has. The caller frees it. */
+static char *
+other_types(size_t nobjects, const char *key)
 {
+	struct buf b = BUF_INIT;
+	const char *last = NULL;
+
 	if (nobjects < 2)
 		return NULL;
+	if (grammar_find("native", key))
+		return xstrdup("stage, publish, curate, validate and maintain");
 	for (size_t t = 0; grammar_task_types[t]; t++) {
-		if (grammar_find(grammar_task_types[t], key))
-			return grammar_task_types[t];
+		if (grammar_find(grammar_task_types[t], key) == NULL)
+			continue;
+		if (last)
+			buf_addf(&b, "%s%s", b.len ? ", " : "", last);
+		last = grammar_task_types[t];
 	}
-	return grammar_find("native", key) ? "stage, publish, curate, validate and maintain" : NULL;
+	if (last)
+		buf_addf(&b, "%s%s", b.len ? " and " : "", last);
+	return last ? buf_detach(&b) : NULL;
 }
 
 static void
 report_unknown(struct check *c, const char *const *objects, size_t nobjects, const struct ykey *key)
 {
-	const char **names = xcalloc(grammar_row_count, sizeof(*names)), *owner;
+	const char **names = xcalloc(grammar_row_count, sizeof(*names));
+	char *owners = other_types(nobjects, key->name);
 	size_t count = 0;
 	struct buf hint = BUF_INIT;
 	char *where = place_name(c);
@@ -568,14 +579,14 @@ report_unknown(struct check *c, const char *const *objects, size_t nobjects, con
 				names[count++] = grammar_rows[i].key;
 		}
 	}
-	owner = other_type(nobjects, key->name);
-	if (owner)
-		buf_addf(&hint, "; it belongs to tasks of type %s, and this one is of type %s", owner, objects[nobjects - 1]);
+	if (owners)
+		buf_addf(&hint, "; it belongs to tasks of type %s, and this one is of type %s", owners, objects[nobjects - 1]);
 	else
 		suggest_hint(&hint, key->name, names, count, "known keys are");
 	diags_add(c->diags, SEVERITY_ERROR, c->file, key->line, key->col, "unknown key \"%.60s\" in %s%s", key->name, where,
 		  hint.s);
 	buf_release(&hint);
+	free(owners);
 	free(where);
 	free(names);
 }

@@ -216,6 +216,10 @@ load_sql_file(struct loader *l, struct task_def *t)
 	if (path == NULL)
 		return;
 	pos_find(t->pos, "sql_file", &line, &col);
+	if (t->type == TASK_STAGE && json_object_get(t->spec, "sql")) { /* a curate task was told so already */
+		load_error(l, line, col, "task \"%s\" has \"sql\" and \"sql_file\"; one of them is enough", t->id);
+		return;
+	}
 	if (text_has_ref(path)) {
 		load_error(l, line, col, "\"sql_file\" of task \"%s\" cannot use refs: the file is read when the flow is loaded",
 			   t->id);

@@ -176,6 +176,13 @@ const struct grammar_row grammar_rows[] = {
 	{ "stage", "where", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "SQL condition; rows for which it is not true are left out." },
 	{ "stage", "rename", G_MAP, G_STRING, NULL, 0, NULL, NULL, "Old name to new name." },
+	{ "stage", "sql", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "A SELECT over \"this\", the rows that the other keys leave; its rows are written. For changed and computed values, "
+	  "and for one row a key: SELECT DISTINCT ON (key) * FROM this ORDER BY key, changed_at DESC." },
+	{ "stage", "sql_file", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "A file with that SELECT, relative to the flow's file; refs work inside." },
+	{ "stage", "limit", G_ONE, G_INT, NULL, 0, NULL, "0..",
+	  "At most so many rows are written, and no more of the source is read than that takes." },
 	{ "stage", "cast", G_MAP, G_STRING, NULL, 0, NULL, NULL,
 	  "Column to SQL type; a value that does not fit is a reject." },
 	{ "stage", "schema", G_MAP, G_STRING, NULL, 0, NULL, NULL,

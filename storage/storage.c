@@ -110,9 +110,8 @@ storage_list(struct storage *s, const char *location, storage_found found, void 
 
 /* ---- patterns ---- */
 
-/* As fnmatch, but a part that is ** stands for any number of folders. */
-static bool
-glob_matches(const char *pattern, const char *path)
+bool
+storage_matches(const char *pattern, const char *path)
 {
 	const char *stars = strstr(pattern, "**");
 	char *head;
@@ -135,7 +134,7 @@ glob_matches(const char *pattern, const char *path)
 			const char *rest = stars + 2 + (stars[2] == '/');
 
 			for (const char *q = p; !good && q; q = strchr(q, '/') ? strchr(q, '/') + 1 : NULL)
-				good = *rest == '\0' || glob_matches(rest, q);
+				good = *rest == '\0' || storage_matches(rest, q);
 		}
 		free(front);
 	}
@@ -154,7 +153,7 @@ glob_found(const char *location, int64_t size, wall_us modified, void *arg)
 {
 	struct globbing *g = arg;
 
-	return glob_matches(g->pattern, location) ? g->found(location, size, modified, g->arg) : 0;
+	return storage_matches(g->pattern, location) ? g->found(location, size, modified, g->arg) : 0;
 }
 
 int

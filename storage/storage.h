@@ -83,6 +83,9 @@ MUSTCHECK int storage_list(struct storage *s, const char *location, storage_foun
 /* Every file that a pattern matches: *, ?, [a-z] within a name, ** across folders. Without one of these: the file itself. */
 MUSTCHECK int storage_glob(struct storage *s, const char *pattern, storage_found found, void *arg, struct err *e);
 
+/* Is that one of the files that the pattern matches? As fnmatch, but a part that is ** stands for any number of folders. */
+bool storage_matches(const char *pattern, const char *location);
+
 /* What is not there is no error. */
 MUSTCHECK int storage_remove(struct storage *s, const char *location, struct err *e);
 /* The same for many, a thousand at a time; they may lie in different buckets. The first error ends it. */

@@ -20,145 +20,6 @@
 #include "tasks/report.h"
 #include "tasks/stage_int.h"
 
-/* The copy's error when a value is missing; the sentence for the user names file and line. */
-#define NULL_FOUND "sluice: a value is missing"
-
-static bool
-is_name(const char *s)
-{
-	if (!(*s == '_' || (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z')))
-		return false;
-	for (; *s; s++)
-		if (!(*s == '_' || (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z') || (*s >= '0' && *s <= '9')))
-			return false;
-	return true;
-}
-
-/* ---- the rows ---- */
-
-/* The text of each `select` entry: a name, "expr AS name", or name: expr. */
-static int
-add_select(struct stage *st, struct buf *b)
-{
-	const json_t *select = json_object_get(st->cx->spec, "select"), *schema = json_object_get(st->cx->spec, "schema");
-	const char *name;
-	json_t *item;
-	size_t i;
-
-	if (json_is_array(select)) {
-		json_array_foreach (select, i, item) {
-			const char *text = json_string_value(item);
-			char *key = xasprintf("select/%zu", i), *from = xasprintf(" FROM %s", st->reader.s);
-			int rc = 0;
-
-			if (i)
-				buf_adds(b, ", ");
-			if (is_name(text)) {
-				if (!stage_has_name(st->names, text))
-					rc = stage_missing_column(st, key, text);
-				buf_add_sql_name(b, text);
-			} else {
-				rc = task_check_sql(st->cx, key, "SELECT ", text, from);
-				buf_adds(b, text);
-			}
-			free(key);
-			free(from);
-			if (rc < 0)
-				return rc;
-		}
-		return 0;
-	}
-	if (json_is_object(select) || json_is_object(schema)) {
-		bool first = true;
-
-		json_object_foreach ((json_t *)(uintptr_t)(json_is_object(select) ? select : schema), name, item) {
-			if (!first)
-				buf_adds(b, ", ");
-			first = false;
-			if (json_is_object(select)) {
-				char *key = xasprintf("select/%s", name), *from = xasprintf(" FROM %s", st->reader.s);
-				int rc = task_check_sql(st->cx, key, "SELECT ", json_string_value(item), from);
-
-				free(key);
-				free(from);
-				if (rc < 0)
-					return rc;
-				buf_addf(b, "%s AS ", json_string_value(item));
-			}
-			buf_add_sql_name(b, name);
-		}
-		return 0;
-	}
-	buf_adds(b, "*");
-	return 0;
-}
-
-static int
-build_query(struct stage *st, struct buf *out)
-{
-	const char *where = spec_text(st->cx, "where"), *name;
-	const json_t *rename = json_object_get(st->cx->spec, "rename");
-	struct buf inner = BUF_INIT;
-	json_t *to;
-	int rc = -1;
-	size_t i;
-
-	buf_adds(&inner, "SELECT ");
-	if (add_select(st, &inner) < 0)
-		goto out;
-	buf_addf(&inner, " FROM %s", st->reader.s);
-	if (where) {
-		char *before = xasprintf("SELECT * FROM %s WHERE ", st->reader.s);
-
-		rc = task_check_sql(st->cx, "where", before, where, "");
-		free(before);
-		if (rc < 0)
-			goto out;
-		buf_addf(&inner, " WHERE (%s\n)", where);
-	}
-	json_array_foreach (st->not_null, i, to) {
-		buf_adds(&inner, where || i ? " AND " : " WHERE ");
-		/* With `fail` the copy itself stops at the first one: no second reading to look for it in a good source. */
-		buf_adds(&inner, st->on_reject == REJECT_FAIL ? "CASE WHEN " : "");
-		buf_add_sql_name(&inner, json_string_value(to));
-		buf_adds(&inner,
-			 st->on_reject == REJECT_FAIL ? " IS NULL THEN error('" NULL_FOUND "') ELSE true END" : " IS NOT NULL");
-	}
-	if (json_object_size(rename)) {
-		json_t *columns = duck_describe(st->cx->db, inner.s, &st->cx->err), *names = json_array(), *column;
-		bool first = true;
-
-		if (columns == NULL) {
-			json_decref(names);
-			goto out;
-		}
-		json_array_foreach (columns, i, column)
-			json_array_append(names, json_object_get(column, "name"));
-		json_decref(columns);
-		json_decref(st->names);
-		st->names = names;
-		buf_adds(out, "SELECT * RENAME (");
-		json_object_foreach ((json_t *)(uintptr_t)rename, name, to) {
-			if (!stage_has_name(st->names, name)) {
-				rc = stage_missing_column(st, "rename", name);
-				goto out;
-			}
-			buf_adds(out, first ? "" : ", ");
-			first = false;
-			buf_add_sql_name(out, name);
-			buf_adds(out, " AS ");
-			buf_add_sql_name(out, json_string_value(to));
-		}
-		buf_addf(out, ") FROM (%s)", inner.s);
-	} else {
-		buf_adds(out, inner.s);
-	}
-	rc = 0;
-out:
-	buf_release(&inner);
-	return rc < 0 ? -1 : 0;
-}
-
 /* ---- rejects ---- */
 
 /* Adds the rows that `bad` finds. They are looked for by reading the source once more. */
@@ -341,11 +202,13 @@ write_target(struct stage *st, const char *query)
 		/* In the files too, so that reading them back loses no column. */
 		buf_adds(&b, "), WRITE_PARTITION_COLUMNS true");
 	}
+	if (st->back)
+		stage_add_mark(st, &b);
 	buf_adds(&b, ")");
 	/* A size in bytes for row groups is honoured only without order. */
 	if (json_is_integer(row_group) && duck_exec(st->cx->db, "SET preserve_insertion_order = false", &st->cx->err) < 0)
 		goto out;
-	r = duck_query(st->cx->db, b.s, &st->cx->err);
+	r = duck_query_counted(st->cx->db, b.s, &st->rows_in, &st->cx->err);
 	if (r)
 		rows = duck_int(r, 0, 0);
 	duck_result_free(r);
@@ -376,7 +239,7 @@ static int
 explain_failure(struct stage *st)
 {
 	struct err first = st->cx->err;
-	bool rows = strstr(first.msg, NULL_FOUND) || strncmp(first.msg, "Conversion Error", 16) == 0;
+	bool rows = strstr(first.msg, STAGE_NULL_FOUND) || strncmp(first.msg, "Conversion Error", 16) == 0;
 
 	if (!rows || st->on_reject != REJECT_FAIL || st->bad.len == 0)
 		return -1;
@@ -407,50 +270,28 @@ take_place(struct stage *st)
 	return 0;
 }
 
-static bool foreign_file;
-
-static int
-on_foreign(const char *path, const struct stat *st, int type, struct FTW *ftw)
+static void
+report_stage(const struct stage *st, int64_t rows)
 {
-	size_t n = strlen(path);
+	report("metrics", json_pack("{s:I,s:I,s:I,s:I,s:I}", "files_read", (json_int_t)stage_files_read(st), "rows_in",
+				    (json_int_t)st->rows_in, "rows_out", (json_int_t)rows, "files_out", (json_int_t)stage_nfiles,
+				    "bytes_out", (json_int_t)stage_bytes));
+	if (st->files_in >= 0)
+		report("metrics",
+		       json_pack("{s:I,s:I}", "files_in", (json_int_t)st->files_in, "bytes_in", (json_int_t)st->bytes_in));
+	/* A partitioned target is read by its files. */
+	if (stage_is_folder(st)) {
+		char *prefix = storage_remote(st->path) ? stage_store_prefix(st) : xstrdup("");
+		char *glob = xasprintf("%s/**/%s*.parquet", st->path, prefix);
 
-	(void)st;
-	if (type == FTW_F && ftw->level > 0 && (n < 8 || strcmp(path + n - 8, ".parquet") != 0))
-		foreign_file = true;
-	return foreign_file;
-}
-
-/* A target replaces what is there. It must not take with it what no stage task wrote. */
-static int
-check_target(struct stage *st)
-{
-	bool folder = json_array_size(json_object_get(st->target, "partition_by")) > 0;
-	size_t n = strlen(st->path), i;
-	struct stat info;
-	json_t *file;
-
-	if (storage_remote(st->path))
-		return stage_store_check(st);
-	if (lstat(st->path, &info) < 0)
-		return 0;
-	if (S_ISDIR(info.st_mode) && !folder)
-		return task_fail_at(st->cx, "target/path",
-				    "%s is a folder; name a file in it, or set partition_by to write a folder", st->path);
-	json_array_foreach (st->files, i, file) {
-		const char *path = json_string_value(file);
-
-		if (folder && strncmp(path, st->path, n) == 0 && path[n] == '/')
-			return task_fail_at(st->cx, "target/path",
-					    "the folder %s holds the source %s, which the result would replace", st->path, path);
+		report_output("path", json_string(glob));
+		free(glob);
+		free(prefix);
+	} else {
+		report_output("path", json_string(st->path));
 	}
-	foreign_file = false;
-	nftw(st->path, on_foreign, 16, FTW_PHYS);
-	if (folder && foreign_file)
-		return task_fail_at(
-			st->cx, "target/path",
-			"the folder %s holds files that are not Parquet; the result would replace them: name a folder of its own",
-			st->path);
-	return 0;
+	report_output("rows", json_integer((json_int_t)rows));
+	printf("%" PRId64 " rows from %zu files to %s\n", rows, json_array_size(st->files), st->path);
 }
 
 static int
@@ -461,10 +302,18 @@ stage_work(struct stage *st)
 	int64_t rows;
 	int rc = -1;
 
-	if (stage_files(st) < 0 || check_target(st) < 0)
+	if (stage_files(st) < 0 || stage_check_target(st) < 0)
 		return -1;
+	if (st->back && json_integer_value(json_object_get(cx->doc, "attempt")) > 1 &&
+	    (rows = stage_written_before(st)) != STAGE_NOT_WRITTEN) {
+		if (rows >= 0) {
+			printf("an attempt before this one has written the result\n");
+			report_stage(st, rows);
+		}
+		return rows < 0 ? -1 : 0;
+	}
 	rc = stage_read(st);
-	if (rc < 0 || build_query(st, &query) < 0 || task_make_parents(cx, st->path) < 0) {
+	if (rc < 0 || stage_query(st, &query) < 0 || task_make_parents(cx, st->path) < 0) {
 		buf_release(&query);
 		return -1;
 	}
@@ -477,21 +326,7 @@ stage_work(struct stage *st)
 	if (judge_rejects(st, true) < 0 || take_place(st) < 0)
 		return -1;
 	FAULT("stage.finish.after");
-	report("metrics", json_pack("{s:I,s:I,s:I,s:I}", "rows_out", (json_int_t)rows, "bytes_out", (json_int_t)stage_bytes,
-				    "files_out", (json_int_t)stage_nfiles, "files_in", (json_int_t)json_array_size(st->files)));
-	/* A partitioned target is read by its files. */
-	if (json_array_size(json_object_get(st->target, "partition_by"))) {
-		char *prefix = storage_remote(st->path) ? stage_store_prefix(st) : xstrdup("");
-		char *glob = xasprintf("%s/**/%s*.parquet", st->path, prefix);
-
-		report_output("path", json_string(glob));
-		free(glob);
-		free(prefix);
-	} else {
-		report_output("path", json_string(st->path));
-	}
-	report_output("rows", json_integer((json_int_t)rows));
-	printf("%" PRId64 " rows from %zu files to %s\n", rows, json_array_size(st->files), st->path);
+	report_stage(st, rows);
 	return 0;
 }
 

@@ -1,4 +1,4 @@
-/* What stage.c, stage_source.c and stage_store.c share: one stage task. */
+/* What stage.c and its stage_*.c share: one stage task. */
 #ifndef TASKS_STAGE_INT_H
 #define TASKS_STAGE_INT_H
 
@@ -8,16 +8,21 @@
 
 #include "tasks/context.h"
 
+/* The copy's error when a value is missing; the sentence for the user names file and line. */
+#define STAGE_NULL_FOUND "sluice: a value is missing"
+
 enum on_reject { REJECT_FAIL, REJECT_SKIP, REJECT_QUARANTINE };
 
 struct stage {
 	struct context *cx;
 	const json_t *source, *target;
 	const char *format;
-	json_t *files;    /* list of paths */
-	json_t *names;    /* list of the source's column names */
-	json_t *types;    /* object: column -> type, for those that have one */
-	json_t *not_null; /* list of names */
+	json_t *files;              /* list of paths; of a table: its name */
+	int64_t files_in, bytes_in; /* what there is to read: files, or the data files of a table's state; -1: unknown */
+	int64_t rows_in;            /* what the scan handed on */
+	json_t *names;              /* list of the source's column names */
+	json_t *types;              /* object: column -> type, for those that have one */
+	json_t *not_null;           /* list of names */
 	enum on_reject on_reject;
 	struct buf reader; /* table function call over the files, or a subquery over it */
 	struct buf
@@ -26,6 +31,7 @@ struct stage {
 	struct buf reasons; /* list of expressions over `traced`: what is wrong, each NULL when nothing is */
 	char *path, *tmp;   /* target and its temporary name */
 	char *tmp_rejects;
+	bool back; /* it is itself read */
 	int64_t rejected;
 	/* of a folder on a store, see stage_store.c */
 	json_t *old; /* locations of its files before */
@@ -34,10 +40,27 @@ struct stage {
 
 /* Finds the files that the source's paths name; a path that names none is an error. 0, or -1 with the error set. */
 int stage_files(struct stage *st);
+/* How many of the source's files something was read of. */
+int64_t stage_files_read(const struct stage *st);
 /* Fills in names, types, not_null, reader, traced, bad and reasons. 0, or -1 with the error set. */
 int stage_read(struct stage *st);
 /* A text of the source's, or `otherwise`; borrowed. */
 const char *stage_source_text(const struct stage *st, const char *name, const char *otherwise);
+/* The statement whose rows are written; `out` may hold half of it after an error. 0, or -1 with the error set. */
+int stage_query(struct stage *st, struct buf *out);
+/* May what is at the target be replaced, and will the next run not read it? 0, or -1 with the error set. */
+int stage_check_target(struct stage *st);
+/* Has the copy write into each file which task of which run this is: for a target that is read itself. */
+void stage_add_mark(const struct stage *st, struct buf *b);
+/*
+ * How many rows an earlier attempt wrote back, which died after that: to read them again were to do the same twice.
+ * STAGE_NOT_WRITTEN when there was none, -1 with the error set.
+ */
+int64_t stage_written_before(const struct stage *st);
+#define STAGE_NOT_WRITTEN (-2)
+#define STAGE_MARK        "sluice.written_by"
+/* Is the target a folder, by partitions? */
+bool stage_is_folder(const struct stage *st);
 /* Would a target on a store take something with it that no stage task wrote? 0, or -1 with the error set. */
 int stage_store_check(struct stage *st);
 /* Sends what was written to the store; what was there before goes away after it. */

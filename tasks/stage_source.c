@@ -2,15 +2,18 @@
 #include "tasks/stage_int.h"
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/stat.h>
 
 #include "base/alloc.h"
 #include "storage/storage.h"
 #include "tasks/delta.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/engines/reads.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/write.h"
 #include "tasks/report.h"
@@ -62,9 +65,10 @@ stage_remote_file(const char *location, int64_t size, wall_us modified, void *ar
 {
 	struct stage *st = arg;
 
-	(void)size;
 	(void)modified;
 	json_array_append_new(st->files, json_string(location));
+	st->files_in++;
+	st->bytes_in += size;
 	return 0;
 }
 
@@ -99,6 +103,7 @@ stage_files(struct stage *st)
 		return task_fail(cx, ERR_INVALID, "source.table and source.at go with format: iceberg, not with %s", st->format);
 	if (strcmp(st->format, "delta") == 0) { /* its log says which files it has */
 		json_array_append(st->files, (json_t *)(uintptr_t)path);
+		st->files_in = -1;
 		return 0;
 	}
 	for (size_t i = 0; i < n; i++) {
@@ -129,13 +134,33 @@ stage_files(struct stage *st)
 		}
 		for (size_t k = 0; k < duck_rows(r); k++) {
 			char *file = duck_text(r, k, 0);
+			struct stat info;
 
 			json_array_append_new(st->files, json_string(file));
+			st->files_in++;
+			st->bytes_in += stat(file, &info) == 0 ? info.st_size : 0;
 			free(file);
 		}
 		duck_result_free(r);
 	}
 	return 0;
+}
+
+int64_t
+stage_files_read(const struct stage *st)
+{
+	json_t *read = reads_files(), *file, *bytes;
+	const char *path;
+	int64_t n = 0;
+	size_t i;
+
+	json_array_foreach (st->files, i, file)
+		n += json_object_get(read, json_string_value(file)) != NULL;
+	if (strcmp(st->format, "iceberg") == 0 || strcmp(st->format, "delta") == 0)
+		json_object_foreach (read, path, bytes) /* all that tells of no files */
+			n += fnmatch("*.avro", path, 0) != 0 && fnmatch("*/_delta_log/*", path, 0) != 0;
+	json_decref(read);
+	return n;
 }
 
 static void
@@ -453,6 +478,41 @@ stage_read_csv(struct stage *st)
 	return 0;
 }
 
+/*
+ * A type that a column already has asks for nothing: without a cast in between the reader skips what a condition rules out, and
+ * nothing is read again to look for rejects. Types are compared as the engine writes them.
+ */
+static int
+drop_own_types(struct stage *st, const json_t *columns)
+{
+	struct buf b = BUF_INIT;
+	json_t *asked, *own, *column, *type;
+	const char *name;
+	size_t i;
+
+	if (json_object_size(st->types) == 0)
+		return 0;
+	json_object_foreach (st->types, name, type) {
+		buf_addf(&b, "%sCAST(NULL AS %s) AS ", b.len ? ", " : "SELECT ", json_string_value(type));
+		buf_add_sql_name(&b, name);
+	}
+	asked = duck_describe(st->cx->db, b.s, &st->cx->err);
+	buf_release(&b);
+	if (asked == NULL)
+		return -1;
+	own = json_object();
+	json_array_foreach (columns, i, column)
+		json_object_set(own, json_string_value(json_object_get(column, "name")), json_object_get(column, "type"));
+	json_array_foreach (asked, i, column) {
+		name = json_string_value(json_object_get(column, "name"));
+		if (json_equal(json_object_get(own, name), json_object_get(column, "type")))
+			json_object_del(st->types, name);
+	}
+	json_decref(own);
+	json_decref(asked);
+	return 0;
+}
+
 /* JSON, Parquet and tables bring their own types; what is asked for beyond them is cast. `plain` is what FROM takes. */
 static int
 stage_read_typed(struct stage *st, const char *plain)
@@ -461,6 +521,7 @@ stage_read_typed(struct stage *st, const char *plain)
 	char *query = xasprintf("SELECT * FROM %s", plain);
 	json_t *columns = duck_describe(cx->db, query, &cx->err), *column, *name;
 	size_t i;
+	int rc;
 
 	free(query);
 	if (columns == NULL)
@@ -468,8 +529,11 @@ stage_read_typed(struct stage *st, const char *plain)
 	st->names = json_array();
 	json_array_foreach (columns, i, column)
 		json_array_append(st->names, json_object_get(column, "name"));
+	rc = stage_types(st);
+	if (rc == 0)
+		rc = drop_own_types(st, columns);
 	json_decref(columns);
-	if (stage_types(st) < 0)
+	if (rc < 0)
 		return -1;
 	stage_conditions(st, true);
 	if (json_object_size(st->types) == 0) {
@@ -518,13 +582,26 @@ stage_read_files(struct stage *st, const char *function)
 	return rc;
 }
 
+/* 0 where the one who wrote the state did not say. */
+static int64_t
+summary_number(const json_t *summary, const char *name)
+{
+	const char *text = json_string_value(json_object_get(summary, name));
+
+	return text ? strtoll(text, NULL, 10) : 0;
+}
+
 /* One state of a table, the same for every statement of the task, whatever is committed meanwhile. */
 static int
 stage_read_table(struct stage *st)
 {
-	char *query = inspect_at(st->cx, stage_source_text(st, "table", ""), stage_source_text(st, "at", NULL)), *plain;
+	json_t *summary = NULL;
+	char *query = inspect_at(st->cx, stage_source_text(st, "table", ""), stage_source_text(st, "at", NULL), &summary), *plain;
 	int rc;
 
+	st->files_in = summary_number(summary, "total-data-files");
+	st->bytes_in = summary_number(summary, "total-files-size");
+	json_decref(summary);
 	if (query == NULL)
 		return -1;
 	plain = xasprintf("(%s)", query);

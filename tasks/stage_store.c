@@ -20,12 +20,6 @@ struct looking {
 	const char *foreign; /* the first that no stage task wrote; in st->old */
 };
 
-static bool
-is_folder(const struct stage *st)
-{
-	return json_array_size(json_object_get(st->target, "partition_by")) > 0;
-}
-
 static char *
 mark_location(const struct stage *st)
 {
@@ -58,14 +52,17 @@ stage_store_check(struct stage *st)
 	size_t n = strlen(st->path), i;
 	json_t *file;
 
-	if (!is_folder(st))
+	if (!stage_is_folder(st))
 		return 0;
 	json_array_foreach (st->files, i, file) {
 		const char *path = json_string_value(file);
 
 		if (strncmp(path, st->path, n) == 0 && path[n] == '/')
-			return task_fail_at(st->cx, "target/path",
-					    "the folder %s holds the source %s, which the result would replace", st->path, path);
+			return task_fail_at(
+				st->cx, "target/path",
+				"the folder %s holds the source %s, which the result would replace; on a store that takes "
+				"more than one step, so write to another folder",
+				st->path, path);
 	}
 	st->old = json_array();
 	if (task_storage(st->cx) == NULL || storage_list(st->cx->storage, st->path, on_there, &l, &st->cx->err) < 0)
@@ -158,7 +155,7 @@ stage_store_send(struct stage *st)
 {
 	if (task_storage(st->cx) == NULL)
 		return -1;
-	if (is_folder(st))
+	if (stage_is_folder(st))
 		return send_folder(st);
 	return storage_upload(st->cx->storage, st->path, st->tmp, &st->cx->err) < 0 ? -1 : 0;
 }

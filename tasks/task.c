@@ -18,6 +18,7 @@
 #include "base/fs.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/engines/reads.h"
 #include "tasks/iceberg/explain.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/rest.h"
@@ -213,6 +214,21 @@ task_report_error(struct context *cx)
 	fprintf(stderr, "error: %s\n", cx->err.msg ? cx->err.msg : "unknown");
 }
 
+/* What the engine read, but for what it had put aside itself. */
+static void
+task_report_reads(const struct context *cx)
+{
+	json_t *files = reads_files(), *bytes;
+	const char *scratch = doc_text(cx, "scratch"), *path;
+	json_int_t sum = 0;
+
+	json_object_foreach (files, path, bytes)
+		if (scratch == NULL || strncmp(path, scratch, strlen(scratch)) != 0)
+			sum += json_integer_value(bytes);
+	report_metric("bytes_read", sum);
+	json_decref(files);
+}
+
 /* ---- when the engine ends the process ---- */
 
 static const struct context *running;
@@ -273,6 +289,7 @@ task_main(const json_t *doc)
 	int rc = -1;
 
 	spent_start();
+	reads_start();
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; type && i < sizeof(task_types) / sizeof(task_types[0]); i++) {
 		if (strcmp(task_types[i].type, type) != 0)
@@ -288,6 +305,7 @@ task_main(const json_t *doc)
 		if (rc < 0)
 			explain_error(&cx);
 		spent_report();
+		task_report_reads(&cx);
 		if (rc == 0 && report_failure()) /* what others rely on would be missing */
 			rc = task_fail(&cx, ERR_IO, "what was done cannot be reported: %s", strerror(report_failure()));
 		if (cx.cause == NULL && cx.err.msg && strstr(cx.err.msg, "Out of Memory Error"))

@@ -511,7 +511,8 @@ validate_run(struct context *cx)
 	if (name && spec_text(cx, "at")) {
 		char *query;
 
-		if (task_table_name(cx, name, &ns, &table) < 0 || (query = inspect_at(cx, name, spec_text(cx, "at"))) == NULL)
+		if (task_table_name(cx, name, &ns, &table) < 0 ||
+		    (query = inspect_at(cx, name, spec_text(cx, "at"), NULL)) == NULL)
 			goto out;
 		buf_adds(&view, query);
 		free(query);

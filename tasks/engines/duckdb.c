@@ -17,7 +17,17 @@
 #include "base/log.h"
 #include "base/murmur.h"
 #include "tasks/engines/installed.h"
+#include "tasks/engines/reads.h"
 #include "tasks/spent.h"
+
+/* The library has these, its header of the release before does not. */
+typedef struct duck_log_storage *duckdb_log_storage;
+typedef void (*duck_log_fn)(void *arg, duckdb_timestamp *at, const char *level, const char *type, const char *message);
+duckdb_log_storage duckdb_create_log_storage(void);
+void duckdb_destroy_log_storage(duckdb_log_storage *storage);
+void duckdb_log_storage_set_name(duckdb_log_storage storage, const char *name);
+void duckdb_log_storage_set_write_log_entry(duckdb_log_storage storage, duck_log_fn fn);
+duckdb_state duckdb_register_log_storage(duckdb_database db, duckdb_log_storage storage);
 
 /* What is used of the C API; called through this table, since the library is mapped at run time. */
 /* clang-format off */
@@ -55,6 +65,15 @@
 	X(scalar_function_set_special_handling)                                                                                  \
 	X(scalar_function_set_error)                                                                                             \
 	X(register_scalar_function)                                                                                              \
+	X(get_profiling_info)                                                                                                    \
+	X(profiling_info_get_value)                                                                                              \
+	X(profiling_info_get_child_count)                                                                                        \
+	X(profiling_info_get_child)                                                                                              \
+	X(create_log_storage)                                                                                                    \
+	X(destroy_log_storage)                                                                                                   \
+	X(log_storage_set_name)                                                                                                  \
+	X(log_storage_set_write_log_entry)                                                                                       \
+	X(register_log_storage)                                                                                                  \
 	X(data_chunk_get_size)                                                                                                   \
 	X(data_chunk_get_vector)                                                                                                 \
 	X(vector_get_data)                                                                                                       \
@@ -314,6 +333,35 @@ duck_open(const json_t *options, const char *scratch, struct duck **out, struct 
 	return duck_start(options, scratch, out, e);
 }
 
+static void
+on_log(void *arg, duckdb_timestamp *at, const char *level, const char *type, const char *message)
+{
+	(void)arg;
+	(void)at;
+	(void)level;
+	(void)type;
+	reads_note(message);
+}
+
+/* Settings that every database has; what the engine reads is told to reads.c. */
+static int
+duck_prepare(struct duck *db, struct err *e)
+{
+	duckdb_log_storage log = api.create_log_storage();
+	bool failed;
+
+	api.log_storage_set_name(log, "sluice");
+	api.log_storage_set_write_log_entry(log, on_log);
+	failed = api.register_log_storage(db->db, log) == DuckDBError;
+	api.destroy_log_storage(&log);
+	if (failed)
+		return err_set(e, ERR_INTERNAL, "DuckDB does not take a place for its log");
+	return duck_exec(db,
+			 "SET TimeZone = 'UTC'; SET logging_storage = 'sluice'; SET logging_mode = 'enable_selected'; "
+			 "SET enabled_log_types = 'FileSystem'; SET logging_level = 'trace'; SET enable_logging = true",
+			 e);
+}
+
 static int
 duck_start(const json_t *options, const char *scratch, struct duck **out, struct err *e)
 {
@@ -353,7 +401,7 @@ duck_start(const json_t *options, const char *scratch, struct duck **out, struct
 		return rc;
 	}
 	*out = db;
-	return duck_exec(db, "SET TimeZone = 'UTC'", e);
+	return duck_prepare(db, e);
 }
 
 void
@@ -551,6 +599,50 @@ duck_query(struct duck *db, const char *sql, struct err *e)
 		duck_result_free(r);
 		return NULL;
 	}
+	return r;
+}
+
+/* What the engine measured at an operator of its plan, as text; NULL when it has no such value. The caller frees it. */
+static char *
+measured(duckdb_profiling_info operator, const char * what)
+{
+	duckdb_value value = api.profiling_info_get_value(operator, what);
+	char *theirs = value ? api.get_varchar(value) : NULL, *ours = theirs ? xstrdup(theirs) : NULL;
+
+	api.free(theirs);
+	if (value)
+		api.destroy_value(&value);
+	return ours;
+}
+
+static int64_t
+most_scanned(duckdb_profiling_info operator)
+{
+	char *type = measured(operator, "OPERATOR_TYPE"), *rows = NULL;
+	int64_t most = 0, n;
+
+	if (type && strcmp(type, "TABLE_SCAN") == 0)
+		rows = measured(operator, "OPERATOR_CARDINALITY");
+	if (rows)
+		most = strtoll(rows, NULL, 10);
+	free(type);
+	free(rows);
+	for (idx_t i = 0; i < api.profiling_info_get_child_count(operator); i++)
+		if ((n = most_scanned(api.profiling_info_get_child(operator, i))) > most)
+			most = n;
+	return most;
+}
+
+struct duck_result *
+duck_query_counted(struct duck *db, const char *sql, int64_t *scanned, struct err *e)
+{
+	duckdb_profiling_info plan;
+	struct duck_result *r;
+
+	if (duck_exec(db, "SET enable_profiling = 'no_output'", e) < 0 || (r = duck_query(db, sql, e)) == NULL)
+		return NULL;
+	plan = api.get_profiling_info(db->con);
+	*scanned = plan ? most_scanned(plan) : 0;
 	return r;
 }
 

@@ -50,6 +50,11 @@ MUSTCHECK int duck_exec(struct duck *db, const char *sql, struct err *e);
 MUSTCHECK int duck_execf(struct duck *db, struct err *e, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* NULL with `e` set on failure. */
 struct duck_result *duck_query(struct duck *db, const char *sql, struct err *e);
+/*
+ * The same, and how many rows the largest of its scans handed on, after the conditions that a scan itself applies. The statements
+ * after it are measured, too.
+ */
+struct duck_result *duck_query_counted(struct duck *db, const char *sql, int64_t *scanned, struct err *e);
 void duck_result_free(struct duck_result *r);
 size_t duck_rows(const struct duck_result *r);
 size_t duck_cols(const struct duck_result *r);

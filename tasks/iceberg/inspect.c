@@ -322,9 +322,9 @@ subject_release(struct subject *s)
 	json_decref(s->loaded);
 }
 
-/* The statement behind one of the macros. NULL with the error set. */
+/* The statement behind one of the macros, see inspect_at. */
 static char *
-inspect_sql(struct context *cx, const char *kind, const char *table, const char *at)
+inspect_sql(struct context *cx, const char *kind, const char *table, const char *at, json_t **summary)
 {
 	struct subject s = { .cx = cx };
 	struct buf b = BUF_INIT;
@@ -333,6 +333,8 @@ inspect_sql(struct context *cx, const char *kind, const char *table, const char 
 	for (size_t i = 0; rc == 0 && i < sizeof(tables) / sizeof(tables[0]); i++)
 		if (strcmp(tables[i].name, kind) == 0)
 			rc = tables[i].sql(&s, &b);
+	if (summary)
+		*summary = json_incref(json_object_get(s.snapshot, "summary"));
 	subject_release(&s);
 	if (rc == 0)
 		return buf_detach(&b);
@@ -341,9 +343,9 @@ inspect_sql(struct context *cx, const char *kind, const char *table, const char 
 }
 
 char *
-inspect_at(struct context *cx, const char *table, const char *at)
+inspect_at(struct context *cx, const char *table, const char *at, json_t **summary)
 {
-	return inspect_sql(cx, "as_of", table, at);
+	return inspect_sql(cx, "as_of", table, at, summary);
 }
 
 static struct context *inspected; /* an attempt is one task */
@@ -363,7 +365,7 @@ inspect_once(struct context *cx, const char *const *args)
 
 	if (inspected_before == NULL)
 		inspected_before = json_object();
-	sql = before ? xstrdup(before) : inspect_sql(cx, args[0], args[1], args[2]);
+	sql = before ? xstrdup(before) : inspect_sql(cx, args[0], args[1], args[2], NULL);
 	if (sql && before == NULL)
 		json_object_set_new(inspected_before, key, json_string(sql));
 	free(key);

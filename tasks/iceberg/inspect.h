@@ -14,7 +14,10 @@ MUSTCHECK int inspect_define(struct duck *db, struct err *e);
 void inspect_begin(struct context *cx);
 /* The table that was asked for last; NULL: none was. */
 const char *inspect_subject(void);
-/* The statement that reads a table as it was; `at` as in base/table_at.h. NULL with the error set. The caller frees it. */
-char *inspect_at(struct context *cx, const char *table, const char *at);
+/*
+ * The statement that reads a table as it was; `at` as in base/table_at.h. NULL with the error set. The caller frees it, and owns
+ * the summary of that state's snapshot; `summary` may be NULL, and what it gets, too.
+ */
+char *inspect_at(struct context *cx, const char *table, const char *at, json_t **summary);
 
 #endif

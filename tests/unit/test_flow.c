@@ -625,8 +625,8 @@ test_keys_of_other_types(void **state)
 	       "  - {id: b, type: curate, into: a.b, sql: SELECT 1, sql_file: /nonexistent/x.sql}\n"
 	       "  - {id: c, type: validate, checks: [{not_null: a, unique: a}]}\n"
 	       "  - {id: d, type: command, command: x, retry: {max_attempts: 0}, depends_on: \"${params.x}\"}\n",
-	       "f.yaml:3:40: error: unknown key \"sql\" in task \"a\"; it belongs to tasks of type curate, and this one is of "
-	       "type command\n"
+	       "f.yaml:3:40: error: unknown key \"sql\" in task \"a\"; it belongs to tasks of type stage, curate and validate, "
+	       "and this one is of type command\n"
 	       "f.yaml:3:55: error: unknown key \"engine\" in task \"a\"; it belongs to tasks of type stage, publish, "
 	       "curate, validate and maintain, and "
 	       "this one is of type command\n"

@@ -130,10 +130,11 @@ function AttemptFacts({ attempt: a, t }: { attempt: Attempt; t: number }) {
   if (m["rows_in"] !== undefined) add("Rows in", count(m["rows_in"]));
   if (m["rows_out"] !== undefined) add("Rows out", count(m["rows_out"]));
   if (m["rows_rejected"]) add("Rejected", <span class="bad-text">{count(m["rows_rejected"])}</span>);
+  if (m["bytes_read"] !== undefined) add("Read", m["bytes_in"] !== undefined ? `${bytes(m["bytes_read"])} of ${bytes(m["bytes_in"])}` : bytes(m["bytes_read"]));
   if (m["files_out"] !== undefined) add("Files", count(m["files_out"]));
   if (m["bytes_out"] !== undefined) add("Written", bytes(m["bytes_out"]));
   if (m["engine_us"] !== undefined) add("In engine", duration(m["engine_us"] / 1000));
-  const known = new Set(["rows_in", "rows_out", "rows_rejected", "files_out", "bytes_out", "engine_us"]);
+  const known = new Set(["rows_in", "rows_out", "rows_rejected", "files_out", "bytes_in", "bytes_out", "bytes_read", "engine_us"]);
   for (const [k, v] of Object.entries(m)) if (!known.has(k)) add(title(k.replace(/_us$/, "").replaceAll("_", " ")), k.endsWith("_us") ? duration(v / 1000) : count(v));
 
   return (
