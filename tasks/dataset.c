@@ -87,6 +87,10 @@ list_path(struct reading *rd, const char *given)
 	if (local ? stat(path, &st) < 0 || !S_ISDIR(st.st_mode)
 		  : strpbrk(path, "*?[") != NULL || (len > 8 && strcmp(path + len - 8, ".parquet") == 0))
 		rc = storage_glob(s, path, on_file, rd, &rd->cx->err);
+	if (rc == ERR_NOT_FOUND && strstr(rd->cx->err.msg, "NoSuchBucket") == NULL) {
+		err_release(&rd->cx->err);
+		rc = 0;
+	}
 	if (rc == 0 && rd->nfiles == before && strpbrk(path, "*?[") == NULL) {
 		folder = xstrdup(path);
 		while (len > 1 && folder[len - 1] == '/')

@@ -350,9 +350,9 @@ delta_count(struct context *cx, const char *key, struct delta *d)
 	struct duck_result *r;
 	char *rows;
 
-	buf_adds(&b,
-		 "SELECT CASE WHEN count(*) = count(cardinality) THEN coalesce(sum(cardinality - coalesce(delete_count, 0)), 0) "
-		 "END::VARCHAR FROM delta_list_files(");
+	/* A file without statistics has the largest number there is. */
+	buf_adds(&b, "SELECT CASE WHEN coalesce(bool_and(cardinality < 9223372036854775807), true) THEN "
+		     "coalesce(sum(cardinality - coalesce(delete_count, 0)), 0) END::VARCHAR FROM delta_list_files(");
 	buf_add_sql_string(&b, d->path);
 	buf_addf(&b, ", version := %" PRId64 ", delete_count := true)", d->version);
 	r = duck_query(cx->db, b.s, &cx->err);
