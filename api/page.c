@@ -1,6 +1,7 @@
 /*
  * The page's files need no token: they hold no data. What they show comes from the API, which does ask for one.
- * Every address that the page itself draws (/runs/ID, /flows/ID) gets index.html, so that it can be opened directly.
+ * Every address that the page itself draws (/runs/ID, /flows/ID, /tables/NAME) gets index.html, so that it can be opened
+ * directly.
  */
 #include "api/page.h"
 
@@ -109,6 +110,8 @@ page_file(struct request *rq)
 const struct route page_routes[] = {
 	{ "GET", "/", page_index, ROLE_NONE, 0, "The page." },
 	{ "GET", "/assets/{path...}", page_file, ROLE_NONE, 0, "A file of the page." },
+	{ "GET", "/tables", page_index, ROLE_NONE, 0, "The page, showing the tables." },
+	{ "GET", "/tables/{table}", page_index, ROLE_NONE, 0, "The page, showing a table." },
 	{ "GET", "/runs", page_index, ROLE_NONE, 0, "The page, showing the runs." },
 	{ "GET", "/runs/{run}", page_index, ROLE_NONE, 0, "The page, showing a run." },
 	{ "GET", "/flows/{flow}", page_index, ROLE_NONE, 0, "The page, showing a flow." },

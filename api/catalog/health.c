@@ -108,11 +108,11 @@ on_health(void *arg, json_t *result, json_int_t total, const char *next, struct 
 {
 	struct request *rq = arg;
 
-	(void)total;
 	if (result == NULL)
 		reply_err(rq, e);
 	else
-		reply_json(rq, 200, json_pack("{s:O,s:s?}", "items", json_object_get(result, "tables"), "next", next));
+		reply_json(rq, 200,
+			   json_pack("{s:O,s:s?,s:I}", "items", json_object_get(result, "tables"), "next", next, "total", total));
 }
 
 void

@@ -152,6 +152,48 @@ def test_what_a_run_wrote_and_that_it_was_undone(daemon, open_page, folder):
     expect(written).to_contain_text("by token admin")
 
 
+LAKE = """
+    id: lake
+    concurrency: {max_active_runs: 1}
+    tasks:
+      - {id: small, type: curate, into: h.small, sql: SELECT range AS n FROM range(10)}
+      - {id: merged, type: curate, into: h.merged, mode: upsert, key: [n], properties: {write.merge.mode: merge-on-read}, sql: "SELECT range AS n, random() AS x FROM range(20)"}
+      - {id: whole, type: curate, into: h.whole, mode: overwrite, sql: SELECT 1 AS n}
+"""
+
+
+def test_how_healthy_the_tables_are(daemon, open_page):
+    daemon.flow("lake", LAKE)
+    for _ in range(4):
+        assert daemon.trigger("lake")["state"] == "success"
+    seen = {i["table"]: i for i in daemon.get("/api/v1/tables/health")["items"]}
+    page = open_page("/tables")
+    row = page.get_by_role("row", name=re.compile("h[.]small"))
+    expect(row).to_contain_text(f"{seen['h.small']['score']}")
+    expect(row).to_contain_text("4 4 small")
+    lake = page.get_by_label("The lake")
+    expect(lake).to_contain_text("Tables3")
+    expect(lake).to_contain_text(f"Files{sum(i['files'] for i in seen.values())}")
+    page.get_by_label("Order").select_option("health")
+    worst = min(seen.values(), key=lambda i: i["score"])["table"]
+    expect(page.get_by_role("row").nth(1)).to_contain_text(worst)
+
+    page.get_by_role("link", name="h.small").click()
+    health = page.get_by_role("region", name="Health")
+    expect(health).to_contain_text("4 of 4 files small; 1 would do")
+    expect(health).to_contain_text("no delete files")
+    expect(health).to_contain_text("sluice maintain h.small")
+    expect(page.get_by_role("region", name="Columns")).to_contain_text("n")
+    # Live, without a click.
+    assert daemon.trigger("lake")["state"] == "success"
+    expect(health).to_contain_text("5 of 5 files small")
+    expect(page.get_by_role("region", name="Last written").get_by_role("listitem")).to_have_count(5)
+
+    health.get_by_role("button", name="Maintain").click()
+    page.wait_for_url(re.compile(r"/runs/[0-9]{8}-"))
+    expect(page.get_by_role("button", name=re.compile("^maintain, maintain"))).to_be_visible()
+
+
 def test_problems_of_a_file_are_shown_where_they_are(daemon, open_page):
     daemon.flow("greet", GREET)
     page = open_page()
@@ -183,9 +225,13 @@ def test_signing_in_and_small_screens(daemon, open_page):
     expect(page.get_by_role("heading", name="greet")).to_be_visible()
     assert daemon.token not in page.evaluate("document.cookie + JSON.stringify(localStorage) + location.href")
 
-    for path in ("/", "/runs", f"/runs/{run['id']}", "/flows/greet"):
+    daemon.flow("lake", LAKE)
+    assert daemon.trigger("lake")["state"] == "success"
+    for path, shown in (("/", "greet"), ("/runs", "greet"), (f"/runs/{run['id']}", "greet"), ("/flows/greet", "greet"), ("/tables", "h.merged"), ("/tables/h.merged", "h.merged")):
         page.goto(daemon.url + path)
-        expect(page.get_by_text("greet").filter(visible=True).first).to_be_visible()
+        expect(page.get_by_text(shown).filter(visible=True).first).to_be_visible()
+        if path.startswith("/tables"):
+            expect(page.locator(".score").filter(visible=True).first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), f"{path} is wider than a phone"
 
 

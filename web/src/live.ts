@@ -152,3 +152,28 @@ export function useResource<T>(path: string | null, concerns: (ev: SluiceEvent) 
     set: (change) => setState((old) => (old.data === null ? old : { ...old, data: change(old.data) })),
   };
 }
+
+/** Calls `refresh` after events that concern it, at most once in `gap` milliseconds: for what costs the daemon more. */
+export function useSlowly(concerns: (ev: SluiceEvent) => boolean, refresh: () => void, gap: number): void {
+  const latest = useRef({ concerns, refresh });
+  latest.current = { concerns, refresh };
+  useEffect(() => {
+    let last = 0;
+    let timer = 0;
+    const off = onEvent((ev) => {
+      if (timer || !latest.current.concerns(ev)) return;
+      timer = window.setTimeout(
+        () => {
+          timer = 0;
+          last = Date.now();
+          latest.current.refresh();
+        },
+        Math.max(0, last + gap - Date.now()),
+      );
+    });
+    return () => {
+      off();
+      clearTimeout(timer);
+    };
+  }, [gap]);
+}

@@ -9,6 +9,8 @@ import { Login } from "./login";
 import { A, place } from "./router";
 import { RunPage } from "./run";
 import { Runs } from "./runs";
+import { TablePage } from "./table";
+import { Tables } from "./tables";
 import "./style.css";
 
 type Theme = "system" | "light" | "dark";
@@ -74,6 +76,9 @@ function Bar() {
         <A href="/runs" aria-current={at("runs")}>
           Runs
         </A>
+        <A href="/tables" aria-current={at("tables")}>
+          Tables
+        </A>
       </nav>
       <span class={`link ${link.value}`} role="status" title="The connection to the daemon">
         <i aria-hidden="true" />
@@ -87,12 +92,13 @@ function Bar() {
 function Page() {
   const [first, second] = place.value.path;
   useEffect(() => {
-    if (!second) document.title = first === "runs" ? "Runs · Sluice" : "Sluice";
+    if (!second) document.title = first === "runs" ? "Runs · Sluice" : first === "tables" ? "Tables · Sluice" : "Sluice";
   }, [first, second]);
   if (loggedOut.value) return <Login />;
   if (first === undefined) return <Home />;
   if (first === "runs") return second ? <RunPage key={second} id={second} /> : <Runs />;
   if (first === "flows") return second ? <FlowPage key={second} id={second} /> : <Home />;
+  if (first === "tables") return second ? <TablePage key={second} name={second} /> : <Tables />;
   return (
     <div class="empty">
       <p>There is no such page.</p>

@@ -1,4 +1,4 @@
-// Addresses of the page: /, /runs?flow=&state=, /runs/ID?task=, /flows/ID.
+// Addresses of the page: /, /runs?flow=&state=, /runs/ID?task=, /flows/ID, /tables?order=, /tables/NAME.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 
@@ -61,4 +61,8 @@ export function runHref(id: string, task?: string | null): string {
 
 export function flowHref(id: string): string {
   return `/flows/${encodeURIComponent(id)}`;
+}
+
+export function tableHref(name: string): string {
+  return `/tables/${encodeURIComponent(name)}`;
 }

@@ -148,6 +148,52 @@ export interface Written {
   undone_by: string | null;
 }
 
+export interface TableItem {
+  name: string;
+  namespace: string;
+  table: string;
+  snapshots: number;
+  rows: number | null;
+  files: number | null;
+  bytes: number | null;
+  changed_at: string | null;
+  /** Why its metadata cannot be read; the numbers are missing then. */
+  error?: string;
+}
+
+/** With `error` there is nothing else. */
+export interface Health {
+  table: string;
+  error?: string;
+  score: number;
+  parts: { files: number; deletes: number; snapshots: number; manifests: number };
+  records: number;
+  files: number;
+  bytes: number;
+  average_file_bytes: number;
+  small_files: number;
+  files_needed: number;
+  delete_files: number;
+  snapshots: number;
+  expirable_snapshots: number;
+  manifests: number;
+  manifest_bytes: number;
+  metadata_bytes: number;
+  partitions: number;
+  largest_partition_bytes: number;
+}
+
+export interface Snapshot {
+  snapshot_id: string;
+  at: string;
+  operation: string | null;
+  refs: string[];
+  rows_added: number | null;
+  rows_deleted: number | null;
+  run?: string;
+  task?: string;
+}
+
 export interface List<T> {
   items: T[];
   next: string | null;

@@ -1,7 +1,7 @@
 // What a run did to tables: each commit, from which snapshot to which, and who sees it.
 import { ago, count, full } from "./format";
 import { useResource } from "./live";
-import { A, runHref } from "./router";
+import { A, runHref, tableHref } from "./router";
 import { useNow } from "./state";
 import type { List, SluiceEvent, Written } from "./types";
 
@@ -61,7 +61,9 @@ export function WrittenPanel({ run }: { run: string }) {
       <ul class="written">
         {items.map((w, i) => (
           <li key={i}>
-            <span class="mono name">{w.table}</span>
+            <A href={tableHref(w.table)} class="plain mono name">
+              {w.table}
+            </A>
             <span class="badge">{deed(w)}</span>
             <span class="dim num">{[counts(w.rows_added, w.rows_removed, "row"), counts(w.files_added, w.files_removed, "file")].filter(Boolean).join(" · ")}</span>
             <span class="dim">
