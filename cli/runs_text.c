@@ -185,6 +185,18 @@ add_part(struct buf *out, long long n, const char *words)
 	buf_addf(out, "%lld %s%s", n, rows && n == 1 ? "row " : "", rows && n == 1 ? words + 5 : words);
 }
 
+/* Of files that were there to read. */
+static void
+read_words(struct buf *out, const json_t *metrics)
+{
+	json_t *read = json_object_get(metrics, "bytes_read"), *all = json_object_get(metrics, "bytes_in");
+	char some[32], whole[32];
+
+	if (json_is_integer(read) && json_is_integer(all))
+		buf_addf(out, "%s%s of %s read", out->len ? ", " : "", term_bytes(json_integer_value(read), some),
+			 term_bytes(json_integer_value(all), whole));
+}
+
 static void
 metric_words(struct buf *out, const json_t *metrics)
 {
@@ -198,6 +210,7 @@ metric_words(struct buf *out, const json_t *metrics)
 		if (json_is_integer(n) && (i < 2 || json_integer_value(n) > 0))
 			add_part(out, json_integer_value(n), names[i].words);
 	}
+	read_words(out, metrics);
 }
 
 static void

@@ -1,8 +1,11 @@
 """Work on files by stage tasks: what is read of them, changed rows, one file of many, and results that take the place of what was read."""
 
 import contextlib
+import json
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -10,7 +13,7 @@ import tempfile
 import duckdb
 import pytest
 
-from conftest import task_of, why
+from conftest import ROOT, sluice, task_of, why
 from s3_stores import KEY, SECRET, Store, program
 from test_tasks import bad, catalog, curate, go, good, rows, stage  # noqa: F401 (fixtures)
 
@@ -172,6 +175,40 @@ def test_files_that_do_not_fit_together_or_are_not_there(go):
     bad(stage(go, '{format: parquet, path: "[ac].parquet"}'), "c.parquet")
     bad(stage(go, "{format: parquet, path: none/*.parquet}"), "no file matches", "none/*.parquet")
     assert not (go.folder / "out.parquet").exists()
+
+
+# ---- the example ----
+
+
+def test_the_example(folder):
+    example = folder / "files"
+    shutil.copytree(ROOT / "examples" / "files", example, ignore=shutil.ignore_patterns("data"))
+    subprocess.run([example / "generate"], check=True, capture_output=True)
+    env = {"SLUICE_HOME": folder / "home"}
+    said = sluice("run", example / "files.yaml", env=env)
+    assert re.search(r"older .*100 rows out, [0-9.]+ KB of [0-9.]+ MB read", said.stdout + said.stderr)
+    run = json.loads(sluice("run", example / "files.yaml", "--json", env=env).stdout)
+    assert run["state"] == "success", why(run)
+    data = example / "data"
+    metrics = {t["id"]: t["attempts"][-1]["metrics"] for t in run["tasks"]}
+
+    older = rows(data / "older.parquet")
+    assert len(older) == 100 and all(r["age"] > 60 for r in older) and list(older[0]) == ["id", "name", "age"]
+    assert metrics["older"]["bytes_in"] == (data / "employees.parquet").stat().st_size
+    assert metrics["older"]["bytes_read"] < 0.25 * metrics["older"]["bytes_in"]
+
+    people = {r["id"]: r for r in rows(data / "employees.parquet")}
+    raised = [r for path in (data / "raised").glob("department=*/*.parquet") for r in rows(path)]
+    assert len(people) == len(raised) == 100_000 and len(list((data / "raised").iterdir())) == 4
+    for r in raised:
+        assert r["new_salary"] == pytest.approx(people[r["id"]]["salary"] * (1.1 if r["department"] == "Engineering" else 1))
+        assert r["level"] == ("senior" if r["new_salary"] >= 70_000 else "mid" if r["new_salary"] >= 45_000 else "junior")
+
+    quarter = {r["employee_id"]: r["month"] for r in rows(data / "pay-2024-q1.parquet")}
+    latest = [r for line in (data / "raw" / "pay.json").read_text().splitlines() if (r := json.loads(line))]
+    assert quarter == {r["employee_id"]: r["month"] for r in latest}
+    merged = metrics["quarter"]
+    assert (merged["files_in"], merged["files_read"], merged["rows_in"], merged["rows_out"], merged["files_out"]) == (3, 3, 900, 400, 1)
 
 
 # ---- targets that are read ----
