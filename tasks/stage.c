@@ -28,15 +28,16 @@ collect_bad(struct stage *st)
 {
 	struct context *cx = st->cx;
 	struct buf b = BUF_INIT;
-	bool csv = strcmp(st->format, "csv") == 0;
-	int64_t some = 1;
+	int64_t some;
 	int rc;
 
-	if (csv) { /* cheap first: the lines are counted over the whole source */
+	/* Cheap first: of a good source no more is read than what a condition needs, and no line is counted. */
+	if (strcmp(st->format, "csv") == 0)
 		buf_addf(&b, "SELECT count(*) FROM (FROM %s WHERE %s LIMIT 1)", st->reader.s, st->bad.s);
-		some = duck_count(cx->db, b.s, &cx->err);
-		buf_clear(&b);
-	}
+	else
+		buf_addf(&b, "SELECT count(*) FROM (FROM (%s) WHERE %s LIMIT 1)", st->traced.s, st->bad.s);
+	some = duck_count(cx->db, b.s, &cx->err);
+	buf_clear(&b);
 	if (some <= 0) {
 		buf_release(&b);
 		return some < 0 ? -1 : 0;

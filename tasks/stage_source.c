@@ -478,41 +478,6 @@ stage_read_csv(struct stage *st)
 	return 0;
 }
 
-/*
- * A type that a column already has asks for nothing: without a cast in between the reader skips what a condition rules out, and
- * nothing is read again to look for rejects. Types are compared as the engine writes them.
- */
-static int
-drop_own_types(struct stage *st, const json_t *columns)
-{
-	struct buf b = BUF_INIT;
-	json_t *asked, *own, *column, *type;
-	const char *name;
-	size_t i;
-
-	if (json_object_size(st->types) == 0)
-		return 0;
-	json_object_foreach (st->types, name, type) {
-		buf_addf(&b, "%sCAST(NULL AS %s) AS ", b.len ? ", " : "SELECT ", json_string_value(type));
-		buf_add_sql_name(&b, name);
-	}
-	asked = duck_describe(st->cx->db, b.s, &st->cx->err);
-	buf_release(&b);
-	if (asked == NULL)
-		return -1;
-	own = json_object();
-	json_array_foreach (columns, i, column)
-		json_object_set(own, json_string_value(json_object_get(column, "name")), json_object_get(column, "type"));
-	json_array_foreach (asked, i, column) {
-		name = json_string_value(json_object_get(column, "name"));
-		if (json_equal(json_object_get(own, name), json_object_get(column, "type")))
-			json_object_del(st->types, name);
-	}
-	json_decref(own);
-	json_decref(asked);
-	return 0;
-}
-
 /* JSON, Parquet and tables bring their own types; what is asked for beyond them is cast. `plain` is what FROM takes. */
 static int
 stage_read_typed(struct stage *st, const char *plain)
@@ -521,7 +486,6 @@ stage_read_typed(struct stage *st, const char *plain)
 	char *query = xasprintf("SELECT * FROM %s", plain);
 	json_t *columns = duck_describe(cx->db, query, &cx->err), *column, *name;
 	size_t i;
-	int rc;
 
 	free(query);
 	if (columns == NULL)
@@ -529,11 +493,8 @@ stage_read_typed(struct stage *st, const char *plain)
 	st->names = json_array();
 	json_array_foreach (columns, i, column)
 		json_array_append(st->names, json_object_get(column, "name"));
-	rc = stage_types(st);
-	if (rc == 0)
-		rc = drop_own_types(st, columns);
 	json_decref(columns);
-	if (rc < 0)
+	if (stage_types(st) < 0)
 		return -1;
 	stage_conditions(st, true);
 	if (json_object_size(st->types) == 0) {

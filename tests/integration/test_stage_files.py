@@ -55,11 +55,14 @@ def test_what_a_task_does_not_need_is_not_read(go, wide):
 
 
 @pytest.mark.parametrize("on_reject", ["fail", "skip", "quarantine"])
-def test_types_that_are_there_already_hinder_nothing(go, wide, on_reject):
+def test_types_do_not_hinder(go, wide, on_reject):
     keys = f"on_reject: {on_reject}\nschema: {{id: int, c7: uint64}}\ncast: {{id: INTEGER}}\n"
     attempt = good(stage(go, f"{{format: parquet, path: {wide}}}", keys + NARROW))
     assert share(attempt) < 0.02, attempt["metrics"]
     assert len(rows(go.folder / "out.parquet")) == 100
+    # Another type: the condition's own column is read whole, once more for rejects, and of the others no more than it leaves.
+    attempt = good(stage(go, f"{{format: parquet, path: {wide}}}", f"on_reject: {on_reject}\ncast: {{id: bigint}}\n" + NARROW))
+    assert share(attempt) < 0.08, attempt["metrics"]
 
 
 def test_rejects_are_what_they_were(go):
