@@ -484,7 +484,7 @@ run_create(struct request *rq)
 	diags_release(&diags);
 }
 
-/* What is wrong with the keys; where they stand in our own text helps nobody. */
+/* What is wrong with the keys. Where they stand in a text of ours helps nobody, here and in the errors of the task. */
 static json_t *
 problems_without_places(const struct diags *diags)
 {
@@ -522,11 +522,13 @@ maintenance_create(struct request *rq)
 	json_decref(whole);
 	flow = flow_load("maintain.yaml", text, strlen(text), rq->app->config, &diags);
 	free(text);
-	if (flow == NULL)
+	if (flow == NULL) {
 		reply_problem_errors(rq, ERR_UNPROCESSABLE, problems_without_places(&diags), "the maintenance has %zu problem%s",
 				     diags.errors, diags.errors == 1 ? "" : "s");
-	else
+	} else {
+		json_object_clear(flow->tasks[0].pos);
 		run_trigger(rq, flow, json_object());
+	}
 	flow_unref(flow);
 	diags_release(&diags);
 }

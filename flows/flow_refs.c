@@ -80,12 +80,13 @@ among(const char *name, const char *const *names, size_t count)
 static void
 check_output(const struct place *p, size_t offset, const char *path, const struct task_def *t, const char *name)
 {
-	static const char *const by_type[][8] = {
+	static const char *const by_type[][10] = {
 		[TASK_STAGE] = { "path", "rows", "rejects", "version" },
 		[TASK_PUBLISH] = { "table", "snapshot_id", "rows", "version" },
 		[TASK_CURATE] = { "table", "snapshot_id", "rows" },
 		[TASK_VALIDATE] = { "passed" },
-		[TASK_MAINTAIN] = { "tables", "maintained", "skipped", "failed", "bytes_freed" },
+		[TASK_MAINTAIN] = { "tables", "changed", "skipped", "failed", "files_rewritten", "bytes_rewritten",
+				    "snapshots_expired", "files_removed", "bytes_reclaimed" },
 		[TASK_COMMAND] = { NULL },
 	};
 	const json_t *declared = json_object_get(t->spec, "outputs");
@@ -100,7 +101,7 @@ check_output(const struct place *p, size_t offset, const char *path, const struc
 		else
 			suggest_hint_keys(&hint, name, declared, "outputs are");
 	} else {
-		while (by_type[t->type][n] && n < 8)
+		while (by_type[t->type][n])
 			n++;
 		if (among(name, by_type[t->type], n))
 			return;
