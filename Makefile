@@ -26,7 +26,7 @@ endif
 CFLAGS_ALL = -std=c17 -D_GNU_SOURCE -DSLUICE_VERSION='"$(VERSION)"' $(OPT) $(WARN) -I. -isystem $(DEPS)/include $(PKG_CFLAGS) $(CFLAGS)
 LIBS_ALL = $(PKG_LIBS) -lm -ldl -lpthread $(LDFLAGS)
 
-FOLDERS := base storage flows scheduler scheduler/store tasks tasks/engines tasks/iceberg api api/catalog daemon cli
+FOLDERS := base storage flows scheduler scheduler/store tasks tasks/engines tasks/iceberg tasks/maintain api api/catalog daemon cli
 SRC := $(foreach d,$(FOLDERS),$(wildcard $(d)/*.c))
 OBJ := $(SRC:%.c=$(BUILD)/obj/%.o)
 # Everything but main, so that a unit test pulls in just what it needs.

@@ -37,6 +37,7 @@ int diff_run(struct context *cx);
 int rebase_run(struct context *cx);
 int cleanup_run(struct context *cx);
 int health_run(struct context *cx);
+int maintain_run(struct context *cx);
 int browse_run(struct context *cx);
 
 /* Borrowed; NULL when absent or not a string. */

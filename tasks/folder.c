@@ -178,7 +178,7 @@ remove_batch(struct folder *f, const char **batch, size_t n)
 static bool
 may_go(struct folder *f, const struct folder_file *file, enum folder_kind kind)
 {
-	if (file->kind != kind || file->needed)
+	if (file->kind != kind || file->needed || file->gone)
 		return false;
 	if (file->old || file->modified < f->until)
 		return true;
@@ -200,6 +200,7 @@ remove_kind(struct folder *f, enum folder_kind kind)
 			continue;
 		printf("%s %s (%lld bytes)\n", f->pretend ? "would remove" : "removing", file->location, (long long)file->size);
 		batch[n++] = file->location;
+		file->gone = true;
 		f->removed++;
 		f->bytes += file->size;
 		if (n == REMOVE_AT_ONCE) {

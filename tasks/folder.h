@@ -19,7 +19,8 @@ struct folder_file {
 	int64_t size;
 	wall_us modified;
 	enum folder_kind kind; /* FOLDER_OTHER stays */
-	bool needed, old;      /* old: it may go whatever its age */
+	bool needed, gone;
+	bool old; /* it may go whatever its age */
 	UT_hash_handle hh;
 };
 

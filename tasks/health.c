@@ -14,9 +14,11 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/table_at.h"
+#include "base/table_expiry.h"
 #include "base/table_policy.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/health.h"
 #include "tasks/iceberg/reach.h"
 #include "tasks/report.h"
 
@@ -42,6 +44,7 @@ struct table {
 
 struct survey {
 	struct context *cx;
+	const json_t *housekeeping;
 	struct table *tables;
 	size_t n;
 	json_t *targets;        /* each one once: tables of other targets are counted by the same statement */
@@ -110,6 +113,7 @@ file_fail(struct survey *s, const char *path)
 	json_t *at;
 	size_t i;
 
+	err_prefix(&s->cx->err, "%s", path);
 	json_array_foreach (json_object_get(s->owners, path), i, at) {
 		struct table *t = &s->tables[json_integer_value(at)];
 
@@ -236,7 +240,7 @@ table_read(struct survey *s, struct table *t, const json_t *item)
 
 	t->name = json_string_value(json_object_get(item, "table"));
 	t->data = json_array();
-	t->policy = table_policy(json_object_get(s->cx->spec, "housekeeping"), t->name);
+	t->policy = table_policy(s->housekeeping, t->name);
 	table_target(s, t);
 	t->md = reach_read(s->cx, json_string_value(json_object_get(item, "location")), &t->metadata_bytes);
 	if (t->md == NULL)
@@ -313,26 +317,16 @@ read_manifests(struct survey *s)
 
 /* ---- what it means ---- */
 
-/* How many snapshots the policy would let go: older than it keeps, and not the newest, nor what a branch or tag names. */
+/* How many snapshots the policy would let go. */
 static size_t
 expired(const struct table *t)
 {
-	json_int_t days = json_integer_value(json_object_get(t->policy, "expire_days")),
-		   before = (json_int_t)((clock_wall() - days * US_PER_DAY) / US_PER_MS);
-	size_t keep = (size_t)json_integer_value(json_object_get(t->policy, "keep_last")), old = 0, i,
-	       n = json_array_size(json_object_get(t->md, "snapshots"));
-	json_t *snapshot, *ref;
-	const char *name;
+	struct table_expiry x = table_expiry_of(t->policy, t->md, clock_wall());
+	json_t *ids = table_expired(t->md, &x, NULL);
+	size_t n = json_array_size(ids);
 
-	json_array_foreach (json_object_get(t->md, "snapshots"), i, snapshot) {
-		bool named = false;
-
-		json_object_foreach (json_object_get(t->md, "refs"), name, ref)
-			named = named ||
-				json_equal(json_object_get(ref, "snapshot-id"), json_object_get(snapshot, "snapshot-id"));
-		old += !named && json_integer_value(json_object_get(snapshot, "timestamp-ms")) < before;
-	}
-	return n <= keep ? 0 : old < n - keep ? old : n - keep;
+	json_decref(ids);
+	return n;
 }
 
 static double
@@ -438,30 +432,37 @@ largest(const json_t *tables, size_t n)
 	return json_pack("{s:o,s:o,s:I}", "tables", kept, "others", others, "unreadable", (json_int_t)(count - readable));
 }
 
-int
-health_run(struct context *cx)
+json_t *
+health_of(struct context *cx, const json_t *items, const json_t *housekeeping)
 {
-	const json_t *items = json_object_get(cx->spec, "tables");
 	struct survey s = { .cx = cx,
+			    .housekeeping = housekeeping,
 			    .n = json_array_size(items),
 			    .targets = json_array(),
 			    .data = json_array(),
 			    .deletes = json_array(),
 			    .owners = json_object() };
-	json_t *out = json_array(), *n = json_object_get(cx->spec, "largest");
-	int rc = -1;
+	json_t *out = json_array();
 
 	s.tables = xcalloc(s.n ? s.n : 1, sizeof(*s.tables));
-	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_s3_if_any(cx) == 0) {
-		survey_run(&s, items, out);
-		report("result", n ? largest(out, (size_t)json_integer_value(n)) : json_pack("{s:O}", "tables", out));
-		rc = 0;
-	}
+	survey_run(&s, items, out);
 	free(s.tables);
 	json_decref(s.targets);
 	json_decref(s.data);
 	json_decref(s.deletes);
 	json_decref(s.owners);
+	return out;
+}
+
+int
+health_run(struct context *cx)
+{
+	json_t *n = json_object_get(cx->spec, "largest"), *out;
+
+	if (duck_load_iceberg(cx->db, &cx->err) < 0 || task_s3_if_any(cx) < 0)
+		return -1;
+	out = health_of(cx, json_object_get(cx->spec, "tables"), json_object_get(cx->spec, "housekeeping"));
+	report("result", n ? largest(out, (size_t)json_integer_value(n)) : json_pack("{s:O}", "tables", out));
 	json_decref(out);
-	return rc;
+	return 0;
 }

@@ -29,9 +29,9 @@ static const struct {
 	const char *type;
 	task_fn run;
 } task_types[] = {
-	{ "stage", stage_run },   { "publish", publish_run }, { "curate", curate_run }, { "validate", validate_run },
-	{ "query", query_run },   { "diff", diff_run },       { "rebase", rebase_run }, { "cleanup", cleanup_run },
-	{ "health", health_run }, { "browse", browse_run },
+	{ "stage", stage_run },   { "publish", publish_run }, { "curate", curate_run },     { "validate", validate_run },
+	{ "query", query_run },   { "diff", diff_run },       { "rebase", rebase_run },     { "cleanup", cleanup_run },
+	{ "health", health_run }, { "browse", browse_run },   { "maintain", maintain_run },
 };
 
 int

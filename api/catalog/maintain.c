@@ -113,25 +113,26 @@ likes_of(const struct catalog *c, const json_t *globs)
 /* clang-format off */
 #define FOLDER(m) "regexp_replace(" SQL_SPELLED(m) ", '/metadata/[^/]*$', '')"
 #define SQL_UPKEEP \
-	"WITH t AS MATERIALIZED (SELECT table_namespace AS ns, table_name AS name, table_namespace || '.' || table_name AS full," \
+	"WITH t AS MATERIALIZED (SELECT table_namespace AS ns, table_name AS name, table_namespace || '.' || table_name AS title," \
 	"  metadata_location AS m, " FOLDER("metadata_location") " AS folder, " SQL_IS_TABLE " AS is_table, catalog_name = $1 AS ours" \
 	"  FROM iceberg_tables WHERE metadata_location IS NOT NULL)," \
 	" page AS MATERIALIZED (SELECT * FROM t WHERE ours AND is_table" \
-	"  AND full LIKE ANY (ARRAY(SELECT jsonb_array_elements_text($2::jsonb)))" \
-	"  AND ($3::text IS NULL OR full COLLATE \"C\" > $3 COLLATE \"C\") ORDER BY full COLLATE \"C\" LIMIT $4::bigint)," \
-	" above AS MATERIALIZED (SELECT t.full, t.ours, t.folder, array_to_string((string_to_array(t.folder, '/'))[1:i], '/') AS up" \
+	"  AND title LIKE ANY (ARRAY(SELECT jsonb_array_elements_text($2::jsonb)))" \
+	"  AND ($3::text IS NULL OR title COLLATE \"C\" > $3 COLLATE \"C\") ORDER BY title COLLATE \"C\" LIMIT $4::bigint)," \
+	" above AS MATERIALIZED (SELECT t.title, t.m, t.ours, t.folder, array_to_string((string_to_array(t.folder, '/'))[1:i], '/') AS up" \
 	"  FROM t CROSS JOIN LATERAL generate_series(1, array_length(string_to_array(t.folder, '/'), 1)) i)," \
-	" near AS (SELECT p.full, a.full AS other FROM page p JOIN above a ON a.up = p.folder AND (a.full, a.ours) <> (p.full, true)" \
-	"  UNION SELECT p.full, t.full FROM page p JOIN above a ON a.full = p.full AND a.ours JOIN t ON t.folder = a.up" \
-	"   AND (t.full, t.ours) <> (p.full, true))," \
-	" around AS (SELECT full, jsonb_agg(other ORDER BY other) AS others FROM near GROUP BY full)," \
+	" near AS (SELECT p.title, a.title AS other, a.m FROM page p JOIN above a ON a.up = p.folder AND (a.title, a.ours) <> (p.title, true)" \
+	"  UNION SELECT p.title, t.title, t.m FROM page p JOIN above a ON a.title = p.title AND a.ours JOIN t ON t.folder = a.up" \
+	"   AND (t.title, t.ours) <> (p.title, true))," \
+	" around AS (SELECT title, jsonb_agg(other ORDER BY other) AS others, array_agg(m) AS need FROM near GROUP BY title)," \
 	" live AS MATERIALIZED (SELECT k.namespace, k.name, k.metadata_after AS m FROM sluice.runs r" \
 	"  JOIN sluice.commits k ON k.run_id = r.id WHERE r.state IN ('queued', 'running', 'publishing')" \
 	"  AND k.state = 'private' AND k.metadata_after IS NOT NULL)" \
 	" SELECT coalesce(jsonb_agg(jsonb_build_object('namespace', p.ns, 'name', p.name, 'location', p.m," \
 	"  'neighbours', coalesce(a.others, '[]'), 'keep', (SELECT coalesce(jsonb_agg(l.m), '[]') FROM live l" \
-	"   WHERE (l.namespace = p.ns AND l.name = p.name) OR starts_with(" SQL_SPELLED("l.m") ", p.folder || '/')))" \
-	"  ORDER BY p.full COLLATE \"C\"), '[]') FROM page p LEFT JOIN around a USING (full)"
+	"   WHERE (l.namespace = p.ns AND l.name = p.name) OR starts_with(" SQL_SPELLED("l.m") ", p.folder || '/'))" \
+	"   || coalesce(to_jsonb(a.need), '[]'))" \
+	"  ORDER BY p.title COLLATE \"C\"), '[]') FROM page p LEFT JOIN around a USING (title)"
 /* clang-format on */
 
 void

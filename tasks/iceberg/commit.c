@@ -64,7 +64,10 @@ commit_summary(const struct writer *wr, const struct commit *c)
 		}
 		partitions += json_array_size(wr->files[i].partition) > 0;
 	}
-	s = json_pack("{s:s}", "operation", appends && delete_files == 0 ? "append" : "overwrite");
+	s = json_pack("{s:s}", "operation",
+		      w->mode >= WRITE_COMPACT       ? "replace"
+		      : appends && delete_files == 0 ? "append"
+						     : "overwrite");
 	summary_set(s, "added-data-files", w->files);
 	summary_set(s, "added-records", w->rows);
 	summary_set(s, "added-files-size", w->bytes);
@@ -83,6 +86,8 @@ commit_summary(const struct writer *wr, const struct commit *c)
 	summary_total(s, c, "total-delete-files", delete_files, (int64_t)c->removed_delete_files);
 	summary_total(s, c, "total-position-deletes", position_deletes, c->removed_position_deletes);
 	summary_total(s, c, "total-equality-deletes", 0, c->removed_equality_deletes);
+	summary_count(s, "manifests-created", (int64_t)c->manifests_created);
+	summary_count(s, "manifests-replaced", (int64_t)c->manifests_replaced);
 	json_object_set_new(s, "sluice.flow", json_string(doc_text(cx, "flow")));
 	json_object_set_new(s, "sluice.run-id", json_string(doc_text(cx, "run_id")));
 	json_object_set_new(s, "sluice.task-id", json_string(doc_text(cx, "task_id")));
@@ -302,8 +307,13 @@ commit_try(struct writer *wr)
 		w->snapshot_id = c.snapshot;
 		w->removed_rows = c.deleted_rows;
 		w->removed_files = (int64_t)c.deleted_files;
+		w->removed_bytes = c.deleted_bytes;
+		w->removed_delete_files = (int64_t)c.removed_delete_files;
 	} else if (status >= 0) {
+		const char *type = json_string_value(json_object_get(json_object_get(answer, "error"), "type"));
 		char *what = xasprintf("table %s: the commit was refused", w->name);
+
+		wr->in_use = type && strcmp(type, "TableInUseException") == 0;
 
 		rest_fail(cx, what, status, answer);
 		free(what);

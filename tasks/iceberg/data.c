@@ -533,17 +533,65 @@ count_nan(struct writer *wr)
 	return i ? 0 : -1;
 }
 
-int
-writer_data(struct writer *wr)
+/* The rows of wr->select. */
+static int
+copy_rows(struct writer *wr)
 {
 	char *dir = data_folder(wr);
 	int rc = -1;
 
-	if (dir == NULL)
-		return -1;
-	rc = json_array_size(json_object_get(wr->spec, "fields")) ? copy_partitioned(wr, dir) : copy_plain(wr, dir);
+	if (dir)
+		rc = json_array_size(json_object_get(wr->spec, "fields")) ? copy_partitioned(wr, dir) : copy_plain(wr, dir);
 	free(dir);
-	if (rc < 0 || find_splits(wr) < 0 || count_nan(wr) < 0)
+	return rc < 0 ? -1 : 0;
+}
+
+int
+writer_data(struct writer *wr)
+{
+	return copy_rows(wr) < 0 ? -1 : writer_data_done(wr);
+}
+
+int
+writer_data_part(struct writer *wr, const char *select, const json_t *partition, const char *dir, int64_t size)
+{
+	bool plain = partition || json_array_size(json_object_get(wr->spec, "fields")) == 0;
+	struct buf b = BUF_INIT;
+	size_t first = wr->nfiles;
+	char *probe;
+	int rc;
+
+	if (!plain) {
+		free(wr->select);
+		wr->select = xstrdup(select);
+		return copy_rows(wr);
+	}
+	probe = xasprintf("%s/x", dir);
+	rc = task_make_parents(wr->cx, probe);
+	free(probe);
+	buf_addf(&b, "COPY (SELECT * FROM (%s)", select);
+	if (rc < 0 || add_order(wr, &b) < 0)
+		goto out;
+	buf_adds(&b, ") TO ");
+	probe = size ? xstrdup(dir) : xasprintf("%s/%s-%zu.parquet", dir, wr->stem, first);
+	buf_add_sql_string(&b, probe);
+	free(probe);
+	copy_options(wr, &b);
+	if (size)
+		buf_addf(&b, ", FILENAME_PATTERN '%s-%zu-{i}', FILE_SIZE_BYTES %lld", wr->stem, first, (long long)aim(size));
+	buf_adds(&b, ")");
+	rc = writer_copy(wr, b.s, wr->spec, NULL, CONTENT_DATA);
+	for (size_t i = first; i < wr->nfiles; i++)
+		json_array_extend(wr->files[i].partition, (json_t *)(uintptr_t)partition);
+out:
+	buf_release(&b);
+	return rc < 0 ? -1 : 0;
+}
+
+int
+writer_data_done(struct writer *wr)
+{
+	if (find_splits(wr) < 0 || count_nan(wr) < 0)
 		return -1;
 	for (size_t i = 0; i < wr->nfiles; i++) {
 		wr->w->rows += wr->files[i].rows;

@@ -377,7 +377,7 @@ field_summary(struct writer *wr, const json_t *field, const struct data_file **f
 	return rc < 0 ? -1 : 0;
 }
 
-static char *
+char *
 partition_summary(struct writer *wr, const struct data_file **files, size_t n)
 {
 	const json_t *fields = json_object_get(files[0]->spec, "fields");
@@ -402,16 +402,19 @@ partition_summary(struct writer *wr, const struct data_file **files, size_t n)
 static int
 write_manifest(struct writer *wr, struct commit *c, const struct data_file **files, size_t n, size_t index, struct buf *list)
 {
-	struct list_entry e = { .content = files[0]->content, .min_sequence = c->sequence, .added = n, .first_row_id = -1 };
+	struct list_entry e = { .content = files[0]->content,
+				.min_sequence = wr->data_sequence ? wr->data_sequence : c->sequence,
+				.added = n,
+				.first_row_id = -1 };
 	char *path = xasprintf("%s/metadata/%s-%lld-m%zu.avro", wr->local, wr->stem, (long long)c->snapshot, index);
 	char *url = xasprintf("%s%s", wr->location, path + strlen(wr->local)), *meta = NULL, *ids = NULL, *summary = NULL;
 	struct buf b = BUF_INIT;
 	int rc = -1;
 
 	buf_addf(&b,
-		 "SELECT 1::INTEGER AS status, %lld::BIGINT AS snapshot_id, NULL::BIGINT AS sequence_number, NULL::BIGINT AS "
-		 "file_sequence_number, unnest([",
-		 (long long)c->snapshot);
+		 "SELECT 1::INTEGER AS status, %lld::BIGINT AS snapshot_id, nullif(%lld, 0)::BIGINT AS sequence_number, "
+		 "NULL::BIGINT AS file_sequence_number, unnest([",
+		 (long long)c->snapshot, (long long)wr->data_sequence);
 	for (size_t i = 0; i < n; i++) {
 		buf_adds(&b, i ? ", " : "");
 		if (add_entry(wr, files[i], &b) < 0)
@@ -493,10 +496,9 @@ list_select(const char *manifest_list, int format, struct buf *out)
 	buf_adds(out, ", " NO_PARTITIONS " AS partitions, NULL::BIGINT AS first_row_id WHERE false)");
 }
 
-static int
-write_list(struct writer *wr, struct commit *c, struct buf *list)
+int
+commit_list(struct writer *wr, struct commit *c, struct buf *list, const char *path)
 {
-	char *path = xasprintf("%s/metadata/snap-%lld-%s.avro", wr->local, (long long)c->snapshot, wr->stem);
 	int format = writer_format(wr), rc;
 	struct buf meta = BUF_INIT;
 	int64_t length;
@@ -518,8 +520,17 @@ write_list(struct writer *wr, struct commit *c, struct buf *list)
 		 (long long)c->sequence, format);
 	rc = write_avro(wr, path, "manifest_file", list->s, format >= 3 ? LIST_IDS ", first_row_id: 520}" : LIST_IDS "}", meta.s,
 			&length);
-	c->manifest_list = xasprintf("%s%s", wr->location, path + strlen(wr->local));
 	buf_release(&meta);
+	return rc;
+}
+
+static int
+write_list(struct writer *wr, struct commit *c, struct buf *list)
+{
+	char *path = xasprintf("%s/metadata/snap-%lld-%s.avro", wr->local, (long long)c->snapshot, wr->stem);
+	int rc = commit_list(wr, c, list, path);
+
+	c->manifest_list = xasprintf("%s%s", wr->location, path + strlen(wr->local));
 	free(path);
 	return rc;
 }

@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/entries.h"
 #include "tasks/iceberg/partition.h"
 #include "tasks/iceberg/types.h"
 #include "tasks/iceberg/write_int.h"
@@ -543,6 +544,8 @@ commit_old_manifests(struct writer *wr, struct commit *c, struct buf *list)
 
 	if (mode == WRITE_REPLACE)
 		return 0;
+	if (mode >= WRITE_COMPACT)
+		return entries_commit(wr, c, list);
 	if (mode == WRITE_APPEND || mode == WRITE_ADD_FILES || (mode == WRITE_UPSERT && json_array_size(wr->gone) == 0) ||
 	    (mode == WRITE_PARTITIONS && wr->nfiles == 0)) {
 		buf_adds(list, list->len ? " UNION ALL " : "");

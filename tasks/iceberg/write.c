@@ -20,8 +20,8 @@
 #define COMMIT_TRIES 6
 #define FORMAT_MAX   3
 
-const char *const write_mode_names[WRITE_MODE_COUNT] = { "append", "overwrite", "replace", "overwrite_partitions",
-							 "upsert", "add_files", "register" };
+const char *const write_mode_names[] = { "append",    "overwrite", "replace", "overwrite_partitions", "upsert",
+					 "add_files", "register",  "compact", "rewrite_manifests" };
 
 /* ---- metadata ---- */
 
@@ -148,9 +148,9 @@ writer_stage_create(struct writer *wr)
 	return session_foreign(wr->cx) ? writer_make_folders(wr) : 0;
 }
 
-/* The catalog has given the ids: they are what is written. */
-static void
-writer_take_staged(struct writer *wr)
+/* What the table has is what is written: of one that was staged, the catalog has given the ids. */
+void
+writer_take_table(struct writer *wr)
 {
 	json_decref(wr->fields);
 	wr->fields = json_incref(json_object_get(writer_schema(wr->meta), "fields"));
@@ -211,11 +211,9 @@ writer_prepare(struct writer *wr)
 	struct context *cx = wr->cx;
 	struct write *w = wr->w;
 	struct buf select = BUF_INIT;
-	int status, rc = -1;
+	int rc = -1;
 
-	wr->path = rest_table_path(w->ns, w->table);
-	status = rest_load_table(cx, w->ns, w->table, &wr->loaded);
-	if (status < 0 || (status == 200 && writer_location(wr) < 0))
+	if (writer_open(wr) < 0)
 		return -1;
 	if (wr->loaded == NULL && w->must_exist)
 		return task_fail_at(cx, "into", "table %s does not exist, and `create: false` says not to make it", w->name);
@@ -237,7 +235,7 @@ writer_prepare(struct writer *wr)
 	if (wr->loaded == NULL) {
 		if (writer_stage_create(wr) < 0)
 			return -1;
-		writer_take_staged(wr);
+		writer_take_table(wr);
 	}
 	rc = writer_select(wr, wr->columns, w->query, &select);
 	wr->select = buf_detach(&select);
@@ -268,7 +266,7 @@ still_fits(struct writer *wr, const json_t *before)
 }
 
 /* Somebody else committed first: the table as it is now. */
-static int
+int
 writer_reload(struct writer *wr)
 {
 	struct context *cx = wr->cx;
@@ -279,7 +277,7 @@ writer_reload(struct writer *wr)
 	err_release(&cx->err);
 	if (rest_load_table(cx, wr->w->ns, wr->w->table, &wr->loaded) == 200) {
 		wr->meta = json_object_get(wr->loaded, "metadata");
-		rc = still_fits(wr, wr->create ? NULL : json_object_get(before, "metadata"));
+		rc = wr->w->mode >= WRITE_COMPACT ? 0 : still_fits(wr, wr->create ? NULL : json_object_get(before, "metadata"));
 		/* Made by somebody else: it is an ordinary table then, if its columns are ours. */
 		wr->create = false;
 	} else if (cx->err.code == 0) {
@@ -291,7 +289,7 @@ writer_reload(struct writer *wr)
 }
 
 /* Forgets the manifests and lists that were made, and removes them when nothing leads to them. */
-static void
+void
 writer_unmake(struct writer *wr, bool away)
 {
 	for (size_t i = 0; i < wr->made.count; i++) {
@@ -322,7 +320,7 @@ writer_commit(struct writer *wr)
 	return status;
 }
 
-static void
+void
 writer_release(struct writer *wr, bool failed)
 {
 	if (failed && wr->local)
@@ -343,26 +341,45 @@ writer_release(struct writer *wr, bool failed)
 	json_decref(wr->order);
 	json_decref(wr->gone);
 	json_decref(wr->checked);
+	json_decref(wr->read);
 	if (wr->w->partition_by == wr->folders)
 		wr->w->partition_by = NULL;
 	json_decref(wr->folders);
 	json_decref(wr->loaded);
 }
 
-static void
-writer_begin(struct writer *wr, struct context *cx, struct write *w)
+/* Files that are made from now on are told from those before. */
+void
+writer_name(struct writer *wr)
 {
+	struct context *cx = wr->cx;
 	char stem[ATTEMPT_STEM];
 
-	*wr = (struct writer){ .cx = cx, .w = w };
 	snprintf(wr->stem, sizeof(wr->stem), "%s-%0*x",
 		 attempt_stem(doc_text(cx, "run_id"), doc_text(cx, "task_id"),
 			      (int)json_integer_value(json_object_get(cx->doc, "attempt")), stem),
 		 ATTEMPT_NONCE, (unsigned)random_id());
 }
 
+void
+writer_begin(struct writer *wr, struct context *cx, struct write *w)
+{
+	*wr = (struct writer){ .cx = cx, .w = w };
+	writer_name(wr);
+}
+
+int
+writer_open(struct writer *wr)
+{
+	int status;
+
+	wr->path = rest_table_path(wr->w->ns, wr->w->table);
+	status = rest_load_table(wr->cx, wr->w->ns, wr->w->table, &wr->loaded);
+	return status < 0 || (status == 200 && writer_location(wr) < 0) ? -1 : 0;
+}
+
 /* Where files of this attempt may lie from now on, whatever becomes of it. */
-static void
+void
 writer_tell(const struct writer *wr)
 {
 	report("writing", json_pack("[{s:s,s:s,s:s}]", "namespace", wr->w->ns, "name", wr->w->table, "location", wr->location));

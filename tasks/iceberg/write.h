@@ -19,6 +19,8 @@ enum write_mode {
 	WRITE_UPSERT,     /* rows with the same key are replaced, the others added */
 	WRITE_ADD_FILES,  /* files that lie somewhere already become the table's */
 	WRITE_REGISTER,   /* a metadata file becomes a table: iceberg_register */
+	WRITE_COMPACT,    /* rows move into other files: maintenance */
+	WRITE_MANIFESTS,  /* manifests are merged */
 };
 
 /* What happens to the table's columns when the rows have other ones. */
@@ -55,13 +57,13 @@ struct write {
 	bool must_exist;     /* a table that is not there is an error */
 	/* filled in */
 	int64_t snapshot_id, rows, files, bytes;
-	int64_t removed_rows, removed_files;
+	int64_t removed_rows, removed_files, removed_bytes, removed_delete_files;
 	bool landed_before; /* an earlier attempt of this task had committed already: nothing was written now */
 };
 
-/* What a mode is called in flows and reports. */
+/* What a mode is called in reports; those before WRITE_COMPACT also in flows. */
 extern const char *const write_mode_names[];
-#define WRITE_MODE_COUNT 7
+#define WRITE_MODE_COUNT WRITE_COMPACT
 
 /* {column: SQL type} of a table; an empty object when there is none. NULL with the error set. The caller's. */
 json_t *iceberg_columns(struct context *cx, const char *ns, const char *table);

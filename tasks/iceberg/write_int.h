@@ -41,10 +41,13 @@ struct writer {
 	char stem[160];                      /* of this attempt's files: see base/attempt_name.h */
 	struct data_file *files;
 	size_t nfiles;
-	json_t *gone;    /* list of the names of data files that an upsert rewrites; NULL: not an upsert */
-	bool sent;       /* a commit was sent: it may have landed */
-	json_t *checked; /* files that the partitions in question held when we first looked */
-	json_t *folders; /* partition_by of added files, as their folders have it */
+	json_t *gone;          /* list of the names of data files that an upsert rewrites; NULL: not an upsert */
+	bool sent;             /* a commit was sent: it may have landed */
+	json_t *checked;       /* files that the partitions in question held when we first looked */
+	json_t *read;          /* manifests that entries.c has read, by spec */
+	int64_t data_sequence; /* of new data files, where it is not the commit's own; 0: it is */
+	bool in_use;           /* the catalog refused the commit of a maintenance, which has to wait */
+	json_t *folders;       /* partition_by of added files, as their folders have it */
 	struct list_names {
 		char **items;
 		size_t count;
@@ -58,9 +61,26 @@ struct commit {
 	/* What this commit takes out. */
 	int64_t deleted_rows, deleted_bytes, removed_position_deletes, removed_equality_deletes;
 	size_t deleted_files, removed_delete_files;
+	size_t manifests_created, manifests_replaced;
 	int64_t first_row_id; /* version 3 */
 	bool keep_parent;     /* the new snapshot descends from it */
 };
+
+/* ---- write.c: the steps ---- */
+
+void writer_begin(struct writer *wr, struct context *cx, struct write *w);
+/* Loads the table; wr->loaded stays NULL when there is none. */
+int writer_open(struct writer *wr);
+void writer_take_table(struct writer *wr);
+/* Gives the files that come another stem, since those before are the table's by now. */
+void writer_name(struct writer *wr);
+/* Somebody else committed first: the table as it is now. */
+int writer_reload(struct writer *wr);
+/* Tells the daemon where files of this attempt may lie from now on, whatever becomes of it. */
+void writer_tell(const struct writer *wr);
+/* Forgets the manifests and lists that were made; `away`: and removes them. */
+void writer_unmake(struct writer *wr, bool away);
+void writer_release(struct writer *wr, bool failed);
 
 /* ---- metadata ---- */
 
@@ -85,6 +105,13 @@ int writer_select(struct writer *wr, const json_t *columns, const char *query, s
 /* ---- data.c: files with rows ---- */
 
 int writer_data(struct writer *wr);
+/*
+ * Has the rows of `select` copied, as files of about `size` bytes each; 0: one file. `partition`: the values, as text, of the one
+ * partition that they are all in, whose files go to `dir`; NULL: whichever they are in. For writer_data_done to finish.
+ */
+int writer_data_part(struct writer *wr, const char *select, const json_t *partition, const char *dir, int64_t size);
+/* What the copies did not tell about the files, and their sum. */
+int writer_data_done(struct writer *wr);
 void data_file_release(struct data_file *f);
 struct data_file *writer_add_file(struct writer *wr);
 /* Has the engine copy and notes the files that it wrote; `keys` are the columns that it partitioned by. -1 with the error set. */
@@ -117,6 +144,8 @@ int upsert_deletes(struct writer *wr);
 
 /* Manifests and the list of one try; the list differs from try to try, the data files do not. 0, or -1 with the error set. */
 int commit_manifests(struct writer *wr, struct commit *c);
+/* Writes the manifest list whose entries `list` selects to `path`. */
+int commit_list(struct writer *wr, struct commit *c, struct buf *list, const char *path);
 /* Writes an avro file from a query; its length through `length`. */
 int write_avro(struct writer *wr, const char *path, const char *root, const char *select, const char *ids, const char *metadata,
 	       int64_t *length);
@@ -138,6 +167,9 @@ void list_add(struct buf *list, const struct commit *c, const struct list_entry 
 #define NO_PARTITIONS "NULL::STRUCT(contains_null BOOLEAN, contains_nan BOOLEAN, lower_bound BLOB, upper_bound BLOB)[]"
 /* The SELECT of a snapshot's own list, every column there and of its type. */
 void list_select(const char *manifest_list, int format, struct buf *out);
+
+/* What the partitions of these files have in common, as SQL for list_entry. The caller frees it; NULL with the error set. */
+char *partition_summary(struct writer *wr, const struct data_file **files, size_t n);
 
 /* ---- rewrite.c: what a commit takes out of the snapshot before it ---- */
 

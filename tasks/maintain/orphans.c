@@ -1,0 +1,175 @@
+/*
+ * Files in the table's folder that nothing leads to: what only expired snapshots needed, and orphans, which no metadata ever led
+ * to. Nothing goes that somebody may still be about to commit: orphans not before an age, and not before everything that runs now
+ * has begun.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "storage/storage.h"
+#include "tasks/folder.h"
+#include "tasks/iceberg/reach.h"
+#include "tasks/maintain/maintain.h"
+
+static bool
+any_old(const struct folder *f)
+{
+	for (const struct folder_file *file = f->files; file; file = file->hh.next)
+		if (file->modified < f->until)
+			return true;
+	return false;
+}
+
+/* Every file that nobody may be about to need. */
+static void
+mark_old(struct folder *f)
+{
+	for (struct folder_file *file = f->files; file; file = file->hh.next)
+		if (file->modified < f->until)
+			file->kind = folder_kind_of(file->location);
+}
+
+/* The names of others in the folder. The caller frees it. */
+static char *
+neighbours_text(const json_t *neighbours)
+{
+	struct buf b = BUF_INIT;
+	json_t *name;
+	size_t i;
+
+	json_array_foreach (neighbours, i, name)
+		buf_addf(&b, "%s%s", i ? ", " : "", json_string_value(name));
+	return buf_detach(&b);
+}
+
+/* May orphans be looked for? Else `out` tells why not. */
+static bool
+may_look(struct care *k, const json_t *md, json_t *out)
+{
+	const json_t *neighbours = json_object_get(k->told, "neighbours");
+	const char *gc = json_string_value(json_object_get(json_object_get(md, "properties"), "gc.enabled"));
+	char *names;
+
+	if (gc && strcmp(gc, "false") == 0) {
+		step_state(out, "skipped", "the table's property gc.enabled is false");
+		return false;
+	}
+	if (json_array_size(neighbours) == 0)
+		return true;
+	names = neighbours_text(neighbours);
+	step_state(out, "skipped", "its folder also holds, or lies in that of, %s: what is an orphan there nobody can tell",
+		   names);
+	free(names);
+	return false;
+}
+
+/* Marks what the table, its neighbours and runs under way lead to. */
+static int
+mark_needed(struct care *k, struct folder *f)
+{
+	const char *pointer = json_string_value(json_object_get(k->told, "location"));
+	json_t *pointers = json_pack("[s]", pointer);
+	struct reach *r = folder_reach(f);
+	int rc = k->after_expiry ? reach_metadata(r, pointer, k->after_expiry) : folder_need(f, r, pointers, false);
+
+	if (rc == 0)
+		rc = folder_need(f, r, json_object_get(k->told, "keep"), false);
+	reach_free(r);
+	json_decref(pointers);
+	return rc;
+}
+
+/* Removes what is marked, and tells how much that is. */
+static int
+sweep(struct folder *f, json_t *out)
+{
+	json_int_t files = f->removed, bytes = f->bytes;
+	int rc = folder_remove(f);
+
+	step_number(out, "files", f->removed - files);
+	step_number(out, "bytes", f->bytes - bytes);
+	return rc;
+}
+
+static int
+folder_sweep(struct care *k, struct folder *f, bool orphans, json_t *out)
+{
+	json_t *expired = k->before_expiry ? json_pack("[s]", k->before_expiry) : json_array();
+	int rc = folder_list(f);
+
+	if (rc == 0 && f->files == NULL)
+		rc = task_fail(k->cx, ERR_NOT_FOUND, "%s has no file at all: is a disk not mounted?", f->location);
+	if (rc < 0)
+		goto out;
+	orphans = orphans && any_old(f);
+	if (!orphans && k->before_expiry == NULL)
+		goto out;
+	rc = mark_needed(k, f);
+	if (rc == 0 && k->before_expiry) {
+		f->pretend = k->duty->dry_run;
+		rc = folder_expire(f, expired);
+		if (rc == 0)
+			rc = sweep(f, k->expiry);
+	}
+	if (rc == 0 && orphans) {
+		f->pretend = k->duty->dry_run || json_is_true(step_option(k, "remove_orphan_files", "dry_run"));
+		mark_old(f);
+		rc = sweep(f, out);
+		if (rc == 0 && json_integer_value(json_object_get(out, "files")))
+			step_state(out, f->pretend ? "planned" : "done", NULL);
+	}
+out:
+	json_decref(expired);
+	return rc;
+}
+
+/* Where the table lies, and what it says of itself. NULL with the error set; the caller's. */
+static json_t *
+table_metadata(struct care *k)
+{
+	json_t *md = reach_read(k->cx, json_string_value(json_object_get(k->told, "location")), NULL);
+
+	if (md && !json_is_string(json_object_get(md, "location"))) {
+		task_fail(k->cx, ERR_UNPROCESSABLE, "its metadata does not say where it lies");
+		json_decref(md);
+		return NULL;
+	}
+	return md;
+}
+
+int
+orphans_run(struct care *k, json_t *out)
+{
+	const json_t *older = step_option(k, "remove_orphan_files", "older_than");
+	dur_us age =
+		older ? json_integer_value(older) : json_integer_value(json_object_get(k->policy, "orphan_days")) * US_PER_DAY;
+	struct folder f = { .cx = k->cx };
+	wall_us now = clock_wall();
+	bool orphans;
+	json_t *md;
+	int rc = 0;
+
+	step_state(out, "nothing", NULL);
+	/* What is needed is looked up now, so what is younger than now may be needed by what comes. */
+	if (k->changed && care_look(k, 0) < 0)
+		return -1;
+	if (k->told == NULL || json_is_true(json_object_get(k->told, "private"))) {
+		step_state(out, "skipped",
+			   k->told ? "its own run has changed the table, which nobody sees before it has ended"
+				   : "the table is not there any more");
+		return 0;
+	}
+	if ((md = table_metadata(k)) == NULL)
+		return -1;
+	f.location = json_string_value(json_object_get(md, "location"));
+	f.until = now - age < k->oldest_reader ? now - age : k->oldest_reader;
+	orphans = k->duty->orphans && may_look(k, md, out);
+	if (orphans || k->before_expiry)
+		rc = folder_sweep(k, &f, orphans, out);
+	folder_release(&f);
+	json_decref(md);
+	return rc;
+}
