@@ -27,7 +27,7 @@ struct reading {
 	struct buf list;  /* the files as SQL */
 	json_t *folders;  /* column -> list of the texts that its folders have */
 	json_t *columns;  /* of the files: [{name, type}] */
-	json_t *instants; /* names of those columns that are INT96 */
+	json_t *instants; /* column -> type, of those with INT96 */
 	bool unite;       /* the files have different columns */
 };
 
@@ -279,34 +279,84 @@ check_columns(struct reading *rd)
 	return rc;
 }
 
-/*
- * INT96 is how Spark and Hive wrote instants, in UTC and without saying so. One inside of a struct or list keeps the engine's
- * type, a timestamp without zone, as there is no telling it from others in the type's text.
- */
+/* ---- old timestamps ---- */
+
+/* The next TIMESTAMP without a zone in a type's text, that is no field's name nor another type. */
+static const char *
+next_timestamp(const char *type)
+{
+	static const char word[] = "TIMESTAMP";
+	const size_t n = sizeof(word) - 1;
+	bool quoted = false;
+
+	for (; *type; type++) {
+		if (*type == '"')
+			quoted = !quoted;
+		else if (!quoted && strncmp(type, word, n) == 0 && (type[n] == '\0' || strchr(",)[", type[n])))
+			return type;
+	}
+	return NULL;
+}
+
+/* The type with a zone in each of its timestamps, if there are `n`; else NULL. */
+static char *
+with_zones(const char *type, size_t n)
+{
+	struct buf b = BUF_INIT;
+	const char *at;
+	size_t found = 0;
+
+	for (; (at = next_timestamp(type)); type = at + strlen("TIMESTAMP"), found++)
+		buf_addf(&b, "%.*sTIMESTAMP WITH TIME ZONE", (int)(at - type), type);
+	buf_adds(&b, type);
+	if (found == n)
+		return buf_detach(&b);
+	buf_release(&b);
+	return NULL;
+}
+
+static size_t
+count_below(const json_t *paths, const char *name)
+{
+	size_t n = strlen(name), found = 0, i;
+	json_t *row;
+
+	json_array_foreach (paths, i, row) {
+		const char *path = json_string_value(json_array_get(row, 0));
+
+		found += strncmp(path, name, n) == 0 && (path[n] == '\0' || strncmp(path + n, ", ", 2) == 0);
+	}
+	return found;
+}
+
+/* INT96 is how Spark and Hive write instants, in UTC and without saying so; the engine takes it for a timestamp without zone. */
 static int
 find_instants(struct reading *rd)
 {
 	char *sql = xasprintf("SELECT DISTINCT path_in_schema FROM parquet_metadata(%s) WHERE type = 'INT96' AND (SELECT "
 			      "bool_or(type = 'INT96') FROM parquet_schema(%s))",
 			      rd->list.s, rd->list.s);
-	json_t *rows = duck_query_json(rd->cx->db, sql, &rd->cx->err), *row;
+	json_t *paths = duck_query_json(rd->cx->db, sql, &rd->cx->err), *column;
 	size_t i;
 
 	free(sql);
-	if (rows == NULL)
+	if (paths == NULL)
 		return -1;
 	rd->instants = json_object();
-	json_array_foreach (rows, i, row) {
-		const char *name = json_string_value(json_array_get(row, 0));
+	json_array_foreach (rd->columns, i, column) {
+		const char *name = json_string_value(json_object_get(column, "name"));
+		size_t n = count_below(paths, name);
+		char *type = n ? with_zones(json_string_value(json_object_get(column, "type")), n) : NULL;
 
-		if (column_named(rd->columns, name))
-			json_object_set_new(rd->instants, name, json_true());
-		else
-			printf("%s: INT96 inside of another column becomes a timestamp without zone, in UTC; cast says "
+		if (type)
+			json_object_set_new(rd->instants, name, json_string(type));
+		else if (n && casts_type(rd->cast, name) == NULL)
+			printf("column %s: has INT96 beside other timestamps; all are taken as without zone, in UTC; cast says "
 			       "otherwise\n",
 			       name);
+		free(type);
 	}
-	json_decref(rows);
+	json_decref(paths);
 	return 0;
 }
 
@@ -368,8 +418,8 @@ add_file_columns(struct reading *rd, struct buf *b)
 	json_array_foreach (rd->columns, i, column) {
 		const char *name = json_string_value(json_object_get(column, "name")), *type = casts_type(rd->cast, name);
 
-		if (type == NULL && json_object_get(rd->instants, name))
-			type = "TIMESTAMP WITH TIME ZONE";
+		if (type == NULL)
+			type = json_string_value(json_object_get(rd->instants, name));
 		buf_adds(b, i ? ", " : "");
 		casts_add(b, name, type);
 	}

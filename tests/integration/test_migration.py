@@ -1,22 +1,25 @@
 """Parquet data sets and Delta tables become Iceberg tables: what is carried, what is checked, and what is refused."""
 
-import base64
 import datetime as dt
 import decimal
 import json
 import os
 import pathlib
+import shutil
 import struct
+import subprocess
+import sys
 import tempfile
+import zlib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyiceberg.catalog.rest import RestCatalog
-from pyroaring import BitMap, BitMap64
+from pyroaring import BitMap
 
-from conftest import task_of, why
+from conftest import ROOT, sluice, task_of, why
 from s3_stores import Store, program
 from test_s3 import environment
 
@@ -186,8 +189,6 @@ def test_deletion_vectors(shared, tmp_path):
 
 def test_deletion_vectors_in_a_file(shared, tmp_path):
     """As Spark writes them: a file of vectors beside the data, each with its size and checksum."""
-    import zlib
-
     vector = struct.pack("<I", 1681511377) + struct.pack("<Q", 1) + struct.pack("<I", 0) + BitMap([0, 2]).serialize()
     name = "0123456789abcdef0123456789abcdef"
     uuid = bytes.fromhex(name)
@@ -390,10 +391,13 @@ def test_old_timestamps_are_instants(shared, tmp_path):
     """INT96, as Spark and Hive wrote it: UTC without saying so."""
     at = dt.datetime(2024, 3, 1, 12, 30, 15, 123456)
     (tmp_path / "t").mkdir()
-    pq.write_table(pa.table({"id": [1], "at": pa.array([at], pa.timestamp("us"))}), tmp_path / "t" / "f.parquet", use_deprecated_int96_timestamps=True)
+    rows = pa.table({"id": [1], "at": pa.array([at], pa.timestamp("us")), "in": [{"a": [at], "TIMESTAMP": {"b": at}}]})
+    pq.write_table(rows, tmp_path / "t" / "f.parquet", use_deprecated_int96_timestamps=True)
     good(publish(shared, {"format": "parquet", "path": str(tmp_path / "t")}, "p.old"))
     table, got = arrow(shared, "p.old")
-    assert str(table.schema().find_field("at").field_type) == "timestamptz" and got["at"].to_pylist() == [at.replace(tzinfo=UTC)]
+    zoned = at.replace(tzinfo=UTC)
+    assert str(table.schema().find_field("at").field_type) == "timestamptz"
+    assert got.to_pylist() == [{"id": 1, "at": zoned, "in": {"a": [zoned], "TIMESTAMP": {"b": zoned}}}]
     good(publish(shared, {"format": "parquet", "path": str(tmp_path / "t"), "cast": {"at": "timestamp"}}, "p.old2"))
     assert arrow(shared, "p.old2")[1]["at"].to_pylist() == [at]
 
@@ -470,3 +474,23 @@ def test_sources_on_s3(make_daemon, store, delta, tmp_path):
     said = refused(publish(daemon, {"format": "delta", "path": "s3://nobucket/none"}, "s.no"))
     assert "NoSuchBucket" in said and store.endpoint in said
     assert "no file matches s3://sources/none" in refused(publish(daemon, {"format": "parquet", "path": "s3://sources/none"}, "s.no"))
+
+
+# ---- the example ----
+
+
+def test_the_example(make_daemon, folder):
+    example = folder / "migration"
+    shutil.copytree(ROOT / "examples" / "migration", example, ignore=shutil.ignore_patterns("data"))
+    subprocess.run([sys.executable, str(example / "generate")], check=True, capture_output=True)
+    run = json.loads(sluice("run", "migration.yaml", "--json", cwd=example, env={"SLUICE_HOME": folder / "alone"}).stdout)
+    assert run["state"] == "success", why(run)
+    daemon = make_daemon(flows=example)
+    run = daemon.trigger("migration")
+    assert run["state"] == "success", why(run)
+    assert [len(task_of(run, t)["attempts"][-1]["checks"]) for t in ("orders", "first_orders", "events")] == [6, 6, 6]
+    assert daemon.sql("SELECT count(*) AS n, sum(event)::BIGINT AS events, max(happened)::VARCHAR AS last FROM lake.events") == [
+        {"n": 200, "events": 19900, "last": "2024-04-01 05:00:00+00"}
+    ]
+    orders = DeltaTable(example / "data" / "orders").to_pyarrow_table()
+    assert daemon.sql("SELECT count(*) AS n, sum(amount)::VARCHAR AS amount FROM lake.orders") == [{"n": 90, "amount": str(sum(orders["amount"].to_pylist()))}]
