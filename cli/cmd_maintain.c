@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "cli/follow.h"
 #include "cli/term.h"
+#include "flows/flow.h"
 
 #define TASK "maintain" /* as POST /api/v1/maintenance calls it */
 
@@ -17,7 +18,10 @@ static bool
 options_fit(const struct args *a)
 {
 	bool named = a->compact || a->expire || a->orphans || a->manifests;
+	dur_us age;
 
+	if (a->orphans && !a->dry_run && a->older_than && duration_parse(a->older_than, &age) == 0 && age < US_PER_DAY)
+		fputs("sluice: files younger than 24h may be what another engine is just writing\n", stderr);
 	if (a->older_than && !a->expire && !a->orphans)
 		refuse(NULL, "--older-than goes with --expire or --orphans: it says from which age what is named goes");
 	else if (named && !a->compact && (a->where || a->max_bytes))

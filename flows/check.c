@@ -523,6 +523,9 @@ check_value(struct check *c, const struct grammar_row *row, const struct ynode *
 	case G_ONE_OR_LIST:
 		return is_list ? check_list(c, row, n) : check_one(c, row, n);
 	case G_AS_LIST:
+		/* One ref became a list of one ref, which has become a list itself. */
+		if (c->resolved && is_list && n->count == 1 && n->items[0]->kind == Y_LIST)
+			n = n->items[0];
 		if (is_list)
 			return check_list(c, row, n);
 		list = json_array();

@@ -295,10 +295,12 @@ test_maintain_resolved(void **state)
 
 	(void)state;
 	json_object_set_new(expire, "older_than", json_string("2d"));
+	json_object_set_new(spec, "tables", json_pack("[[s,s]]", "a.b", "c.*")); /* a ref to a list */
 	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), 0);
 	expire = json_object_get(spec, "expire_snapshots");
 	assert_int_equal(json_integer_value(json_object_get(expire, "older_than")), 2 * US_PER_DAY);
 	assert_int_equal(json_integer_value(json_object_get(spec, "wait_for_writers")), 5 * US_PER_MIN);
+	assert_string_equal(json_string_value(json_array_get(json_object_get(spec, "tables"), 1)), "c.*");
 	json_object_set_new(expire, "older_than", json_integer(7));
 	assert_int_equal(flow_spec_resolved(&f->tasks[0], &spec, &e), ERR_UNPROCESSABLE);
 	assert_string_equal(
