@@ -307,6 +307,15 @@ check_version(struct loader *l, const struct task_def *t, const char *key)
 
 	if (format && text_has_ref(format))
 		return;
+	if (delta && json_object_get(source, "version") && json_object_get(source, "timestamp")) {
+		char *place = xasprintf("%s/timestamp", key);
+		int line = t->line, col = t->col;
+
+		pos_find(t->pos, place, &line, &col);
+		load_error(l, line, col,
+			   "\"%s\" of task \"%s\": \"version\" and \"timestamp\" each name a version; leave one out", key, t->id);
+		free(place);
+	}
 	for (size_t i = 0; i < 3; i++) {
 		char *place = xasprintf("%s/%s", key, names[i]);
 		int line = t->line, col = t->col;

@@ -104,6 +104,8 @@ write_table(struct context *cx, struct write *w)
 	rc = write_from_spec(cx, w);
 	if (rc == 0)
 		rc = iceberg_write(cx, w);
+	if (rc == 0 && w->parity != PARITY_NONE)
+		rc = parity_table(cx, w);
 	if (rc == 0)
 		write_report(w);
 	free(w->ns);

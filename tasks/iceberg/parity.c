@@ -11,12 +11,13 @@
 
 #include "base/alloc.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/types.h"
 #include "tasks/iceberg/write_int.h"
 #include "tasks/report.h"
 
 struct parity {
-	struct writer *wr;
+	const struct writer *wr;
 	const json_t *columns; /* of the source: [{name, type}] */
 	bool full;
 	json_t *source, *written; /* rows, then of each column NULLs and (full) hash, then (full) the rows' hash */
@@ -117,12 +118,18 @@ measure_written(struct parity *p)
 
 /* ---- what differs ---- */
 
+static json_t *
+result(const char *name, bool passed, const char *message, json_int_t value)
+{
+	printf("%s parity, %s: %s\n", passed ? "passed" : "FAILED", name, message);
+	return json_pack("{s:s,s:s,s:b,s:s,s:s,s:I}", "check", "parity", "name", name, "passed", passed, "severity", "error",
+			 "message", message, "value", value);
+}
+
 static void
 note(struct parity *p, const char *name, bool passed, const char *message, json_int_t value)
 {
-	json_array_append_new(p->checks, json_pack("{s:s,s:s,s:b,s:s,s:s,s:I}", "check", "parity", "name", name, "passed", passed,
-						   "severity", "error", "message", message, "value", value));
-	printf("%s parity, %s: %s\n", passed ? "passed" : "FAILED", name, message);
+	json_array_append_new(p->checks, result(name, passed, message, value));
 	if (!passed)
 		buf_addf(&p->failures, "%s%s: %s", p->failures.len ? "; " : "", name, message);
 }
@@ -195,6 +202,23 @@ check_column(struct parity *p, size_t i)
 	return 0;
 }
 
+/* The table's columns that the source does not have. */
+static void
+tell_others(struct parity *p)
+{
+	json_t *field, *column;
+	size_t i, k;
+
+	json_array_foreach (p->wr->fields, i, field) {
+		bool found = false;
+
+		json_array_foreach (p->columns, k, column)
+			found = found || field_of(p->wr, text_of(column, "name")) == field;
+		if (!found)
+			note(p, text_of(field, "name"), true, "not in the source; NULL in every row", number(p->source, 0));
+	}
+}
+
 int
 parity_check(struct writer *wr)
 {
@@ -208,6 +232,7 @@ parity_check(struct writer *wr)
 	rc = 0;
 	for (size_t i = 0; i < json_array_size(wr->columns) && rc == 0; i++)
 		rc = check_column(&p, i);
+	tell_others(&p);
 	if (rc == 0 && p.failures.len)
 		rc = task_fail(wr->cx, ERR_UNPROCESSABLE,
 			       "what was written is not what the source has, so it was not published; %s", p.failures.s);
@@ -217,5 +242,36 @@ out:
 	json_decref(p.written);
 	json_decref(p.checks);
 	buf_release(&p.failures);
+	return rc;
+}
+
+int
+parity_table(struct context *cx, const struct write *w)
+{
+	char at[24], *query, *sql;
+	json_t *summary = NULL;
+	int64_t counted, told, added;
+	struct buf b = BUF_INIT;
+	int rc = -1;
+
+	snprintf(at, sizeof(at), "%" PRId64, w->snapshot_id);
+	if (iceberg_attach(cx) < 0 || (query = inspect_at(cx, w->name, at, &summary)) == NULL)
+		return -1;
+	sql = xasprintf("SELECT count(*) FROM (%s)", query);
+	counted = duck_count(cx->db, sql, &cx->err);
+	told = text_of(summary, "total-records") ? strtoll(text_of(summary, "total-records"), NULL, 10) : -1;
+	added = text_of(summary, "added-records") ? strtoll(text_of(summary, "added-records"), NULL, 10) : 0;
+	if (counted >= 0) {
+		buf_addf(&b, "snapshot %s has %" PRId64 " rows, %" PRId64 " by its summary; it added %" PRId64, at, counted, told,
+			 added);
+		rc = counted == told && added == w->rows ? 0 : -1;
+		report("checks", json_pack("[o]", result("table", rc == 0, b.s, (json_int_t)counted)));
+		if (rc < 0)
+			task_fail(cx, ERR_UNPROCESSABLE, "table %s does not have the rows that were written: %s", w->name, b.s);
+	}
+	buf_release(&b);
+	json_decref(summary);
+	free(sql);
+	free(query);
 	return rc;
 }

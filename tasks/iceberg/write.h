@@ -68,6 +68,8 @@ extern const char *const write_mode_names[];
 /* {column: SQL type} of a table; an empty object when there is none. NULL with the error set. The caller's. */
 json_t *iceberg_columns(struct context *cx, const char *ns, const char *table);
 int iceberg_write(struct context *cx, struct write *w);
+/* After a write with a parity: does the table have its rows, as others read it? Reports it. 0, or -1 with the error set. */
+int parity_table(struct context *cx, const struct write *w);
 /* Makes a table of a metadata file; fills in what its current snapshot says. */
 int iceberg_register(struct context *cx, struct write *w, const char *metadata);
 

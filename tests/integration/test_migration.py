@@ -107,10 +107,11 @@ def test_a_delta_table_with_all_types(shared, delta):
     kinds = {f.name: str(f.field_type) for f in table.schema().fields}
     assert [kinds[n] for n in ("i8", "i16", "i32", "dec", "ts", "tsn")] == ["int", "int", "int", "decimal(38, 10)", "timestamptz", "timestamp"]
     checks = {c["name"]: c for c in attempt["checks"]}
-    assert list(checks) == ["rows", *got.column_names]
+    assert list(checks) == ["rows", *got.column_names, "table"]
     assert checks["rows"]["value"] == 12 and checks["rows"]["message"] == "12 in the source, 12 written, 12 by the source's own account; the same ones"
     assert checks["i8"]["message"] == "TINYINT in the source, int in the table; 0 NULLs in both, the same values"
     assert checks["s"]["value"] == 2
+    assert checks["table"]["message"] == f"snapshot {table.current_snapshot().snapshot_id} has 12 rows, 12 by its summary; it added 12"
 
 
 def test_versions_and_times(shared, delta):
@@ -325,8 +326,12 @@ def test_parity_of_bare_paths_and_of_modes(shared, tmp_path):
     pq.write_table(pa.table({"id": [1, 2]}), tmp_path / "f.parquet")
     path = str(tmp_path / "f.parquet")
     assert good(publish(shared, path, "d.bare"))["checks"] == []
-    assert len(good(publish(shared, [path, path], "d.bare", parity="full"))["checks"]) == 2
-    assert len(good(publish(shared, {"path": path, "format": "parquet"}, "d.bare", mode="overwrite"))["checks"]) == 2
+    assert len(good(publish(shared, [path, path], "d.bare", parity="full"))["checks"]) == 3
+    assert len(good(publish(shared, {"path": path, "format": "parquet"}, "d.bare", mode="overwrite"))["checks"]) == 3
+    pq.write_table(pa.table({"more": ["x"], "id": [7]}), tmp_path / "g.parquet")
+    good(publish(shared, str(tmp_path / "g.parquet"), "d.more"))
+    told = good(publish(shared, path, "d.more", parity="counts"))["checks"]
+    assert [(c["name"], c["value"]) for c in told] == [("rows", 2), ("id", 0), ("more", 2), ("table", 3)] and told[2]["message"] == "not in the source; NULL in every row"
     assert good(publish(shared, {"path": path, "format": "parquet"}, "d.bare", mode="upsert", key="id"))["checks"] == []
     assert "mode: upsert writes others, too" in refused(publish(shared, path, "d.bare", mode="upsert", key="id", parity="full"))
     (tmp_path / "empty").mkdir()
@@ -355,7 +360,7 @@ def test_a_data_set_in_folders(shared, tmp_path):
     assert [str(f.field_type) for f in table.schema().fields] == ["long", "decimal(9, 2)", "string", "int", "int", "string"]
     assert [f.name for f in table.spec().fields] == ["year", "month", "region"]
     assert got["month"].to_pylist() == [12, 12, 1, 1, 2, 2] and got["region"].to_pylist() == ["a/b", None] * 3
-    assert len(attempt["checks"]) == 7 and attempt["checks"][6]["value"] == 3
+    assert len(attempt["checks"]) == 8 and attempt["checks"][6]["value"] == 3
     # A cast says what a folder's text is; the table's own order and types stay when it is there already.
     good(publish(shared, {"format": "parquet", "path": str(base), "cast": {"month": "varchar"}}, "p.text", partition_by=["year"]))
     assert shared.sql("SELECT DISTINCT month FROM p.text ORDER BY 1") == [{"month": m} for m in ("01", "02", "12")]
@@ -488,7 +493,7 @@ def test_the_example(make_daemon, folder):
     daemon = make_daemon(flows=example)
     run = daemon.trigger("migration")
     assert run["state"] == "success", why(run)
-    assert [len(task_of(run, t)["attempts"][-1]["checks"]) for t in ("orders", "first_orders", "events")] == [6, 6, 6]
+    assert [len(task_of(run, t)["attempts"][-1]["checks"]) for t in ("orders", "first_orders", "events")] == [7, 7, 7]
     assert daemon.sql("SELECT count(*) AS n, sum(event)::BIGINT AS events, max(happened)::VARCHAR AS last FROM lake.events") == [
         {"n": 200, "events": 19900, "last": "2024-04-01 05:00:00+00"}
     ]

@@ -642,6 +642,38 @@ test_keys_of_other_types(void **state)
 	       "f.yaml:6:79: error: \"depends_on\" of task \"d\" cannot use refs: it is read before the run begins\n");
 }
 
+/* Where a publish task's rows are: bare, a list, or an object with a format. */
+static void
+test_from(void **state)
+{
+	struct flow *f = load_good(
+		"id: a\ntasks:\n"
+		"  - {id: a, type: publish, into: a.b, from: [x/*.parquet, /y]}\n"
+		"  - {id: b, type: publish, into: a.b, from: {path: x, format: delta, version: 0, cast: {c: int}}}\n"
+		"  - {id: c, type: stage, source: {format: delta, path: x, timestamp: 2026-01-01}, target: {path: y}}\n");
+
+	(void)state;
+	assert_int_equal(json_array_size(json_object_get(json_object_get(f->tasks[0].spec, "from"), "path")), 2);
+	assert_int_equal(json_integer_value(json_object_get(json_object_get(f->tasks[1].spec, "from"), "version")), 0);
+	flow_unref(f);
+	expect("id: a\ntasks:\n"
+	       "  - {id: a, type: publish, into: a.b, from: {format: delta}}\n"
+	       "  - {id: b, type: publish, into: a.b, from: {path: x, format: detla}}\n"
+	       "  - {id: c, type: publish, into: a.b, from: {path: x, version: 1, cast: {c: int}}}\n"
+	       "  - {id: d, type: publish, into: a.b, from: {path: x, format: parquet, timestamp: now}}\n"
+	       "  - {id: e, type: stage, source: {format: csv, path: x, version: 1}, target: {path: y}}\n"
+	       "  - {id: f, type: publish, into: a.b, from: x, parity: all}\n"
+	       "  - {id: g, type: publish, into: a.b, from: {path: x, format: delta, version: 1, timestamp: now}}\n",
+	       "f.yaml:3:45: error: \"from\" of task \"a\" needs the key \"path\"\n"
+	       "f.yaml:4:63: error: unknown format \"detla\" in \"from\" of task \"b\"; did you mean \"delta\"?\n"
+	       "f.yaml:5:64: error: \"from.version\" of task \"c\" goes with format: delta\n"
+	       "f.yaml:5:73: error: \"from.cast\" of task \"c\" goes with \"from.format\"\n"
+	       "f.yaml:6:83: error: \"from.timestamp\" of task \"d\" goes with format: delta\n"
+	       "f.yaml:7:66: error: \"source.version\" of task \"e\" goes with format: delta\n"
+	       "f.yaml:8:56: error: unknown parity \"all\" in task \"f\"; did you mean \"full\"?\n"
+	       "f.yaml:9:93: error: \"from\" of task \"g\": \"version\" and \"timestamp\" each name a version; leave one out\n");
+}
+
 /* A ref can bring a value of any type: the second check sees what it became. */
 static void
 test_resolved_spec(void **state)
@@ -837,6 +869,7 @@ main(void)
 		cmocka_unit_test(test_engine_override),
 		cmocka_unit_test(test_units),
 		cmocka_unit_test(test_norway),
+		cmocka_unit_test(test_from),
 		cmocka_unit_test(test_resolved_spec),
 		cmocka_unit_test(test_schema_golden),
 	};
