@@ -1,6 +1,7 @@
 /* Globs are matched here and not by fnmatch, to which brackets and leading dots mean something. */
 #include "base/table_policy.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 const char *
@@ -39,21 +40,6 @@ glob_matches(const char *glob, const char *name)
 		}
 	}
 	return glob[strspn(glob, "*")] == '\0';
-}
-
-bool
-table_matches(const json_t *globs, const char *catalog, const char *table)
-{
-	json_t *item;
-	size_t i;
-
-	json_array_foreach ((json_t *)globs, i, item) {
-		const char *glob = json_string_value(item);
-
-		if (glob && glob_matches(table_glob(glob, catalog), table))
-			return true;
-	}
-	return false;
 }
 
 /* Puts what `from` says over the policy; of `keep` key by key. */

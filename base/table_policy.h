@@ -1,20 +1,17 @@
 /*
- * Which tables a list of names means, and what the config's `housekeeping` says of one table. Names are namespace.table, with or
+ * What a name or glob of tables means, and what the config's `housekeeping` says of one table. Names are namespace.table, with or
  * without the catalog's name in front; in globs * stands for any characters, dots too, and ? for one. Pure.
  */
 #ifndef BASE_TABLE_POLICY_H
 #define BASE_TABLE_POLICY_H
 
 #include <jansson.h>
-#include <stdbool.h>
 
 /*
  * A name or glob without the catalog's name: points into `glob`. `CATALOG.*` is all of its tables; a name of one level after
  * the catalog's is that of a table in a namespace which is called like it.
  */
 const char *table_glob(const char *glob, const char *catalog);
-/* Does one of the list's names or globs mean the table (namespace.table, without the catalog's name)? */
-bool table_matches(const json_t *globs, const char *catalog, const char *table);
 /*
  * The table's policy: {target_file_size, expire_days, keep_last, orphan_days, keep: {daily, weekly, monthly}}, what
  * `housekeeping` says of all tables under what each entry of its `tables` says that matches, a later one over an earlier one.

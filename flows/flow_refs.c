@@ -461,6 +461,11 @@ check_table_globs(struct loader *l, const struct task_def *t)
 		return;
 	pos_find(t->pos, "tables", &line, &col);
 	check_catalog(l, t, line, col);
+	if (config_foreign(l->config))
+		load_error(l, line, col,
+			   "task \"%s\" maintains tables, and the config's catalog is another server's, which is the one to "
+			   "maintain them",
+			   t->id);
 	json_array_foreach (globs, i, item) {
 		char *glob = json_is_string(item) ? static_text(l, json_string_value(item)) : NULL, path[40];
 

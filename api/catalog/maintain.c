@@ -13,6 +13,7 @@
 
 #include "api/catalog/browse.h"
 #include "base/alloc.h"
+#include "base/table_policy.h"
 
 #define LIMIT_DEFAULT 1000
 #define LIMIT_MAX     10000
@@ -89,7 +90,7 @@ static char *
 likes_of(const struct catalog *c, const json_t *globs)
 {
 	json_t *list = json_array(), *glob;
-	size_t i, n = strlen(c->name);
+	size_t i;
 	char *text;
 
 	json_array_foreach (globs, i, glob) {
@@ -98,9 +99,7 @@ likes_of(const struct catalog *c, const json_t *globs)
 
 		if (g == NULL)
 			continue;
-		if (strncmp(g, c->name, n) == 0 && g[n] == '.' && strchr(g + n + 1, '.'))
-			g += n + 1;
-		like = health_like(g);
+		like = health_like(table_glob(g, c->name));
 		json_array_append_new(list, json_string(like));
 		free(like);
 	}

@@ -217,6 +217,28 @@ test_housekeeping(void **state)
 		"sluice.yaml:1:51: unknown key \"yearly\" in \"housekeeping.keep\" of the config; did you mean \"daily\"?\n");
 }
 
+/* Who keeps the catalog maintains its tables. */
+static void
+test_foreign_maintenance(void **state)
+{
+	static const char *const env[] = { NULL };
+	static const char flow[] = "id: a\ntasks:\n  - {id: m, type: maintain, tables: a.b}\n";
+	struct buf out = BUF_INIT;
+	struct config *c = load("catalog: {type: rest, uri: \"http://lake.example\"}\n", env, &out);
+	struct diags d = DIAGS_INIT;
+
+	(void)state;
+	assert_string_equal(out.s, "");
+	assert_null(flow_load("f.yaml", flow, strlen(flow), c, &d));
+	assert_int_equal(d.count, 1);
+	assert_string_equal(d.items[0].message,
+			    "task \"m\" maintains tables, and the config's catalog is another server's, which is "
+			    "the one to maintain them");
+	diags_release(&d);
+	buf_release(&out);
+	config_free(c);
+}
+
 static void
 test_errors(void **state)
 {
@@ -317,8 +339,13 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_team_config),  cmocka_unit_test(test_defaults), cmocka_unit_test(test_environment),
-		cmocka_unit_test(test_housekeeping), cmocka_unit_test(test_errors),   cmocka_unit_test(test_secrets),
+		cmocka_unit_test(test_team_config),
+		cmocka_unit_test(test_defaults),
+		cmocka_unit_test(test_environment),
+		cmocka_unit_test(test_housekeeping),
+		cmocka_unit_test(test_foreign_maintenance),
+		cmocka_unit_test(test_errors),
+		cmocka_unit_test(test_secrets),
 	};
 
 	return cmocka_run_group_tests_name("config", tests, setup, teardown);
