@@ -97,6 +97,8 @@ catalog_metrics(struct catalog *c, struct buf *b)
 	if (g->at == 0)
 		return;
 	add_gauge(b, "sluice_tables", "Tables in the catalog.", g->total);
+	add_gauge(b, "sluice_tables_surveyed", "Tables that the numbers of tables cover, by name the first ones.",
+		  g->total < HEALTH_LIMIT ? g->total : HEALTH_LIMIT);
 	add_gauge(b, "sluice_tables_unreadable", "Tables whose metadata cannot be read.", unreadable);
 	add_gauge(b, "sluice_tables_time_seconds", "When the tables were looked at.", g->at / US_PER_S);
 	for (size_t k = 0; k < sizeof(gauges_of_table) / sizeof(gauges_of_table[0]); k++) {
