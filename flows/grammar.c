@@ -215,6 +215,8 @@ const struct grammar_row grammar_rows[] = {
 	  "Compression of CSV and JSON files; by default from the file's name." },
 	{ "source", "columns", G_MAP, G_STRING, NULL, 0, NULL, NULL,
 	  "Column to SQL type; with header: false also their names, in order." },
+	{ "source", "union_by_name", G_ONE, G_BOOL, NULL, 0, "false", NULL,
+	  "Parquet: true: columns that a file lacks and others have are NULL in its rows; by default that is an error." },
 	{ "source", "uri", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 	{ "source", "query", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 	{ "source", "options", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },

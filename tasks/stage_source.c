@@ -524,22 +524,81 @@ stage_read_typed(struct stage *st, const char *plain)
 	return 0;
 }
 
+/* Names the first file that has the column. */
+static int
+fail_extra_column(struct stage *st, const char *column)
+{
+	const char *first = json_string_value(json_array_get(st->files, 0));
+	struct buf b = BUF_INIT;
+	struct duck_result *r;
+	char *file;
+	int rc;
+
+	buf_adds(&b, "SELECT first(file_name) FROM parquet_schema(");
+	add_file_list(&b, st->files);
+	buf_adds(&b, ") WHERE name = ");
+	buf_add_sql_string(&b, column);
+	r = duck_query(st->cx->db, b.s, &st->cx->err);
+	buf_release(&b);
+	if (r == NULL)
+		return -1;
+	file = duck_text(r, 0, 0);
+	rc = task_fail_at(st->cx, "source/path",
+			  "%s has the column \"%s\", which %s has not; files of one source must have the same columns, or say "
+			  "source.union_by_name: true, for which a column that a file lacks is NULL",
+			  file ? file : "one of the files", column, first);
+	free(file);
+	duck_result_free(r);
+	return rc;
+}
+
+/* The engine goes by the first file: it tells what others lack, but leaves out without a word what they have beyond it. */
+static int
+check_same_columns(struct stage *st)
+{
+	struct buf b = BUF_INIT;
+	json_t *all, *column;
+	int rc = 0;
+	size_t i;
+
+	if (json_array_size(st->files) < 2)
+		return 0;
+	buf_adds(&b, "SELECT * FROM read_parquet(");
+	add_file_list(&b, st->files);
+	buf_adds(&b, ", union_by_name = true)");
+	all = duck_describe(st->cx->db, b.s, &st->cx->err);
+	buf_release(&b);
+	if (all == NULL)
+		return -1;
+	json_array_foreach (all, i, column) {
+		const char *name = json_string_value(json_object_get(column, "name"));
+
+		if (rc == 0 && !stage_has_name(st->names, name))
+			rc = fail_extra_column(st, name);
+	}
+	json_decref(all);
+	return rc;
+}
+
 static int
 stage_read_files(struct stage *st, const char *function)
 {
+	bool parquet = strcmp(function, "read_parquet") == 0, any = json_is_true(json_object_get(st->source, "union_by_name"));
 	struct buf plain = BUF_INIT;
 	int rc;
 
 	buf_addf(&plain, "%s(", function);
 	add_file_list(&plain, st->files);
-	if (strcmp(function, "read_parquet") == 0)
-		buf_adds(&plain, ", union_by_name = false");
+	if (parquet)
+		buf_addf(&plain, ", union_by_name = %s", any ? "true" : "false");
 	/* Rows keep the file's order, so that their number in it can be counted. */
 	buf_addf(&st->traced, "SELECT *, row_number() OVER (%s) AS sluice_row FROM %s, filename = 'sluice_file')",
 		 json_array_size(st->files) > 1 ? "PARTITION BY sluice_file" : "", plain.s);
 	buf_addc(&plain, ')');
 	rc = stage_read_typed(st, plain.s);
 	buf_release(&plain);
+	if (rc == 0 && parquet && !any)
+		rc = check_same_columns(st);
 	return rc;
 }
 

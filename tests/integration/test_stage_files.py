@@ -173,7 +173,15 @@ def test_many_files_become_one(go):
 
 def test_files_that_do_not_fit_together_or_are_not_there(go):
     duckdb.sql(f"COPY (SELECT 1 AS id, 2 AS pay) TO '{go.folder}/a.parquet'; COPY (SELECT 1 AS id, 2 AS wage) TO '{go.folder}/b.parquet'")
-    bad(stage(go, '{format: parquet, path: "[ab].parquet"}'), "b.parquet", "pay")
+    bad(stage(go, '{format: parquet, path: "[ab].parquet"}'), "b.parquet has the column", "wage")
+    # What only a later file has is not left out without a word.
+    duckdb.sql(f"COPY (SELECT 2 AS id, 3 AS pay, 4 AS bonus) TO '{go.folder}/more.parquet'")
+    bad(stage(go, "{format: parquet, path: [a.parquet, more.parquet]}"), "more.parquet has the column", "bonus", "a.parquet has not")
+    bad(stage(go, "{format: parquet, path: [more.parquet, a.parquet]}"), "a.parquet", "bonus")
+    assert not (go.folder / "out.parquet").exists()
+    good(stage(go, "{format: parquet, path: [a.parquet, more.parquet], union_by_name: true}"))
+    assert rows(go.folder / "out.parquet") == [{"id": 1, "pay": 2, "bonus": None}, {"id": 2, "pay": 3, "bonus": 4}]
+    os.remove(go.folder / "out.parquet")
     (go.folder / "c.parquet").write_text("no Parquet at all")
     bad(stage(go, '{format: parquet, path: "[ac].parquet"}'), "c.parquet")
     bad(stage(go, "{format: parquet, path: none/*.parquet}"), "no file matches", "none/*.parquet")
@@ -333,10 +341,12 @@ def store():
 
 
 @pytest.fixture
-def far(make_daemon, store):
-    """far(source, keys, target): a stage task between objects of the bucket."""
+def far(make_daemon, store, folder):
+    """far(source, keys, target): a stage task between objects of the bucket; far.faults: a file of fault points."""
     config = f"s3: {{endpoint: '{store.endpoint}', timeout: 10s}}\n"
-    daemon = make_daemon(config=config, env={"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET})
+    faults = folder / "faults"
+    faults.write_text("")
+    daemon = make_daemon(config=config, env={"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET, "SLUICE_FAULT": str(faults)})
     count = iter(range(100))
 
     def far(source, keys, target):
@@ -345,7 +355,7 @@ def far(make_daemon, store):
         daemon.flow(f"f{n}", text + "".join(f"    {line}\n" for line in keys.strip().splitlines()))
         return daemon.trigger(f"f{n}")
 
-    far.daemon = daemon
+    far.faults = faults
     return far
 
 
@@ -377,3 +387,13 @@ def test_objects_are_merged_and_written_back(far, store, folder):
     bad(far('"s3://files/staff/*.parquet"', "", "{path: s3://files/staff/all.parquet}"), "also finds what is written")
     good(far("s3://files/both.parquet", "", "{path: s3://files/units, partition_by: unit}"))
     bad(far('"s3://files/units/**/*.parquet"', RAISE, "{path: s3://files/units, partition_by: unit}"), "which the result would replace", "another folder")
+
+
+@pytest.mark.parametrize("point", ["stage.finish.before", "stage.finish.after"])
+def test_an_object_is_changed_once(far, store, folder, point):
+    make_staff(folder)
+    store.put("files", "once.parquet", (folder / "staff.parquet").read_bytes())
+    far.faults.write_text(f"{point}=kill")
+    run = far("s3://files/once.parquet", RAISE + "\nretry: {max_attempts: 2, interval: 1ms}", "{path: s3://files/once.parquet}")
+    assert len(good(run)) and len(run["tasks"][0]["attempts"]) == 2
+    assert pays(fetch(store, folder, "once.parquet")) == [(10,), (20,), (30,)]
