@@ -253,8 +253,28 @@ metadata_find(struct context *cx, const struct log *l, int64_t version)
 	return rows;
 }
 
-static int
-metadata_take(struct context *cx, const char *key, const json_t *row, struct delta *d)
+/* Field ids and the names that the files have for them. */
+static void
+mapped_names(const json_t *fields, json_t *out)
+{
+	json_t *field;
+	size_t i;
+
+	json_array_foreach (fields, i, field) {
+		const json_t *metadata = json_object_get(field, "metadata"), *type = json_object_get(field, "type");
+		char id[24];
+
+		snprintf(id, sizeof(id), "%" JSON_INTEGER_FORMAT,
+			 json_integer_value(json_object_get(metadata, "delta.columnMapping.id")));
+		json_object_set(out, id, json_object_get(metadata, "delta.columnMapping.physicalName"));
+		mapped_names(json_object_get(type, "fields"), out);
+		mapped_names(json_object_get(json_object_get(type, "elementType"), "fields"), out);
+		mapped_names(json_object_get(json_object_get(type, "valueType"), "fields"), out);
+	}
+}
+
+static void
+metadata_take(const json_t *row, struct delta *d)
 {
 	json_t *schema = json_loads(json_string_value(json_array_get(row, 0)), 0, NULL), *field;
 	const char *mode = json_string_value(json_object_get(json_array_get(row, 2), "delta.columnMapping.mode"));
@@ -265,15 +285,9 @@ metadata_take(struct context *cx, const char *key, const json_t *row, struct del
 	json_array_foreach (json_object_get(schema, "fields"), i, field)
 		if (json_is_false(json_object_get(field, "nullable")))
 			json_array_append(d->required, json_object_get(field, "name"));
-	json_decref(schema);
-	/* The extension goes by the files' names there too, and gives NULLs where they are others. */
 	if (mode && strcmp(mode, "id") == 0)
-		return task_fail_at(
-			cx, key,
-			"Delta table %s: column mapping by id (delta.columnMapping.mode = id) is not supported, only by "
-			"name; write the table anew with delta.columnMapping.mode = name, or without",
-			d->path);
-	return 0;
+		mapped_names(json_object_get(schema, "fields"), d->mapped = json_object());
+	json_decref(schema);
 }
 
 static int
@@ -287,7 +301,9 @@ delta_describe(struct context *cx, const char *key, const struct log *l, struct 
 	else if (json_array_size(rows) == 0)
 		task_fail_at(cx, key, "Delta table %s: its log has no metadata for version %" PRId64, d->path, d->version);
 	else
-		rc = metadata_take(cx, key, json_array_get(rows, 0), d);
+		rc = 0;
+	if (rc == 0)
+		metadata_take(json_array_get(rows, 0), d);
 	json_decref(rows);
 	return rc;
 }
@@ -342,6 +358,14 @@ delta_attach(struct context *cx, const char *key, struct delta *d)
 	return rc;
 }
 
+static void
+add_list_files(const struct delta *d, struct buf *b)
+{
+	buf_adds(b, "delta_list_files(");
+	buf_add_sql_string(b, d->path);
+	buf_addf(b, ", version := %" PRId64 ", delete_count := true)", d->version);
+}
+
 /* The rows that the log counts, without those that are marked as deleted. */
 static int
 delta_count(struct context *cx, const char *key, struct delta *d)
@@ -352,9 +376,8 @@ delta_count(struct context *cx, const char *key, struct delta *d)
 
 	/* A file without statistics has the largest number there is. */
 	buf_adds(&b, "SELECT CASE WHEN coalesce(bool_and(cardinality < 9223372036854775807), true) THEN "
-		     "coalesce(sum(cardinality - coalesce(delete_count, 0)), 0) END::VARCHAR FROM delta_list_files(");
-	buf_add_sql_string(&b, d->path);
-	buf_addf(&b, ", version := %" PRId64 ", delete_count := true)", d->version);
+		     "coalesce(sum(cardinality - coalesce(delete_count, 0)), 0) END::VARCHAR FROM ");
+	add_list_files(d, &b);
 	r = duck_query(cx->db, b.s, &cx->err);
 	buf_release(&b);
 	if (r == NULL)
@@ -364,6 +387,52 @@ delta_count(struct context *cx, const char *key, struct delta *d)
 	free(rows);
 	duck_result_free(r);
 	return 0;
+}
+
+/* With column mapping by id the extension goes by the files' names all the same, and gives NULLs where they are others. */
+static int
+delta_check_names(struct context *cx, const char *key, const struct delta *d)
+{
+	struct buf b = BUF_INIT, names = BUF_INIT;
+	json_t *files, *file, *name, *found = NULL, *row;
+	const char *id;
+	size_t i;
+	int rc = -1;
+
+	buf_adds(&b, "SELECT data_file FROM ");
+	add_list_files(d, &b);
+	files = duck_query_json(cx->db, b.s, &cx->err);
+	json_object_foreach (d->mapped, id, name) {
+		buf_addf(&names, "%s(%s, ", names.len ? ", " : "", id);
+		buf_add_sql_string(&names, json_string_value(name));
+		buf_addc(&names, ')');
+	}
+	buf_clear(&b);
+	json_array_foreach (files, i, file) {
+		buf_adds(&b, i ? ", " : "SELECT file_name, s.name, m.name FROM parquet_schema([");
+		buf_add_sql_string(&b, json_string_value(json_array_get(file, 0)));
+	}
+	buf_addf(&b, "]) s JOIN (VALUES %s) m(id, name) ON s.field_id = m.id WHERE s.name <> m.name LIMIT 1", names.s);
+	if (files && json_array_size(files) && names.len)
+		found = duck_query_json(cx->db, b.s, &cx->err);
+	else if (files)
+		found = json_array();
+	row = json_array_get(found, 0);
+	if (row)
+		task_fail_at(cx, key,
+			     "Delta table %s: its columns are mapped by id (delta.columnMapping.mode = id), and %s calls \"%s\" "
+			     "what the "
+			     "table's log calls \"%s\"; the engine finds columns by name only: write the table anew with "
+			     "delta.columnMapping.mode = name, or without",
+			     d->path, json_string_value(json_array_get(row, 0)), json_string_value(json_array_get(row, 1)),
+			     json_string_value(json_array_get(row, 2)));
+	else if (found)
+		rc = 0;
+	json_decref(found);
+	json_decref(files);
+	buf_release(&b);
+	buf_release(&names);
+	return rc;
 }
 
 int
@@ -388,6 +457,8 @@ delta_open(struct context *cx, const char *key, const json_t *source, struct del
 		rc = delta_describe(cx, key, &l, d);
 	if (rc == 0)
 		rc = delta_attach(cx, key, d);
+	if (rc == 0 && d->mapped)
+		rc = delta_check_names(cx, key, d);
 	if (rc == 0)
 		rc = delta_count(cx, key, d);
 	if (rc == 0)
@@ -402,4 +473,5 @@ delta_release(struct delta *d)
 	free(d->path);
 	json_decref(d->partitions);
 	json_decref(d->required);
+	json_decref(d->mapped);
 }

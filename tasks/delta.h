@@ -16,6 +16,7 @@ struct delta {
 	int64_t rows;       /* as its log counts them; -1: it does not */
 	json_t *partitions; /* list of columns */
 	json_t *required;   /* list of the columns that are never NULL */
+	json_t *mapped;     /* with column mapping by id: field id -> the column's name in the files; else NULL */
 };
 
 /* `source` has path and perhaps version or timestamp; `key` is its place in the task. 0, or -1 with the error set. */

@@ -213,10 +213,18 @@ def test_mapped_columns(shared, tmp_path):
     settings = {"delta.columnMapping.mode": "name", "delta.columnMapping.maxColumnId": "2"}
     good(publish(shared, by_hand(tmp_path / "n", ["columnMapping"], fields, settings, rows=rows), "d.mapped"))
     assert shared.sql("SELECT * FROM d.mapped ORDER BY 1") == [{"shown": 1, "n e w": "x"}, {"shown": 2, "n e w": "y"}]
-    # The extension would read these columns as NULL throughout.
+    # By id it is the same where files have the names of the log; the engine would read any other as NULL throughout.
     settings["delta.columnMapping.mode"] = "id"
-    said = refused(publish(shared, by_hand(tmp_path / "i", ["columnMapping"], fields, settings, rows=rows), "d.by_id"), shared, "d.by_id")
-    assert "column mapping by id (delta.columnMapping.mode = id) is not supported" in said
+    ids = {"col-1": {"PARQUET:field_id": "1"}, "col-2": {"PARQUET:field_id": "2"}, "other": {"PARQUET:field_id": "2"}}
+    for names, folder in ((("col-2", "col-1"), "same"), (("other", "col-1"), "others")):
+        rows = pa.table([["x", "y"], [1, 2]], schema=pa.schema([pa.field(n, t, metadata=ids[n]) for n, t in zip(names, (pa.string(), pa.int64()))]))
+        run = publish(shared, by_hand(tmp_path / folder, ["columnMapping"], fields, settings, rows=rows), f"d.by_id_{folder}")
+        if folder == "same":
+            good(run)
+            assert shared.sql("SELECT * FROM d.by_id_same ORDER BY 1") == [{"shown": 1, "n e w": "x"}, {"shown": 2, "n e w": "y"}]
+        else:
+            said = refused(run, shared, "d.by_id_others")
+            assert "its columns are mapped by id" in said and 'f.parquet calls "other" what the table\'s log calls "col-2"' in said
 
 
 def test_widened_types_required_columns_and_new_ones(shared, tmp_path):
