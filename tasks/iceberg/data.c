@@ -578,7 +578,7 @@ writer_data_part(struct writer *wr, const char *select, const json_t *partition,
 	free(probe);
 	copy_options(wr, &b);
 	if (size)
-		buf_addf(&b, ", FILENAME_PATTERN '%s-%zu-{i}', FILE_SIZE_BYTES %lld", wr->stem, first, (long long)aim(size));
+		buf_addf(&b, ", FILENAME_PATTERN '%s-%zu-{i}', FILE_SIZE_BYTES %lld", wr->stem, first, (long long)size);
 	buf_adds(&b, ")");
 	rc = writer_copy(wr, b.s, wr->spec, NULL, CONTENT_DATA);
 	for (size_t i = first; i < wr->nfiles; i++)

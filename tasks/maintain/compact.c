@@ -18,8 +18,10 @@
 #include "tasks/maintain/maintain.h"
 #include "tasks/report.h"
 
-#define SMALL          0.75        /* of the target size: too small */
-#define GROUP_BYTES    (4LL << 30) /* read and written in one go */
+#define SMALL          0.75         /* of the target size: too small */
+#define GROUP_BYTES    (4LL << 30)  /* read and written in one go */
+#define TOGETHER_BYTES (64LL << 20) /* small partitions are done together, up to this */
+#define TOGETHER_PARTS 200
 #define COMMIT_BYTES   (8LL << 30) /* rewritten before a commit */
 #define PLANS          5
 #define BYTES_A_SECOND (32 << 20) /* a guess, for how long writers must leave the table alone */
@@ -116,43 +118,45 @@ plan_where(struct compaction *p)
 }
 
 /* Columns of a group. */
-enum { G_ID, G_SPEC, G_FILES, G_BYTES, G_ROWS, G_TEXTS, G_FIRST, G_HIT };
+enum { G_ID, G_SPEC, G_FILES, G_BYTES, G_ROWS, G_TEXTS, G_FIRST, G_HIT, G_PARTS };
+
+/*
+ * c: what may be rewritten; p: the partitions where that is worth it; g: their files, in pieces of a size; t: the pieces; u:
+ * which small ones are done together. In it: too small, unsorted counts, the order's id, least files, target, a piece, small
+ * piece, together, together, small piece.
+ */
+/* clang-format off */
+#define SQL_GROUPS \
+	"CREATE OR REPLACE TEMP TABLE sluice_groups AS WITH " \
+	"c AS (SELECT spec, part, texts, file_path, file_size_in_bytes AS size, record_count, sequence_number," \
+	"  file_path IN (SELECT file_path FROM sluice_hit) AS hit, size < %lld AS small," \
+	"  (%s AND coalesce(sort_order_id, 0) <> %lld) AS unsorted" \
+	"  FROM sluice_live WHERE kind = 0 AND upper(file_format) = 'PARQUET' AND file_path IN (SELECT file_path FROM sluice_where))," \
+	"p AS (SELECT spec, part FROM c WHERE small OR hit OR unsorted GROUP BY ALL" \
+	"  HAVING bool_or(hit OR unsorted) OR count(*) >= %lld OR (count(*) > 1 AND sum(size) >= %lld))," \
+	"g AS (SELECT c.*, ((sum(size) OVER (PARTITION BY spec, part ORDER BY sequence_number, file_path) - size) // %lld) AS piece" \
+	"  FROM c JOIN p USING (spec, part) WHERE small OR hit OR unsorted)," \
+	"t AS (SELECT spec, part, piece, sum(size) AS bytes FROM g GROUP BY ALL)," \
+	"u AS (SELECT *, CASE WHEN bytes < %lld THEN ((sum(bytes) OVER w - bytes) // %lld) || ' ' || ((count(*) OVER w - 1) // %d)" \
+	"  ELSE '' END AS together FROM t WINDOW w AS (PARTITION BY spec, bytes < %lld ORDER BY part, piece)) " \
+	"SELECT g.*, dense_rank() OVER (ORDER BY spec, together, if(together = '', part, ''), if(together = '', piece, 0))::BIGINT AS id" \
+	"  FROM g JOIN u USING (spec, part, piece)"
+#define SQL_GROUP_LIST \
+	"SELECT id, any_value(spec), count(*), sum(size)::BIGINT, sum(record_count)::BIGINT, any_value(texts), min(file_path)," \
+	" bool_or(hit), count(DISTINCT part) FROM sluice_groups GROUP BY id ORDER BY count(*) DESC, id"
+/* clang-format on */
 
 static int
 plan_groups(struct compaction *p)
 {
-	struct buf b = BUF_INIT;
 	long long order = (long long)json_integer_value(json_object_get(p->wr.order, "order-id"));
-	int rc;
 
-	buf_addf(&b,
-		 "CREATE OR REPLACE TEMP TABLE sluice_groups AS WITH c AS (SELECT spec, part, texts, file_path, "
-		 "file_size_in_bytes AS "
-		 "size, record_count, sequence_number, file_path IN (SELECT file_path FROM sluice_hit) AS hit, size < %lld AS "
-		 "small, "
-		 "(%s AND coalesce(sort_order_id, 0) <> %lld) AS unsorted FROM sluice_live WHERE kind = 0 AND upper(file_format) "
-		 "= "
-		 "'PARQUET' AND file_path IN (SELECT file_path FROM sluice_where)), ",
-		 (long long)((double)p->target * SMALL), p->sort && order ? "true" : "false", order);
-	buf_addf(&b,
-		 "p AS (SELECT spec, part FROM c WHERE small OR hit OR unsorted GROUP BY ALL HAVING bool_or(hit OR unsorted) OR "
-		 "count(*) "
-		 ">= %lld OR (count(*) > 1 AND sum(size) >= %lld)), "
-		 "g AS (SELECT c.*, ((sum(size) OVER (PARTITION BY spec, part ORDER BY sequence_number, file_path) - size) // "
-		 "%lld) AS "
-		 "piece FROM c JOIN p USING (spec, part) WHERE small OR hit OR unsorted) "
-		 "SELECT *, dense_rank() OVER (ORDER BY spec, part, piece)::BIGINT AS id FROM g",
-		 (long long)p->min_files, (long long)p->target, (long long)GROUP_BYTES);
-	rc = duck_exec(p->wr.cx->db, b.s, &p->wr.cx->err);
-	buf_release(&b);
-	if (rc < 0)
+	if (duck_execf(p->wr.cx->db, &p->wr.cx->err, SQL_GROUPS, (long long)((double)p->target * SMALL),
+		       p->sort && order ? "true" : "false", order, (long long)p->min_files, (long long)p->target, GROUP_BYTES,
+		       TOGETHER_BYTES / 4, TOGETHER_BYTES, TOGETHER_PARTS, TOGETHER_BYTES / 4) < 0)
 		return -1;
 	json_decref(p->groups);
-	p->groups = duck_query_json(
-		p->wr.cx->db,
-		"SELECT id, any_value(spec), count(*), sum(size)::BIGINT, sum(record_count)::BIGINT, "
-		"any_value(texts), min(file_path), bool_or(hit) FROM sluice_groups GROUP BY id ORDER BY count(*) DESC, id",
-		&p->wr.cx->err);
+	p->groups = duck_query_json(p->wr.cx->db, SQL_GROUP_LIST, &p->wr.cx->err);
 	return p->groups ? 0 : -1;
 }
 
@@ -328,6 +332,7 @@ group_rewrite(struct compaction *p, const json_t *group)
 	json_int_t id = json_integer_value(json_array_get(group, G_ID));
 	double pieces = round((double)bytes / (double)p->target);
 	bool here = json_integer_value(json_array_get(group, G_SPEC)) == json_integer_value(json_object_get(wr->spec, "spec-id"));
+	bool one = json_integer_value(json_array_get(group, G_PARTS)) == 1;
 	struct buf select = BUF_INIT;
 	size_t first = wr->nfiles;
 	char *metadata = NULL, *query = NULL, *folder = NULL;
@@ -343,8 +348,9 @@ group_rewrite(struct compaction *p, const json_t *group)
 	if (writer_select(wr, wr->fields, query, &select) < 0)
 		goto out;
 	FAULT("maintain.data.before");
-	rc = writer_data_part(wr, select.s, here ? json_array_get(group, G_TEXTS) : NULL, folder,
-			      pieces > 1 ? (int64_t)((double)bytes / pieces) + 1 : 0);
+	rc = writer_data_part(wr, select.s, here && one ? json_array_get(group, G_TEXTS) : NULL, folder,
+			      /* a little more than the mean, lest a last, small one remains */
+			      pieces > 1 ? (int64_t)((double)bytes / pieces * (1 + 0.1 / pieces)) : 0);
 	FAULT("maintain.data.after");
 	if (rc == 0)
 		rc = group_check(p, group, first);
