@@ -33,6 +33,10 @@
  *     write.data.after        attempt  they are written; no manifest names them
  *     write.commit.before     attempt  about to ask the catalog for the commit
  *     write.commit.after      attempt  the catalog has answered
+ *     maintain.data.before    attempt  a compaction is about to write a group's files
+ *     maintain.data.after     attempt  they are written
+ *     maintain.expire.before  attempt  about to ask the catalog to let snapshots go
+ *     maintain.expire.after   attempt  they are gone, their files are not
  *     catalog.commit.before   daemon   an attempt's metadata file is written; its run has no such commit yet
  *     catalog.commit.after    daemon   the run's commit is in the database; the attempt does not know
  *     lake.rebase.before      daemon   a run's appends are about to be put on top of others' commits

@@ -6,7 +6,6 @@
 #include <time.h>
 
 #include "base/alloc.h"
-#include "base/fault.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/iceberg/write_int.h"
 #include "tasks/maintain/maintain.h"
@@ -130,9 +129,7 @@ care_commit(struct care *k, struct writer *wr, json_t *out)
 		writer_unmake(wr, true);
 		if (try && writer_reload(wr) < 0)
 			return -1;
-		FAULT("maintain.commit.before");
 		status = commit_try(wr);
-		FAULT("maintain.commit.after");
 		if (status == 200) {
 			writer_unmake(wr, false);
 			wr->sent = false;

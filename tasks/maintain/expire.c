@@ -116,9 +116,9 @@ expiry_try(struct care *k, json_t *out)
 	/* Said before it is done: whoever reads this looks what is needed and removes only the rest. */
 	report("expiring", json_pack("[{s:s,s:s,s:s}]", "namespace", k->ns, "name", k->name, "metadata", location));
 	body = expiry_body(md, ids, refs);
-	FAULT("maintain.commit.before");
+	FAULT("maintain.expire.before");
 	status = rest_call(k->cx, "POST", path, body, &answer);
-	FAULT("maintain.commit.after");
+	FAULT("maintain.expire.after");
 	json_decref(body);
 	type = json_string_value(json_object_get(json_object_get(answer, "error"), "type"));
 	if (status == 200) {

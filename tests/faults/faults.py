@@ -49,7 +49,15 @@ LAKE_POINTS = {
         "store.commit.sent store.commit.after cleanup.forget.before"
     ).split(),
 }
-RARE = "lake.rebase cleanup."  # not passed often in a round
+# Every step of a maintenance: of compaction and of expiry, and of the removal of files after it.
+MAINTAIN_POINTS = {
+    "attempt": (
+        "maintain.data.before maintain.data.after write.commit.before write.commit.after maintain.expire.before maintain.expire.after "
+        "cleanup.remove.before cleanup.remove.between task.end"
+    ).split(),
+    "daemon": "catalog.swap.before catalog.swap.after attempt.exit.heard cleanup.forget.before".split(),
+}
+RARE = "lake.rebase cleanup. maintain."  # not passed often in a round
 ROLES = ["attempt", "daemon", "nursery", "postgres", "backend"]
 
 
@@ -348,12 +356,13 @@ for name, points in POINTS.items():
         KINDS[f"{point}: kill -9"] = Kind(at_point(name, point))
 for point, other in (("store.commit.sent", "postgres"), ("attempt.spawn.after", "nursery"), ("nursery.fork.after", "daemon"), ("write.commit.before", "daemon")):
     KINDS[f"{point}: kill -9, then {other}"] = Kind(at_point(next(r for r, points in POINTS.items() if point in points), point, other))
-for name, points in LAKE_POINTS.items():
-    for point in points:
-        KINDS[f"lake: {point}: kill -9"] = Kind(at_point(name, point))
-        for victim in ("postgres", "daemon"):
-            if victim != name:
-                KINDS[f"lake: {point}: held, kill -9 {victim}"] = Kind(held(name, point, victim))
+for what, steps in (("lake", LAKE_POINTS), ("maintain", MAINTAIN_POINTS)):
+    for name, points in steps.items():
+        for point in points:
+            KINDS[f"{what}: {point}: kill -9"] = Kind(at_point(name, point))
+            for victim in ("postgres", "daemon"):
+                if victim != name:
+                    KINDS[f"{what}: {point}: held, kill -9 {victim}"] = Kind(held(name, point, victim))
 for name in ROLES:
     KINDS[f"stop {name}, go on later"] = Kind(stopped(name))
 KINDS["database stopped"] = Kind(database_stopped, 1, OwnDatabase)
@@ -385,6 +394,8 @@ def plan(seed, i):
 def flows_for(kind):
     if kind.startswith("lake:"):
         return ["lake", "lake", "half", "half"]
+    if kind.startswith("maintain:"):
+        return ["lake", "keep", "keep"]
     return FLOWS + (["timed"] if kind.startswith("stop") else [])
 
 
