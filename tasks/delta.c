@@ -337,9 +337,13 @@ delta_explain(struct context *cx, const char *key, const struct delta *d)
 static int
 delta_attach(struct context *cx, const char *key, struct delta *d)
 {
+	struct storage *s = storage_remote(d->path) ? task_storage(cx) : NULL;
 	struct buf b = BUF_INIT;
 	int rc;
 
+	/* It asks stores itself, by a library that knows certificates of one's own by this variable only. */
+	if (s && storage_ca(s))
+		setenv("SSL_CERT_FILE", storage_ca(s), true);
 	if (duck_load_delta(cx->db, &cx->err) < 0)
 		return -1;
 	buf_adds(&b, "ATTACH ");

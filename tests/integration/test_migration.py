@@ -489,6 +489,35 @@ def test_sources_on_s3(make_daemon, store, delta, tmp_path):
     assert "no file matches s3://sources/none" in refused(publish(daemon, {"format": "parquet", "path": "s3://sources/none"}, "s.no"))
 
 
+def signed(folder):
+    """A certificate of one's own, and the store's, for which it vouches: (the one, the store's, its key)."""
+
+    def openssl(*args):
+        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)
+
+    ca, cert, key = folder / "ca.crt", folder / "leaf.crt", folder / "leaf.key"
+    openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=own", "-keyout", folder / "ca.key", "-out", ca)
+    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n")
+    openssl("req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=store", "-keyout", key, "-out", folder / "leaf.csr")
+    openssl("x509", "-req", "-in", folder / "leaf.csr", "-CA", ca, "-CAkey", folder / "ca.key", "-CAcreateserial", "-days", "2", "-extfile", folder / "ext", "-out", cert)
+    return ca, cert, key
+
+
+def test_a_store_with_a_certificate_of_ones_own(make_daemon, folder, delta):
+    """Delta's library speaks to stores itself, and must be told, too."""
+    if program("weed") is None:
+        pytest.skip("seaweedfs is not installed: run tools/stores build")
+    ca, cert, key = signed(folder)
+    store = Store("seaweedfs", folder / "s", tls=(cert, key)).start()
+    try:
+        store.make_bucket("sources")
+        put_folder(store, delta, "delta")
+        daemon = make_daemon(config=f"s3: {{endpoint: '{store.endpoint}', ca: '{ca}'}}\n", env=environment(store))
+        good(publish(daemon, {"format": "delta", "path": "s3://sources/delta"}, "s.delta"))
+    finally:
+        store.stop()
+
+
 # ---- the example ----
 
 
