@@ -116,7 +116,7 @@ judge_rejects(struct stage *st, bool copied)
 		return -1;
 	if (st->rejected == 0 || st->on_reject == REJECT_SKIP) {
 		path = xasprintf("%s.rejects.parquet", st->path);
-		unlink(path); /* an earlier run's: publish would take it for this one's */
+		task_file_remove(cx, path); /* an earlier run's: publish would take it for this one's */
 		free(path);
 	}
 	if (st->rejected == 0)
@@ -295,6 +295,20 @@ report_stage(const struct stage *st, int64_t rows)
 	printf("%" PRId64 " rows from %zu files to %s\n", rows, json_array_size(st->files), st->path);
 }
 
+/* For an attempt that died after its result was at its place. */
+static int
+report_again(struct stage *st, int64_t rows)
+{
+	char *rejects = xasprintf("%s.rejects.parquet", st->path);
+	int there = st->on_reject == REJECT_QUARANTINE ? task_any_file(st->cx, rejects) : 0;
+
+	if (there > 0)
+		report_output("rejects", json_string(rejects));
+	free(rejects);
+	report_stage(st, rows);
+	return there < 0 ? -1 : 0;
+}
+
 static int
 stage_work(struct stage *st)
 {
@@ -307,11 +321,8 @@ stage_work(struct stage *st)
 		return -1;
 	if (st->back && json_integer_value(json_object_get(cx->doc, "attempt")) > 1 &&
 	    (rows = stage_written_before(st)) != STAGE_NOT_WRITTEN) {
-		if (rows >= 0) {
-			printf("an attempt before this one has written the result\n");
-			report_stage(st, rows);
-		}
-		return rows < 0 ? -1 : 0;
+		printf("an attempt before this one has written the result\n");
+		return rows < 0 ? -1 : report_again(st, rows);
 	}
 	rc = stage_read(st);
 	if (rc < 0 || stage_query(st, &query) < 0 || task_make_parents(cx, st->path) < 0) {

@@ -397,3 +397,13 @@ def test_an_object_is_changed_once(far, store, folder, point):
     run = far("s3://files/once.parquet", RAISE + "\nretry: {max_attempts: 2, interval: 1ms}", "{path: s3://files/once.parquet}")
     assert len(good(run)) and len(run["tasks"][0]["attempts"]) == 2
     assert pays(fetch(store, folder, "once.parquet")) == [(10,), (20,), (30,)]
+
+
+def test_rejects_of_an_earlier_run_are_gone(far, store, folder):
+    for text, there in (("x", True), ("7", False)):
+        duckdb.sql(f"COPY (SELECT '{text}' AS n UNION ALL SELECT '8') TO '{folder}/n.parquet'")
+        store.put("files", "n.parquet", (folder / "n.parquet").read_bytes())
+        run = far("s3://files/n.parquet", "cast: {n: int}\non_reject: quarantine", "{path: s3://files/ints.parquet}")
+        assert good(run)["metrics"]["rows_out"] == (1 if there else 2)
+        assert ("rejects" in run["tasks"][0]["outputs"]) == there
+        assert ("ints.parquet.rejects.parquet" in store.keys("files", "ints")) == there
