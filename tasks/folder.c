@@ -84,13 +84,31 @@ folder_list(struct folder *f)
 
 /* ---- what is needed ---- */
 
+/* Where Hadoop wrote a local file it laid a checksum beside it, which no metadata tells of: x has .x.crc. NULL: there is none. */
+static struct folder_file *
+checksum_of(struct folder *f, const struct folder_file *of)
+{
+	const char *slash = strrchr(of->location, '/');
+	struct folder_file *file;
+	char *name;
+
+	if (slash == NULL || storage_remote(of->location))
+		return NULL;
+	name = xasprintf("%.*s/.%s.crc", (int)(slash - of->location), of->location, slash + 1);
+	file = folder_file(f, name);
+	free(name);
+	return file;
+}
+
 static void
 on_needed(void *arg, const char *location)
 {
-	struct folder_file *file = folder_file(arg, location);
+	struct folder_file *file = folder_file(arg, location), *sum = file ? checksum_of(arg, file) : NULL;
 
 	if (file)
 		file->needed = true;
+	if (sum)
+		sum->needed = true;
 }
 
 struct reach *
@@ -137,12 +155,16 @@ folder_need(struct folder *f, struct reach *r, const json_t *metadata, bool may_
 static void
 on_expired(void *arg, const char *location)
 {
-	struct folder_file *file = folder_file(arg, location);
+	struct folder_file *file = folder_file(arg, location), *sum;
 
 	if (file == NULL || file->needed)
 		return;
 	file->kind = folder_kind_of(file->location);
 	file->old = true;
+	if ((sum = checksum_of(arg, file)) != NULL) {
+		sum->kind = file->kind;
+		sum->old = true;
+	}
 }
 
 /* What is needed leads only to what is needed. */

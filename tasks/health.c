@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <uthash.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -27,6 +28,13 @@
 #define MANIFEST_SIZE (8.0 * (1 << 20))
 #define FEW_MANIFESTS 100 /* from which on merging them pays: commit.manifest.min-count-to-merge */
 
+/* One of a table's partitions: manifests of several statements may tell of it. */
+struct partition {
+	char *name;
+	json_int_t files, bytes, small;
+	UT_hash_handle hh;
+};
+
 struct table {
 	const char *name;
 	json_t *md;
@@ -39,6 +47,7 @@ struct table {
 	json_t *data;            /* manifests of a table with partitions, as paths: each such table is a statement of its own */
 	json_int_t files, bytes, records, small, delete_files, ideal_files;
 	json_int_t manifests, manifest_bytes, partitions, largest;
+	struct partition *parts;
 	char *error;
 };
 
@@ -196,21 +205,26 @@ on_data_files(struct survey *s, struct table *t, struct duck_result *r, size_t r
 	t->small += duck_int(r, row, 4 + (size_t)t->target_at);
 }
 
-/* The same of one partition. */
+/* The same of one partition, whose name comes before them. */
 static void
 on_partition(struct survey *s, struct table *t, struct duck_result *r, size_t row)
 {
-	json_int_t files = duck_int(r, row, 1), bytes = duck_int(r, row, 2);
-	double ideal = ceil((double)bytes / t->target);
+	char *text = duck_text(r, row, 0), *name = text ? text : xstrdup("");
+	struct partition *p;
 
 	(void)s;
-	t->partitions++;
-	t->files += files;
-	t->bytes += bytes;
+	HASH_FIND_STR(t->parts, name, p);
+	if (p == NULL) {
+		p = xcalloc(1, sizeof(*p));
+		p->name = name;
+		name = NULL;
+		HASH_ADD_KEYPTR(hh, t->parts, p->name, strlen(p->name), p);
+	}
+	p->files += duck_int(r, row, 1);
+	p->bytes += duck_int(r, row, 2);
+	p->small += duck_int(r, row, 4 + (size_t)t->target_at);
 	t->records += duck_int(r, row, 3);
-	t->small += files > 1 ? duck_int(r, row, 4 + (size_t)t->target_at) : 0; /* alone it is as large as it can be */
-	t->ideal_files += ideal < 1 ? 1 : (json_int_t)ideal;
-	t->largest = bytes > t->largest ? bytes : t->largest;
+	free(name);
 }
 
 /* ---- the survey ---- */
@@ -301,8 +315,8 @@ read_manifests(struct survey *s)
 		     "SELECT filename, %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, data_file.record_count AS"
 		     " r FROM ",
 		     sums),
-	     *grouped = xasprintf("SELECT min(filename), %s FROM (SELECT filename, data_file.file_size_in_bytes AS s, "
-				  "data_file.record_count AS r, data_file.\"partition\"::VARCHAR AS p FROM ",
+	     *grouped = xasprintf("SELECT p, %s FROM (SELECT data_file.file_size_in_bytes AS s, data_file.record_count AS r, "
+				  "data_file.\"partition\"::VARCHAR AS p FROM ",
 				  sums);
 
 	for (size_t i = 0; i < s->n; i++)
@@ -363,15 +377,36 @@ health_json(const struct table *t)
 	return out;
 }
 
-/* A table without partitions is one. */
+/* How many files of the target size so many bytes are. */
+static json_int_t
+files_needed(const struct table *t, json_int_t files, json_int_t bytes)
+{
+	double ideal = ceil((double)bytes / t->target);
+
+	return files == 0 ? 0 : ideal < 1 ? 1 : (json_int_t)ideal;
+}
+
+/* Sums up the partitions; a table without any is one. */
 static void
 table_settle(struct table *t)
 {
-	double ideal = ceil((double)t->bytes / t->target);
+	struct partition *p, *tmp;
 
+	HASH_ITER(hh, t->parts, p, tmp)
+	{
+		t->partitions++;
+		t->files += p->files;
+		t->bytes += p->bytes;
+		t->small += p->files > 1 ? p->small : 0; /* alone it is as large as it can be */
+		t->ideal_files += files_needed(t, p->files, p->bytes);
+		t->largest = p->bytes > t->largest ? p->bytes : t->largest;
+		HASH_DEL(t->parts, p);
+		free(p->name);
+		free(p);
+	}
 	if (t->partitioned)
 		return;
-	t->ideal_files = t->files == 0 ? 0 : ideal < 1 ? 1 : (json_int_t)ideal;
+	t->ideal_files = files_needed(t, t->files, t->bytes);
 	t->small = t->files > 1 ? t->small : 0;
 	t->partitions = t->files > 0;
 	t->largest = t->bytes;

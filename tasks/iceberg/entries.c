@@ -76,6 +76,34 @@ each_partition_field(const json_t *spec, const char *from, const char *between, 
 	}
 }
 
+/* ", {the partition} AS p", in which the same value is the same whoever wrote it. */
+static void
+add_partition(const json_t *spec, struct buf *b)
+{
+	json_t *field;
+	size_t i;
+
+	json_array_foreach (json_object_get(spec, "fields"), i, field) {
+		struct buf name = BUF_INIT, value = BUF_INIT;
+
+		avro_name(json_string_value(json_object_get(field, "name")), &name);
+		buf_adds(&value, "data_file.\"partition\".");
+		buf_add_sql_name(&value, name.s);
+		buf_adds(b, i ? ", " : ", {");
+		buf_add_sql_name(b, name.s);
+		if (partition_is_day(field)) /* by way of text, since the engine casts no number to a date */
+			buf_addf(b,
+				 ": coalesce(TRY_CAST(CAST(%s AS VARCHAR) AS DATE), DATE '1970-01-01' + TRY_CAST(CAST(%s AS "
+				 "VARCHAR) AS INTEGER))",
+				 value.s, value.s);
+		else
+			buf_addf(b, ": %s", value.s);
+		buf_release(&name);
+		buf_release(&value);
+	}
+	buf_adds(b, i ? "} AS p" : "");
+}
+
 /* A data_file of nulls with every field, so that what a manifest lacks is there. */
 static int
 add_template(struct writer *wr, const json_t *spec, struct buf *b)
@@ -112,17 +140,19 @@ read_batch(struct writer *wr, const json_t *spec, const json_t *manifests, size_
 	for (size_t i = 0; i < FIELDS; i++)
 		buf_addf(&b, ", e.d.%s::%s AS %s", fields[i].name, fields[i].type, fields[i].name);
 	if (partitioned(spec))
-		buf_adds(&b, ", e.d.\"partition\" AS \"partition\", concat(");
+		buf_adds(&b, ", e.p AS \"partition\", concat(");
 	else
 		buf_adds(&b, ", concat('");
 	if (partitioned(spec))
-		each_partition_field(spec, "e.d.\"partition\"", ", ", "coalesce(CAST(", " AS VARCHAR), chr(1)), chr(2)", &b);
+		each_partition_field(spec, "e.p", ", ", "coalesce(CAST(", " AS VARCHAR), chr(1)), chr(2)", &b);
 	else
 		buf_adds(&b, "'");
 	buf_adds(&b, ") AS part, [");
-	each_partition_field(spec, "e.d.\"partition\"", ", ", "CAST(", " AS VARCHAR)", &b);
+	each_partition_field(spec, "e.p", ", ", "CAST(", " AS VARCHAR)", &b);
 	buf_adds(&b, "]::VARCHAR[] AS texts FROM (SELECT filename AS file, status, snapshot_id, sequence_number, "
-		     "file_sequence_number, data_file AS d FROM (SELECT *, filename FROM read_avro([");
+		     "file_sequence_number, data_file AS d");
+	add_partition(spec, &b);
+	buf_adds(&b, " FROM (SELECT *, filename FROM read_avro([");
 	for (size_t i = from; i < from + n; i++) {
 		m = json_array_get(manifests, i);
 		buf_adds(&b, i > from ? ", " : "");

@@ -138,9 +138,10 @@ partition_struct(struct writer *wr, const json_t *spec, const json_t *values, st
 		json_t *iceberg;
 		int rc;
 
-		/* Of an old spec a column may be gone: what stands there is taken as it is. */
+		/* Of an old spec a column may be gone, and a day is a date or a number: what stands there is taken as it is. */
 		if (values == NULL &&
-		    column_by_id(wr->fields, json_integer_value(json_object_get(field, "source-id")), NULL) == NULL)
+		    (partition_is_day(field) ||
+		     column_by_id(wr->fields, json_integer_value(json_object_get(field, "source-id")), NULL) == NULL))
 			continue;
 		avro_name(json_string_value(json_object_get(field, "name")), &name);
 		rc = partition_type(field, wr->fields, &type, &wr->cx->err);

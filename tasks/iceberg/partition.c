@@ -440,6 +440,14 @@ partition_type(const json_t *field, const json_t *columns, struct buf *out, stru
 	return 0;
 }
 
+bool
+partition_is_day(const json_t *field)
+{
+	const char *transform = json_string_value(json_object_get(field, "transform"));
+
+	return transform && strcmp(transform, "day") == 0;
+}
+
 int
 partition_expr(const json_t *field, const json_t *columns, struct buf *out, bool *hash, struct err *e)
 {

@@ -24,6 +24,8 @@ json_t *sort_parse(const json_t *texts, const json_t *columns, struct err *e);
 int partition_expr(const json_t *field, const json_t *columns, struct buf *out, bool *hash, struct err *e);
 /* The Iceberg type of a field's value, added to `out`. */
 int partition_type(const json_t *field, const json_t *columns, struct buf *out, struct err *e);
+/* Is it of days? PyIceberg writes these as numbers, all others as dates. */
+bool partition_is_day(const json_t *field);
 /* ORDER BY's list. */
 int sort_expr(const json_t *fields, const json_t *columns, struct buf *out, bool *hash, struct err *e);
 

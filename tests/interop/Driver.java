@@ -17,6 +17,15 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 
+import org.apache.iceberg.PartitionData;
+import org.apache.iceberg.Schema;
+import org.apache.iceberg.Table;
+import org.apache.iceberg.data.GenericFileWriterFactory;
+import org.apache.iceberg.data.GenericRecord;
+import org.apache.iceberg.data.Record;
+import org.apache.iceberg.deletes.EqualityDeleteWriter;
+import org.apache.iceberg.io.OutputFileFactory;
+import org.apache.iceberg.spark.Spark3Util;
 import org.apache.spark.sql.Dataset;
 import org.apache.spark.sql.Row;
 import org.apache.spark.sql.SparkSession;
@@ -24,7 +33,7 @@ import org.apache.spark.sql.types.StructField;
 import scala.collection.JavaConverters;
 
 /**
- * A Spark that stays: one line in, one line out. In: ID, session, "conf" or "sql", and a text in base64, divided by tabs.
+ * A Spark that stays: one line in, one line out. In: ID, session, "conf", "sql" or "unequal", and a text in base64, divided by tabs.
  * Out: {"id": …, "types": […], "rows": […]} or {"id": …, "error": "…"}. Sessions share the JVM and nothing else: each has
  * catalogs of its own. Lines of different sessions are worked on side by side.
  */
@@ -69,6 +78,10 @@ public class Driver {
 				}
 				return "{\"id\": " + quoted(part[0]) + ", \"types\": [], \"rows\": []}";
 			}
+			if (part[2].equals("unequal")) {
+				deleteByEquality(session, text.split("\n"));
+				return "{\"id\": " + quoted(part[0]) + ", \"types\": [], \"rows\": []}";
+			}
 			return result(part[0], session.sql(text));
 		} catch (Throwable e) {
 			StringBuilder why = new StringBuilder();
@@ -76,6 +89,29 @@ public class Driver {
 				why.append(t.getClass().getName()).append(": ").append(t.getMessage()).append('\n');
 			return "{\"id\": " + quoted(part[0]) + ", \"error\": " + quoted(why.toString()) + "}";
 		}
+	}
+
+	/** An equality delete, which Spark reads but never writes. Lines: table, column of longs, its values, and of which partition. */
+	private static void deleteByEquality(SparkSession session, String[] told) throws Exception {
+		Table table = Spark3Util.loadIcebergTable(session, told[0]);
+		PartitionData partition = null;
+		if (table.spec().isPartitioned()) {
+			partition = new PartitionData(table.spec().partitionType());
+			partition.set(0, told[3]);
+		}
+		Schema key = table.schema().select(told[1]);
+		GenericFileWriterFactory writers = new GenericFileWriterFactory.Builder(table)
+			.equalityFieldIds(new int[] {key.findField(told[1]).fieldId()}).equalityDeleteRowSchema(key).build();
+		EqualityDeleteWriter<Record> writer = writers.newEqualityDeleteWriter(
+			OutputFileFactory.builderFor(table, 1, System.nanoTime()).build().newOutputFile(table.spec(), partition), table.spec(), partition);
+		try (writer) {
+			for (String value : told[2].split(",")) {
+				Record row = GenericRecord.create(key);
+				row.setField(told[1], Long.valueOf(value));
+				writer.write(row);
+			}
+		}
+		table.newRowDelta().addDeletes(writer.toDeleteFile()).commit();
 	}
 
 	private static String result(String id, Dataset<Row> data) {

@@ -254,6 +254,10 @@ class Spark:
     def delete(self, table, key, values):
         self.run(f"DELETE FROM {self.at(table)} WHERE {key} IN ({', '.join(map(str, values))})")
 
+    def delete_by_equality(self, table, key, values, partition=""):
+        """Its library does it; Spark itself only reads such deletes. `partition`: the value of the first partition field."""
+        self.jvm.ask(self.session, "unequal", "\n".join([self.at(table), key, ",".join(map(str, values)), partition]))
+
     def add_column(self, table, name, kind):
         self.run(f"ALTER TABLE {self.at(table)} ADD COLUMN {name} {kind}")
 
