@@ -19,9 +19,10 @@
 #include "tasks/report.h"
 
 #define SMALL          0.75         /* of the target size: too small */
+#define GROUP_FILES    5000         /* each costs memory while it is read */
 #define GROUP_BYTES    (4LL << 30)  /* read and written in one go */
 #define TOGETHER_BYTES (64LL << 20) /* small partitions are done together, up to this */
-#define TOGETHER_PARTS 200
+#define TOGETHER_FILES 1000
 #define COMMIT_BYTES   (8LL << 30) /* rewritten before a commit */
 #define PLANS          5
 #define BYTES_A_SECOND (32 << 20) /* a guess, for how long writers must leave the table alone */
@@ -122,8 +123,8 @@ enum { G_ID, G_SPEC, G_FILES, G_BYTES, G_ROWS, G_TEXTS, G_FIRST, G_HIT, G_PARTS 
 
 /*
  * c: what may be rewritten; p: the partitions where that is worth it; g: their files, in pieces of a size; t: the pieces; u:
- * which small ones are done together. In it: too small, unsorted counts, the order's id, least files, target, a piece, small
- * piece, together, together, small piece.
+ * which small ones are done together. In it: too small, unsorted counts, the order's id, least files, target, a piece in
+ * bytes and files, small piece, together in bytes and files, small piece.
  */
 /* clang-format off */
 #define SQL_GROUPS \
@@ -134,10 +135,11 @@ enum { G_ID, G_SPEC, G_FILES, G_BYTES, G_ROWS, G_TEXTS, G_FIRST, G_HIT, G_PARTS 
 	"  FROM sluice_live WHERE kind = 0 AND upper(file_format) = 'PARQUET' AND file_path IN (SELECT file_path FROM sluice_where))," \
 	"p AS (SELECT spec, part FROM c WHERE small OR hit OR unsorted GROUP BY ALL" \
 	"  HAVING bool_or(hit OR unsorted) OR count(*) >= %lld OR (count(*) > 1 AND sum(size) >= %lld))," \
-	"g AS (SELECT c.*, ((sum(size) OVER (PARTITION BY spec, part ORDER BY sequence_number, file_path) - size) // %lld) AS piece" \
-	"  FROM c JOIN p USING (spec, part) WHERE small OR hit OR unsorted)," \
-	"t AS (SELECT spec, part, piece, sum(size) AS bytes FROM g GROUP BY ALL)," \
-	"u AS (SELECT *, CASE WHEN bytes < %lld THEN ((sum(bytes) OVER w - bytes) // %lld) || ' ' || ((count(*) OVER w - 1) // %d)" \
+	"g AS (SELECT c.*, greatest((sum(size) OVER v - size) // %lld, (count(*) OVER v - 1) // %d) AS piece" \
+	"  FROM c JOIN p USING (spec, part) WHERE small OR hit OR unsorted" \
+	"  WINDOW v AS (PARTITION BY spec, part ORDER BY sequence_number, file_path))," \
+	"t AS (SELECT spec, part, piece, sum(size) AS bytes, count(*) AS files FROM g GROUP BY ALL)," \
+	"u AS (SELECT *, CASE WHEN bytes < %lld THEN ((sum(bytes) OVER w - bytes) // %lld) || ' ' || ((sum(files) OVER w - files) // %d)" \
 	"  ELSE '' END AS together FROM t WINDOW w AS (PARTITION BY spec, bytes < %lld ORDER BY part, piece)) " \
 	"SELECT g.*, dense_rank() OVER (ORDER BY spec, together, if(together = '', part, ''), if(together = '', piece, 0))::BIGINT AS id" \
 	"  FROM g JOIN u USING (spec, part, piece)"
@@ -153,7 +155,7 @@ plan_groups(struct compaction *p)
 
 	if (duck_execf(p->wr.cx->db, &p->wr.cx->err, SQL_GROUPS, (long long)((double)p->target * SMALL),
 		       p->sort && order ? "true" : "false", order, (long long)p->min_files, (long long)p->target, GROUP_BYTES,
-		       TOGETHER_BYTES / 4, TOGETHER_BYTES, TOGETHER_PARTS, TOGETHER_BYTES / 4) < 0)
+		       GROUP_FILES, TOGETHER_BYTES / 4, TOGETHER_BYTES, TOGETHER_FILES, TOGETHER_BYTES / 4) < 0)
 		return -1;
 	json_decref(p->groups);
 	p->groups = duck_query_json(p->wr.cx->db, SQL_GROUP_LIST, &p->wr.cx->err);

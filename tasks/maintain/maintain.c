@@ -385,7 +385,9 @@ maintain_run(struct context *cx)
 		return task_fail(cx, ERR_UNSUPPORTED,
 				 "the tables belong to another server's catalog, which is the one to maintain them");
 	round_begin(&r, cx);
-	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_s3_if_any(cx) == 0)
+	/* What is read once need not be remembered. */
+	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_s3_if_any(cx) == 0 &&
+	    duck_exec(cx->db, "SET enable_external_file_cache = false", &cx->err) == 0)
 		rc = all_pages(&r);
 	if (rc == 0)
 		rc = round_tell(&r, clock_mono() - since);

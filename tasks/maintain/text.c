@@ -166,7 +166,7 @@ maintain_text(const json_t *report)
 	json_array_foreach (json_object_get(report, "items"), i, item)
 		add_item(item, &b);
 	buf_adds(&b, "\nAll tables\n");
-	add_change("rows", report, "records", false, &b);
+	add_change("rows in files", report, "records", false, &b);
 	add_change("size", report, "bytes", true, &b);
 	add_change("files", report, "files", false, &b);
 	add_change("small files", report, "small_files", false, &b);
