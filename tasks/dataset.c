@@ -23,12 +23,13 @@ struct reading {
 	enum write_evolution evolution;
 	struct file *files;
 	size_t nfiles;
-	size_t base;      /* length of the folder that is being listed, 0: a pattern */
-	struct buf list;  /* the files as SQL */
-	json_t *folders;  /* column -> list of the texts that its folders have */
-	json_t *columns;  /* of the files: [{name, type}] */
-	json_t *instants; /* column -> type, of those with INT96 */
-	bool unite;       /* the files have different columns */
+	size_t base;         /* length of the folder that is being listed, 0: a pattern */
+	struct buf list;     /* the files as SQL */
+	json_t *folders;     /* column -> list of the texts that its folders have */
+	json_t *columns;     /* of the files: [{name, type}] */
+	json_t *instants;    /* column -> type, of those with INT96 */
+	const char *kept_by; /* the format whose log is in the folder; NULL: none is */
+	bool unite;          /* the files have different columns */
 };
 
 /* ---- files ---- */
@@ -55,6 +56,11 @@ on_file(const char *location, int64_t size, wall_us modified, void *arg)
 
 	(void)size;
 	(void)modified;
+	/* Such a log says which of the files count; read without it, rows that were deleted would come back. */
+	if (rd->base && strncmp(location + below, "_delta_log/", 11) == 0)
+		rd->kept_by = "delta";
+	else if (rd->base && strncmp(location + below, ".hoodie/", 8) == 0)
+		rd->kept_by = "hudi";
 	if (rd->base && is_hidden(location + below))
 		return 0;
 	rd->files = xrealloc(rd->files, (rd->nfiles + 1) * sizeof(*rd->files));
@@ -100,6 +106,10 @@ list_path(struct reading *rd, const char *given)
 		rd->base = 0;
 		free(folder);
 	}
+	if (rc == 0 && rd->kept_by)
+		return task_fail_at(rd->cx, "from/format", "%s is a table of format %s, whose log says which files count%s", path,
+				    rd->kept_by,
+				    rd->kept_by[0] == 'd' ? "; say format: delta" : "; that format is not supported");
 	if (rc == 0 && rd->nfiles == before)
 		return task_fail_at(rd->cx, "from/path", "no file matches %s, and no file is in a folder of that name", path);
 	return rc < 0 ? -1 : 0;

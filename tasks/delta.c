@@ -451,7 +451,8 @@ delta_open(struct context *cx, const char *key, const json_t *source, struct del
 		return task_fail_at(cx, key, "with format: delta, path is one folder");
 	if ((path = task_path(cx, key, given)) == NULL)
 		return -1;
-	d->path = xstrdup(path);
+	/* The extension gives its library the store's keys under the one name only. */
+	d->path = strncmp(path, "s3a://", 6) == 0 ? xasprintf("s3://%s", path + 6) : xstrdup(path);
 	for (size_t n = strlen(d->path); n > 1 && d->path[n - 1] == '/'; n--)
 		d->path[n - 1] = '\0';
 	rc = log_list(cx, key, d->path, &l);

@@ -432,11 +432,12 @@ def test_files_with_different_columns(shared, tmp_path):
     assert shared.sql("SELECT id FROM p.wide ORDER BY id") == [{"id": 1}, {"id": 2**40}]
 
 
-def test_bad_data_sets(shared, tmp_path):
+def test_bad_data_sets(shared, tmp_path, delta):
     def said(path, **more):
         return refused(publish(shared, {"format": "parquet", "path": str(path), **more}, "p.bad"), shared, "p.bad")
 
     assert f"no file matches {tmp_path / 'nowhere'}" in said(tmp_path / "nowhere")
+    assert f"{delta} is a table of format delta, whose log says which files count; say format: delta" in said(delta)
     (tmp_path / "k" / "a=1").mkdir(parents=True)
     (tmp_path / "k" / "b=1").mkdir(parents=True)
     for folder in ("a=1", "b=1"):
@@ -479,9 +480,9 @@ def test_sources_on_s3(make_daemon, store, delta, tmp_path):
     pq.write_to_dataset(rows, tmp_path / "t", partition_cols=["day"])
     put_folder(store, tmp_path / "t", "set")
     daemon = make_daemon(config=f"s3: {{endpoint: '{store.endpoint}'}}\ncatalog: {{warehouse: 's3://warehouse/w'}}\n", env=environment(store))
-    good(publish(daemon, {"format": "delta", "path": "s3://sources/delta", "version": 1}, "s.delta"))
+    good(publish(daemon, {"format": "delta", "path": "s3a://sources/delta", "version": 1}, "s.delta"))
     same_rows(arrow(daemon, "s.delta")[1], rows_of_all_types(0, 15))
-    good(publish(daemon, {"format": "parquet", "path": "s3://sources/set/"}, "s.files"))
+    good(publish(daemon, {"format": "parquet", "path": "s3a://sources/set/"}, "s.files"))
     same_rows(arrow(daemon, "s.files")[1], rows.drop_columns("day").append_column("day", rows["day"]))
     assert "s3://sources/none is no Delta table" in refused(publish(daemon, {"format": "delta", "path": "s3://sources/none"}, "s.no"))
     said = refused(publish(daemon, {"format": "delta", "path": "s3://nobucket/none"}, "s.no"))
