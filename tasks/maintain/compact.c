@@ -123,8 +123,8 @@ enum { G_ID, G_SPEC, G_FILES, G_BYTES, G_ROWS, G_TEXTS, G_FIRST, G_HIT, G_PARTS 
 
 /*
  * c: what may be rewritten; p: the partitions where that is worth it; g: their files, in pieces of a size; t: the pieces; u:
- * which small ones are done together. In it: too small, unsorted counts, the order's id, least files, target, a piece in
- * bytes and files, small piece, together in bytes and files, small piece.
+ * which small ones without deletes are done together. In it: too small, unsorted counts, the order's id, least files, target, a
+ * piece in bytes and files, small piece, together in bytes and files.
  */
 /* clang-format off */
 #define SQL_GROUPS \
@@ -138,9 +138,10 @@ enum { G_ID, G_SPEC, G_FILES, G_BYTES, G_ROWS, G_TEXTS, G_FIRST, G_HIT, G_PARTS 
 	"g AS (SELECT c.*, greatest((sum(size) OVER v - size) // %lld, (count(*) OVER v - 1) // %d) AS piece" \
 	"  FROM c JOIN p USING (spec, part) WHERE small OR hit OR unsorted" \
 	"  WINDOW v AS (PARTITION BY spec, part ORDER BY sequence_number, file_path))," \
-	"t AS (SELECT spec, part, piece, sum(size) AS bytes, count(*) AS files FROM g GROUP BY ALL)," \
-	"u AS (SELECT *, CASE WHEN bytes < %lld THEN ((sum(bytes) OVER w - bytes) // %lld) || ' ' || ((sum(files) OVER w - files) // %d)" \
-	"  ELSE '' END AS together FROM t WINDOW w AS (PARTITION BY spec, bytes < %lld ORDER BY part, piece)) " \
+	"t AS (SELECT spec, part, piece, sum(size) AS bytes, count(*) AS files, bool_or(hit) OR sum(size) >= %lld AS alone FROM g" \
+	"  GROUP BY ALL)," \
+	"u AS (SELECT *, CASE WHEN NOT alone THEN ((sum(bytes) OVER w - bytes) // %lld) || ' ' || ((sum(files) OVER w - files) // %d)" \
+	"  ELSE '' END AS together FROM t WINDOW w AS (PARTITION BY spec, alone ORDER BY part, piece)) " \
 	"SELECT g.*, dense_rank() OVER (ORDER BY spec, together, if(together = '', part, ''), if(together = '', piece, 0))::BIGINT AS id" \
 	"  FROM g JOIN u USING (spec, part, piece)"
 #define SQL_GROUP_LIST \
@@ -155,7 +156,7 @@ plan_groups(struct compaction *p)
 
 	if (duck_execf(p->wr.cx->db, &p->wr.cx->err, SQL_GROUPS, (long long)((double)p->target * SMALL),
 		       p->sort && order ? "true" : "false", order, (long long)p->min_files, (long long)p->target, GROUP_BYTES,
-		       GROUP_FILES, TOGETHER_BYTES / 4, TOGETHER_BYTES, TOGETHER_FILES, TOGETHER_BYTES / 4) < 0)
+		       GROUP_FILES, TOGETHER_BYTES / 4, TOGETHER_BYTES, TOGETHER_FILES) < 0)
 		return -1;
 	json_decref(p->groups);
 	p->groups = duck_query_json(p->wr.cx->db, SQL_GROUP_LIST, &p->wr.cx->err);
