@@ -29,7 +29,8 @@ def catalog_of(daemon):
 def tables(daemon):
     catalog = catalog_of(daemon)
     try:
-        return [catalog.load_table(name) for ns in catalog.list_namespaces() for name in catalog.list_tables(ns)]
+        names = [t["name"].rpartition(".") for t in daemon.get("/api/v1/tables?limit=1000")["items"]]
+        return [catalog.load_table((*ns.split("."), name)) for ns, _, name in names]
     finally:
         catalog._session.close()  # its connections are the daemon's descriptors
 

@@ -1,4 +1,4 @@
-"""Random operations by random engines, against a table in Python's memory; all engines are asked after each.
+"""Random operations by random engines, and maintenance between them, against a table in Python's memory; all engines are asked after each.
 
 SLUICE_INTEROP_SEED repeats a run; SLUICE_INTEROP_STEPS makes it longer: that many operations, however long they take.
 """
@@ -11,6 +11,7 @@ import pytest
 
 from engines import DuckDB, PyIceberg
 from test_matrix import metadata
+from test_upkeep import age, folder, maintain
 
 SEED = int(os.environ.get("SLUICE_INTEROP_SEED", "5"))
 STEPS = int(os.environ.get("SLUICE_INTEROP_STEPS", "60"))
@@ -127,7 +128,51 @@ def tag(m, e, t, rng):
     m.tags[name] = snapshot
 
 
-OPERATIONS = {append: 6, overwrite: 2, upsert: 4, delete: 4, add_column: 1, rename_column: 1, drop_column: 1, widen: 1, replace: 1, rollback: 2, tag: 1}
+# ---- maintenance, which changes no row; by `sluice maintain`, as a person would ----
+
+
+class Upkeep:
+    """Sluice, again; what it does here needs the table alone."""
+
+    name = "upkeep"
+
+    def __init__(self, lake):
+        self.lake = lake
+
+    def tell(self, table, *args):
+        self.lake.daemon.cli("maintain", table, *args, "--quiet")
+
+
+def compact(m, e, t, rng):
+    maintain(e.lake, t, compact={"min_input_files": 2})
+
+
+def manifests(m, e, t, rng):
+    e.tell(t, "--manifests")
+
+
+def expire(m, e, t, rng):
+    e.tell(t, "--expire", "--older-than", "0s", "--keep-last", str(rng.randint(1, 3)))
+    left = {s["snapshot-id"] for s in metadata(e.lake, t)["snapshots"]}
+    assert {m.current, *m.tags.values()} - {None, -1} <= left
+    m.past = {i: seen for i, seen in m.past.items() if i in left}
+
+
+def orphans(m, e, t, rng):
+    stray = folder(e.lake, t) / "data" / f"{m.next_id}.parquet"
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(b"x")
+    age(e.lake, t)
+    e.tell(t, "--orphans")
+    assert not stray.exists()
+
+
+def everything(m, e, t, rng):
+    e.tell(t)
+
+
+UPKEEP = {compact: 2, manifests: 1, expire: 1, orphans: 1, everything: 1}
+OPERATIONS = {**UPKEEP, append: 6, overwrite: 2, upsert: 4, delete: 4, add_column: 1, rename_column: 1, drop_column: 1, widen: 1, replace: 1, rollback: 2, tag: 1}
 
 
 def look(m, lake, table):
@@ -145,6 +190,8 @@ def look(m, lake, table):
 
 
 def able(e, operation, m):
+    if operation in UPKEEP or isinstance(e, Upkeep):
+        return operation in UPKEEP and isinstance(e, Upkeep)
     # PyIceberg's upsert compares the new rows with the columns of the last snapshot, not with those of the table.
     if operation is upsert and isinstance(e, PyIceberg) and m.current in m.past and m.past[m.current][0] != m.columns:
         return False
@@ -171,6 +218,7 @@ def everybody_agrees(m, agree, table, rng):
 @pytest.mark.timeout(600 + 10 * STEPS)
 def test_random_operations(engines, agree, lake):
     rng, m, told = random.Random(SEED), None, []
+    everyone = [*engines.values(), Upkeep(lake)]
     deadline, done = time.monotonic() + SECONDS, 0
     while done < STEPS and time.monotonic() < deadline:
         if done % A_TABLE == 0:
@@ -180,7 +228,7 @@ def test_random_operations(engines, agree, lake):
             told = []
         operation = rng.choices(list(OPERATIONS), OPERATIONS.values())[0]
         look(m, lake, table)
-        engine = rng.choice([e for e in engines.values() if able(e, operation, m)])
+        engine = rng.choice([e for e in everyone if able(e, operation, m)])
         told.append(f"{engine.name} {operation.__name__}")
         try:
             operation(m, engine, table, rng)
