@@ -74,45 +74,60 @@ file_compare(const void *a, const void *b)
 	return strcmp(((const struct file *)a)->path, ((const struct file *)b)->path);
 }
 
-/* A folder stands for all files in it; whatever has no special character and is no file may be one on a store, too. */
+/* A folder stands for all files in it and below. */
 static int
-list_path(struct reading *rd, const char *given)
+list_folder(struct reading *rd, const char *path)
 {
-	const char *path = task_path(rd->cx, "from", given);
-	struct storage *s = path ? task_storage(rd->cx) : NULL;
-	size_t before = rd->nfiles, len;
-	struct stat st;
-	char *folder;
-	bool local;
-	int rc = 0;
+	size_t len = strlen(path);
+	char *folder = xstrdup(path);
+	int rc;
 
-	if (s == NULL)
-		return -1;
-	local = !storage_remote(path);
-	len = strlen(path);
-	if (local ? stat(path, &st) < 0 || !S_ISDIR(st.st_mode)
-		  : strpbrk(path, "*?[") != NULL || (len > 8 && strcmp(path + len - 8, ".parquet") == 0))
-		rc = storage_glob(s, path, on_file, rd, &rd->cx->err);
-	if (rc == ERR_NOT_FOUND && strstr(rd->cx->err.msg, "NoSuchBucket") == NULL) {
-		err_release(&rd->cx->err);
-		rc = 0;
-	}
-	if (rc == 0 && rd->nfiles == before && strpbrk(path, "*?[") == NULL) {
-		folder = xstrdup(path);
-		while (len > 1 && folder[len - 1] == '/')
-			folder[--len] = '\0';
-		rd->base = len;
-		rc = storage_list(s, folder, on_file, rd, &rd->cx->err);
-		rd->base = 0;
-		free(folder);
-	}
+	while (len > 1 && folder[len - 1] == '/')
+		folder[--len] = '\0';
+	rd->base = len;
+	rc = storage_list(task_storage(rd->cx), folder, on_file, rd, &rd->cx->err);
+	rd->base = 0;
+	free(folder);
 	if (rc == 0 && rd->kept_by)
 		return task_fail_at(rd->cx, "from/format", "%s is a table of format %s, whose log says which files count%s", path,
 				    rd->kept_by,
 				    rd->kept_by[0] == 'd' ? "; say format: delta" : "; that format is not supported");
+	return rc < 0 ? -1 : 0;
+}
+
+static int
+list_pattern(struct reading *rd, const char *path)
+{
+	int rc = storage_glob(task_storage(rd->cx), path, on_file, rd, &rd->cx->err);
+
+	if (rc == ERR_NOT_FOUND && strstr(rd->cx->err.msg, "NoSuchBucket") == NULL) {
+		err_release(&rd->cx->err);
+		rc = 0;
+	}
+	return rc < 0 ? -1 : 0;
+}
+
+/* On a store nobody can tell a folder by its name: what is no pattern is tried as one, too. */
+static int
+list_path(struct reading *rd, const char *given)
+{
+	const char *path = task_path(rd->cx, "from", given);
+	size_t before = rd->nfiles;
+	bool remote, folder;
+	struct stat st;
+	int rc = 0;
+
+	if (path == NULL || task_storage(rd->cx) == NULL)
+		return -1;
+	remote = storage_remote(path);
+	folder = remote ? path[strlen(path) - 1] == '/' : stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+	if (!folder)
+		rc = list_pattern(rd, path);
+	if (rc == 0 && rd->nfiles == before && (folder || (remote && strpbrk(path, "*?[") == NULL)))
+		rc = list_folder(rd, path);
 	if (rc == 0 && rd->nfiles == before)
 		return task_fail_at(rd->cx, "from/path", "no file matches %s, and no file is in a folder of that name", path);
-	return rc < 0 ? -1 : 0;
+	return rc;
 }
 
 static int

@@ -4,10 +4,11 @@
  */
 #include "tasks/delta.h"
 
-#include <ctype.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "storage/storage.h"
@@ -333,6 +334,24 @@ delta_explain(struct context *cx, const char *key, const struct delta *d)
 	return rc;
 }
 
+/* In a folder whose name is not ASCII the extension finds the log, but not the files: it gets there by another name. */
+static int
+delta_plain(struct context *cx, struct delta *d)
+{
+	bool ascii = true;
+
+	for (const char *p = d->path; *p; p++)
+		ascii = ascii && (unsigned char)*p < 0x80;
+	if (ascii || storage_remote(d->path)) {
+		d->plain = xstrdup(d->path);
+		return 0;
+	}
+	d->plain = xasprintf("%s/delta", doc_text(cx, "scratch"));
+	if (symlink(d->path, d->plain) < 0)
+		return task_fail(cx, ERR_IO, "cannot make %s, a link to %s: %s", d->plain, d->path, strerror(errno));
+	return 0;
+}
+
 /* Attached, since that keeps what was read of the log for all statements. */
 static int
 delta_attach(struct context *cx, const char *key, struct delta *d)
@@ -346,8 +365,10 @@ delta_attach(struct context *cx, const char *key, struct delta *d)
 		setenv("SSL_CERT_FILE", storage_ca(s), true);
 	if (duck_load_delta(cx->db, &cx->err) < 0)
 		return -1;
+	if (delta_plain(cx, d) < 0)
+		return -1;
 	buf_adds(&b, "ATTACH ");
-	buf_add_sql_string(&b, d->path);
+	buf_add_sql_string(&b, d->plain);
 	buf_addf(&b, " AS " DELTA_ROWS " (TYPE delta, VERSION %" PRId64 ", PIN_SNAPSHOT)", d->version);
 	rc = duck_exec(cx->db, b.s, &cx->err);
 	if (rc == 0) {
@@ -366,7 +387,7 @@ static void
 add_list_files(const struct delta *d, struct buf *b)
 {
 	buf_adds(b, "delta_list_files(");
-	buf_add_sql_string(b, d->path);
+	buf_add_sql_string(b, d->plain);
 	buf_addf(b, ", version := %" PRId64 ", delete_count := true)", d->version);
 }
 
@@ -476,6 +497,7 @@ void
 delta_release(struct delta *d)
 {
 	free(d->path);
+	free(d->plain);
 	json_decref(d->partitions);
 	json_decref(d->required);
 	json_decref(d->mapped);

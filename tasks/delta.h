@@ -11,7 +11,8 @@
 #define DELTA_ROWS "sluice_delta"
 
 struct delta {
-	char *path; /* without a slash at its end */
+	char *path;  /* without a slash at its end */
+	char *plain; /* how the extension gets there */
 	int64_t version;
 	int64_t rows;       /* as its log counts them; -1: it does not */
 	json_t *partitions; /* list of columns */

@@ -298,6 +298,18 @@ def test_times_that_the_table_vouches_for(shared, tmp_path):
     assert "2017-07-14 02:40:00" in refused(publish(shared, {**source, "timestamp": "2017-07-14T02:39:59Z"}, "d.no"))
 
 
+def test_a_folder_of_any_name(shared, delta, tmp_path):
+    for n, name in enumerate(("it's a [b]*", "ñandú")):
+        shutil.copytree(delta, tmp_path / name)
+        good(publish(shared, {"format": "delta", "path": str(tmp_path / name)}, "d.named", mode="replace"))
+        assert shared.sql("SELECT count(*) AS n FROM d.named") == [{"n": 12}]
+        folder = tmp_path / "set" / name / f"{name}=1"
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"id": [1, 2]}), folder / "f.parquet")
+        good(publish(shared, {"format": "parquet", "path": str(folder.parent)}, f"d.named_{n}"))
+        assert shared.sql(f"SELECT * FROM d.named_{n} ORDER BY id") == [{"id": i, name: 1} for i in (1, 2)]
+
+
 def test_a_stage_reads_delta(shared, delta, folder):
     shared.flow("s", json.dumps({"id": "s", "tasks": [
         {"id": "s", "type": "stage", "source": {"format": "delta", "path": str(delta), "version": 1}, "select": ["id", "day"], "where": "id < 5", "target": {"path": str(folder / "out.parquet")}},
