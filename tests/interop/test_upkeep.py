@@ -8,6 +8,7 @@ import os
 import pathlib
 import urllib.parse
 
+import pyarrow as pa
 import pytest
 
 from harness import why
@@ -261,6 +262,26 @@ def test_every_step_and_nothing_left(shape, engines, agree, lake):
         engines[writer].append(table, columns, [row])
         rows = [*rows, row]
     same_rows(agree, table, rows, columns)
+
+
+@pytest.mark.timeout(300)
+def test_files_of_the_target_size(engines, agree, lake):
+    """Neither so small nor so large that Spark, asked for the same size, would write them again; values that repeat pack better in one file."""
+    spark, table, target = sparks(engines)[0], lake.table("sizes"), 2 << 20
+    engines["pyiceberg-rest"].create(table, COLUMNS)
+    for i in range(30):
+        n = range(i * 40_000, (i + 1) * 40_000)
+        rows = pa.table({"id": pa.array(n, pa.int64()), "region": [f"{x % 40_000 * 2654435761 % 2**64:x}" for x in n], "n": pa.array([x % 7 for x in n], pa.int32())})
+        engines["pyiceberg-rest"].load(table).append(rows)
+    sums = f"SELECT count(*), sum(id), count(DISTINCT region) FROM {{}}.{table}"
+    done = maintain(lake, table, compact={"target_file_size": "2MB"})["compact"]
+    assert done["files"] == 30 and 2 < done["new_files"] < 30, done
+    again = maintain(lake, table, compact={"target_file_size": "2MB"})["compact"]
+    found = calls(spark, "rewrite_data_files", table, options=f"map('target-file-size-bytes', '{target}')")
+    sizes = [f["file_size_in_bytes"] for f in engines["pyiceberg-rest"].load(table).inspect.files().to_pylist()]
+    assert again["state"] == "nothing" and found["rewritten_data_files_count"] == (0,), (done, again, found, sizes)
+    want = [1_200_000, sum(range(1_200_000)), 40_000]
+    assert spark.run(sums.format(spark.catalog))["rows"] == [want] == [[int(v) for v in lake.daemon.sql(sums.format(lake.name))[0].values()]]
 
 
 @pytest.mark.timeout(300)
