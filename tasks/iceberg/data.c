@@ -553,7 +553,7 @@ writer_data(struct writer *wr)
 }
 
 int
-writer_data_part(struct writer *wr, const char *select, const json_t *partition, const char *dir, int64_t size)
+writer_data_part(struct writer *wr, const char *select, const json_t *partition, const char *dir, int64_t size, int64_t row_group)
 {
 	bool plain = partition || json_array_size(json_object_get(wr->spec, "fields")) == 0;
 	struct buf b = BUF_INIT;
@@ -579,6 +579,8 @@ writer_data_part(struct writer *wr, const char *select, const json_t *partition,
 	copy_options(wr, &b);
 	if (size)
 		buf_addf(&b, ", FILENAME_PATTERN '%s-%zu-{i}', FILE_SIZE_BYTES %lld", wr->stem, first, (long long)size);
+	if (size && row_group < ROW_GROUP_ROWS)
+		buf_addf(&b, ", ROW_GROUP_SIZE %lld", (long long)row_group);
 	buf_adds(&b, ")");
 	rc = writer_copy(wr, b.s, wr->spec, NULL, CONTENT_DATA);
 	for (size_t i = first; i < wr->nfiles; i++)

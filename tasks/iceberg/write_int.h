@@ -107,9 +107,11 @@ int writer_select(struct writer *wr, const json_t *columns, const char *query, s
 int writer_data(struct writer *wr);
 /*
  * Has the rows of `select` copied, as files of about `size` bytes each; 0: one file. `partition`: the values, as text, of the one
- * partition that they are all in, whose files go to `dir`; NULL: whichever they are in. For writer_data_done to finish.
+ * partition that they are all in, whose files go to `dir`; NULL: whichever they are in. `row_group`: how many rows
+ * one may have at most, where there are several files. For writer_data_done to finish.
  */
-int writer_data_part(struct writer *wr, const char *select, const json_t *partition, const char *dir, int64_t size);
+int writer_data_part(struct writer *wr, const char *select, const json_t *partition, const char *dir, int64_t size,
+		     int64_t row_group);
 /* What the copies did not tell about the files, and their sum. */
 int writer_data_done(struct writer *wr);
 void data_file_release(struct data_file *f);

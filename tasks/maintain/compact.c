@@ -24,6 +24,7 @@
 #define TOGETHER_BYTES (64LL << 20) /* small partitions are done together, up to this */
 #define TOGETHER_FILES 1000
 #define COMMIT_BYTES   (8LL << 30) /* rewritten before a commit */
+#define VECTOR         2048        /* rows that the engine works on at a time */
 #define PLANS          5
 #define BYTES_A_SECOND (32 << 20) /* a guess, for how long writers must leave the table alone */
 
@@ -327,13 +328,29 @@ group_check(struct compaction *p, const json_t *group, size_t first)
 			 p->k->title, (long long)want, json_string_value(json_array_get(group, G_FIRST)), (long long)have);
 }
 
+/*
+ * How many rows a row group may have. Files end between row groups, and each thread holds one when it is asked whether another
+ * file is due: were they large, files would come out so small that the next compaction took them up again.
+ */
+static int64_t
+group_row_group(const json_t *group, double size)
+{
+	double mean = (double)json_integer_value(json_array_get(group, G_BYTES)) /
+		      ((double)json_integer_value(json_array_get(group, G_ROWS)) + 1),
+	       rows = size / 16 / (mean + 1);
+
+	return rows > INT32_MAX ? INT32_MAX : rows < VECTOR ? VECTOR : (int64_t)rows / VECTOR * VECTOR;
+}
+
 static int
 group_rewrite(struct compaction *p, const json_t *group)
 {
 	struct writer *wr = &p->wr;
 	json_int_t bytes = json_integer_value(json_array_get(group, G_BYTES));
 	json_int_t id = json_integer_value(json_array_get(group, G_ID));
-	double pieces = round((double)bytes / (double)p->target);
+	double pieces = round((double)bytes / (double)p->target),
+	       /* a little more than the mean, lest a last, small one remains */
+		size = pieces > 1 ? (double)bytes / pieces * (1 + 0.1 / pieces) : 0;
 	bool here = json_integer_value(json_array_get(group, G_SPEC)) == json_integer_value(json_object_get(wr->spec, "spec-id"));
 	bool one = json_integer_value(json_array_get(group, G_PARTS)) == 1;
 	struct buf select = BUF_INIT;
@@ -351,9 +368,8 @@ group_rewrite(struct compaction *p, const json_t *group)
 	if (writer_select(wr, wr->fields, query, &select) < 0)
 		goto out;
 	FAULT("maintain.data.before");
-	rc = writer_data_part(wr, select.s, here && one ? json_array_get(group, G_TEXTS) : NULL, folder,
-			      /* a little more than the mean, lest a last, small one remains */
-			      pieces > 1 ? (int64_t)((double)bytes / pieces * (1 + 0.1 / pieces)) : 0);
+	rc = writer_data_part(wr, select.s, here && one ? json_array_get(group, G_TEXTS) : NULL, folder, (int64_t)size,
+			      group_row_group(group, size));
 	FAULT("maintain.data.after");
 	if (rc == 0)
 		rc = group_check(p, group, first);
