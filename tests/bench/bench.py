@@ -14,13 +14,14 @@ from measure_catalog import measure_catalog
 from measure_death import measure_death
 from measure_engine import measure_big, measure_employees
 from measure_load import measure_load, measure_loop
+from measure_maintain import measure_maintain
 from measure_s3 import measure_s3
 from measure_tasks import measure_chain, measure_fan, measure_idle, measure_start
 from measure_transaction import measure_transaction
 from programs import Employees, compile_c, libduckdb_flags, libpq_flags, write_flows
 from results import ROOT, Results, write_readme
 
-PARTS = ["idle", "chain", "fan", "start", "death", "employees", "transaction", "big", "load", "loop", "catalog", "s3"]
+PARTS = ["idle", "chain", "fan", "start", "death", "employees", "transaction", "big", "load", "loop", "catalog", "s3", "maintain"]
 
 
 def measure(args, folder, results):
@@ -31,7 +32,7 @@ def measure(args, folder, results):
     if "big" in only:
         employees.make_big(args.rows)
     floor = compile_c(folder, "floor", libpq_flags()) if "chain" in only else None
-    engine = compile_c(folder, "engine_floor", libduckdb_flags(args.binary)) if {"employees", "big", "s3"} & set(only) else None
+    engine = compile_c(folder, "engine_floor", libduckdb_flags(args.binary)) if {"employees", "big", "s3", "maintain"} & set(only) else None
     load = compile_c(folder, "load", []) if "load" in only or "loop" in only else None
     daemon = Daemon(args.binary, folder, employees.config)
     try:
@@ -60,6 +61,8 @@ def measure(args, folder, results):
             measure_catalog(daemon, folder, min(args.seconds, 5), results)
         if "s3" in only:
             measure_s3(args.binary, engine, folder, args.rows, min(args.rounds, 3), results)
+        if "maintain" in only:
+            measure_maintain(args.binary, engine, folder, results)
         if "idle" in only:
             measure_idle(daemon, args.idle, "after all runs", results)
     except BaseException:
