@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "tasks/iceberg/reach.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/iceberg/write_int.h"
 #include "tasks/maintain/maintain.h"
@@ -87,6 +88,23 @@ care_wait(struct care *k, dur_us soon, json_t *out)
 		}
 		nanosleep(&(struct timespec){ .tv_nsec = POLL * 1000 }, NULL);
 	}
+}
+
+const json_t *
+care_metadata(struct care *k)
+{
+	const char *location = json_string_value(json_object_get(k->told, "location"));
+
+	if (k->md && strcmp(k->md_at, location) == 0)
+		return k->md;
+	json_decref(k->md);
+	free(k->md_at);
+	k->md_at = xstrdup(location);
+	k->md = reach_read(k->cx, location, NULL);
+	if (k->md == NULL || json_is_string(json_object_get(k->md, "location")))
+		return k->md;
+	task_fail(k->cx, ERR_UNPROCESSABLE, "%s does not say where the table lies", location);
+	return NULL;
 }
 
 /* ---- commits ---- */

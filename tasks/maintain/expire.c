@@ -141,6 +141,25 @@ out:
 	return status;
 }
 
+/* Is there something to let go, as far as the catalog has told? -1 with the error set. */
+static int
+any_expired(struct care *k)
+{
+	const json_t *md = care_metadata(k);
+	json_t *refs = json_array(), *ids;
+	struct table_expiry x;
+	int any = -1;
+
+	if (md) {
+		x = expiry_of(k, md);
+		ids = table_expired(md, &x, refs);
+		any = json_array_size(ids) + json_array_size(refs) > 0;
+		json_decref(ids);
+	}
+	json_decref(refs);
+	return any;
+}
+
 int
 expire_run(struct care *k, json_t *out)
 {
@@ -151,8 +170,17 @@ expire_run(struct care *k, json_t *out)
 		step_state(out, "skipped", "its own run has changed the table, which nobody sees before it has ended");
 		return 0;
 	}
-	if (!k->duty->dry_run && json_integer_value(json_object_get(k->health, "snapshots")) > 1 &&
-	    (status = care_wait(k, 0, out)) <= 0)
+	if (k->changed && care_look(k, 0) < 0)
+		return -1;
+	if (k->told == NULL) {
+		step_state(out, "skipped", "the table is not there any more");
+		return 0;
+	}
+	if ((status = any_expired(k)) <= 0) {
+		step_state(out, "nothing", NULL);
+		return status;
+	}
+	if (!k->duty->dry_run && (status = care_wait(k, 0, out)) <= 0)
 		return status;
 	for (int try = 0; try < COMMIT_TRIES; try++) {
 		status = expiry_try(k, out);

@@ -119,6 +119,8 @@ care_release(struct care *k)
 	free(k->before_expiry);
 	json_decref(k->after_expiry);
 	json_decref(k->told);
+	json_decref(k->md);
+	free(k->md_at);
 	json_decref(k->policy);
 }
 

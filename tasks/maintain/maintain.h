@@ -21,11 +21,13 @@ struct care {
 	char *ns, *name, *title; /* title: "ns.name" */
 	json_t *told;            /* what the catalog last told of it, see api/catalog/maintain.c; NULL: it is not there */
 	wall_us oldest_reader;   /* since then somebody may be reading what was current */
-	json_t *policy;          /* as base/table_policy.h has it */
-	const json_t *health;    /* before anything was done */
-	char *before_expiry;     /* the metadata file that leads to what has expired; NULL: nothing has */
-	json_t *after_expiry;    /* dry run: the metadata as it would be then */
-	json_t *expiry;          /* what that step tells, for the files that go with it; borrowed */
+	json_t *md;              /* see care_metadata */
+	char *md_at;
+	json_t *policy;       /* as base/table_policy.h has it */
+	const json_t *health; /* before anything was done */
+	char *before_expiry;  /* the metadata file that leads to what has expired; NULL: nothing has */
+	json_t *after_expiry; /* dry run: the metadata as it would be then */
+	json_t *expiry;       /* what that step tells, for the files that go with it; borrowed */
 	bool changed;
 };
 
@@ -56,6 +58,8 @@ MUSTCHECK int care_wait(struct care *k, dur_us soon, json_t *out);
  * which `out` tells; -1 with the error set, cause `conflict` when what was read is not there any more.
  */
 MUSTCHECK int care_commit(struct care *k, struct writer *wr, json_t *out);
+/* The metadata at the place that the catalog last told; borrowed, NULL with the error set. */
+const json_t *care_metadata(struct care *k);
 /* Opens a writer over the table as it is now. 1; 0 when it is gone or cannot be written to, which `out` tells; -1. */
 struct write;
 MUSTCHECK int care_open(struct care *k, struct writer *wr, struct write *w, json_t *out);

@@ -23,6 +23,15 @@ any_old(const struct folder *f)
 	return false;
 }
 
+static bool
+any_spare(const struct folder *f)
+{
+	for (const struct folder_file *file = f->files; file; file = file->hh.next)
+		if (!file->needed)
+			return true;
+	return false;
+}
+
 /* Every file that nobody may be about to need. */
 static void
 mark_old(struct folder *f)
@@ -70,15 +79,13 @@ may_look(struct care *k, const json_t *md, json_t *out)
 static int
 mark_needed(struct care *k, struct folder *f)
 {
-	const char *pointer = json_string_value(json_object_get(k->told, "location"));
-	json_t *pointers = json_pack("[s]", pointer);
+	const json_t *md = k->after_expiry ? k->after_expiry : care_metadata(k);
 	struct reach *r = folder_reach(f);
-	int rc = k->after_expiry ? reach_metadata(r, pointer, k->after_expiry) : folder_need(f, r, pointers, false);
+	int rc = md ? reach_metadata(r, json_string_value(json_object_get(k->told, "location")), md) : -1;
 
 	if (rc == 0)
 		rc = folder_need(f, r, json_object_get(k->told, "keep"), false);
 	reach_free(r);
-	json_decref(pointers);
 	return rc;
 }
 
@@ -108,7 +115,14 @@ folder_sweep(struct care *k, struct folder *f, bool orphans, json_t *out)
 	if (!orphans && k->before_expiry == NULL)
 		goto out;
 	rc = mark_needed(k, f);
-	if (rc == 0 && k->before_expiry) {
+	if (rc == 0 && any_spare(f)) { /* the table may have taken it in since the catalog was asked */
+		rc = care_look(k, 0);
+		if (rc == 0 && k->told)
+			rc = mark_needed(k, f);
+	}
+	if (rc < 0 || k->told == NULL)
+		goto out;
+	if (k->before_expiry) {
 		f->pretend = k->duty->dry_run;
 		rc = folder_expire(f, expired);
 		if (rc == 0)
@@ -126,20 +140,6 @@ out:
 	return rc;
 }
 
-/* Where the table lies, and what it says of itself. NULL with the error set; the caller's. */
-static json_t *
-table_metadata(struct care *k)
-{
-	json_t *md = reach_read(k->cx, json_string_value(json_object_get(k->told, "location")), NULL);
-
-	if (md && !json_is_string(json_object_get(md, "location"))) {
-		task_fail(k->cx, ERR_UNPROCESSABLE, "its metadata does not say where it lies");
-		json_decref(md);
-		return NULL;
-	}
-	return md;
-}
-
 int
 orphans_run(struct care *k, json_t *out)
 {
@@ -149,7 +149,7 @@ orphans_run(struct care *k, json_t *out)
 	struct folder f = { .cx = k->cx };
 	wall_us now = clock_wall();
 	bool orphans;
-	json_t *md;
+	const json_t *md;
 	int rc = 0;
 
 	step_state(out, "nothing", NULL);
@@ -162,7 +162,7 @@ orphans_run(struct care *k, json_t *out)
 				   : "the table is not there any more");
 		return 0;
 	}
-	if ((md = table_metadata(k)) == NULL)
+	if ((md = care_metadata(k)) == NULL)
 		return -1;
 	f.location = json_string_value(json_object_get(md, "location"));
 	f.until = now - age < k->oldest_reader ? now - age : k->oldest_reader;
@@ -170,6 +170,5 @@ orphans_run(struct care *k, json_t *out)
 	if (orphans || k->before_expiry)
 		rc = folder_sweep(k, &f, orphans, out);
 	folder_release(&f);
-	json_decref(md);
 	return rc;
 }

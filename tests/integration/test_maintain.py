@@ -205,7 +205,7 @@ def test_gives_way_to_writers(grown, folder):
     """A run that has written to the table, or is about to, keeps it; the others are maintained."""
     grown.flow("busy", f"id: busy\ntasks:\n  - {{id: w, type: curate, into: m.plain, sql: \"SELECT 1 AS n, '' AS s\"}}\n{gate(folder, after=['w'])}")
     run = at_gate(grown, "busy")
-    report = maintain(grown, wait_for_writers="0s")
+    report = maintain(grown, wait_for_writers="0s", compact={}, expire_snapshots={"older_than": "0s"})
     for step in ("compact", "expire_snapshots"):
         assert steps_of(report, "m.plain")[step]["state"] == "skipped" and run in steps_of(report, "m.plain")[step]["why"]
     assert steps_of(report, "m.parts")["compact"]["state"] == "done"
