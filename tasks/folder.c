@@ -190,9 +190,13 @@ folder_expire(struct folder *f, const json_t *metadata)
 
 /* ---- removal ---- */
 
+/* Says what goes, with one write, and removes it. */
 static int
-remove_batch(struct folder *f, const char **batch, size_t n)
+remove_batch(struct folder *f, const char **batch, size_t n, struct buf *said)
 {
+	if (said->len)
+		fputs(said->s, stdout);
+	buf_clear(said);
 	return n && !f->pretend ? storage_remove_many(task_storage(f->cx), batch, n, &f->cx->err) : 0;
 }
 
@@ -213,6 +217,7 @@ remove_kind(struct folder *f, enum folder_kind kind)
 {
 	const char **batch = xcalloc(REMOVE_AT_ONCE, sizeof(*batch));
 	struct folder_file *file, *tmp;
+	struct buf said = BUF_INIT;
 	size_t n = 0;
 	int rc = 0;
 
@@ -220,19 +225,21 @@ remove_kind(struct folder *f, enum folder_kind kind)
 	{
 		if (rc < 0 || !may_go(f, file, kind))
 			continue;
-		printf("%s %s (%lld bytes)\n", f->pretend ? "would remove" : "removing", file->location, (long long)file->size);
+		buf_addf(&said, "%s %s (%lld bytes)\n", f->pretend ? "would remove" : "removing", file->location,
+			 (long long)file->size);
 		batch[n++] = file->location;
 		file->gone = true;
 		f->removed++;
 		f->bytes += file->size;
 		if (n == REMOVE_AT_ONCE) {
-			rc = remove_batch(f, batch, n);
+			rc = remove_batch(f, batch, n, &said);
 			n = 0;
 		}
 	}
 	if (rc == 0)
-		rc = remove_batch(f, batch, n);
+		rc = remove_batch(f, batch, n, &said);
 	free(batch);
+	buf_release(&said);
 	return rc < 0 ? -1 : 0;
 }
 

@@ -75,18 +75,14 @@ may_look(struct care *k, const json_t *md, json_t *out)
 	return false;
 }
 
-/* Marks what the table, its neighbours and runs under way lead to. */
+/* Marks what the table, its neighbours and runs under way lead to, but for what `r` has found before. */
 static int
-mark_needed(struct care *k, struct folder *f)
+mark_needed(struct care *k, struct folder *f, struct reach *r)
 {
 	const json_t *md = k->after_expiry ? k->after_expiry : care_metadata(k);
-	struct reach *r = folder_reach(f);
 	int rc = md ? reach_metadata(r, json_string_value(json_object_get(k->told, "location")), md) : -1;
 
-	if (rc == 0)
-		rc = folder_need(f, r, json_object_get(k->told, "keep"), false);
-	reach_free(r);
-	return rc;
+	return rc < 0 ? -1 : folder_need(f, r, json_object_get(k->told, "keep"), false);
 }
 
 /* Removes what is marked, and tells how much that is. */
@@ -105,6 +101,7 @@ static int
 folder_sweep(struct care *k, struct folder *f, bool orphans, json_t *out)
 {
 	json_t *expired = k->before_expiry ? json_pack("[s]", k->before_expiry) : json_array();
+	struct reach *r = folder_reach(f);
 	int rc = folder_list(f);
 
 	if (rc == 0 && f->files == NULL)
@@ -114,11 +111,11 @@ folder_sweep(struct care *k, struct folder *f, bool orphans, json_t *out)
 	orphans = orphans && any_old(f);
 	if (!orphans && k->before_expiry == NULL)
 		goto out;
-	rc = mark_needed(k, f);
+	rc = mark_needed(k, f, r);
 	if (rc == 0 && any_spare(f)) { /* the table may have taken it in since the catalog was asked */
 		rc = care_look(k, 0);
 		if (rc == 0 && k->told)
-			rc = mark_needed(k, f);
+			rc = mark_needed(k, f, r);
 	}
 	if (rc < 0 || k->told == NULL)
 		goto out;
@@ -136,6 +133,7 @@ folder_sweep(struct care *k, struct folder *f, bool orphans, json_t *out)
 			step_state(out, f->pretend ? "planned" : "done", NULL);
 	}
 out:
+	reach_free(r);
 	json_decref(expired);
 	return rc;
 }
