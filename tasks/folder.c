@@ -123,19 +123,35 @@ folder_has(void *arg, const char *location)
 	return folder_file(arg, location) != NULL;
 }
 
+/* NULL when the file is gone and may be, or (with the error set) cannot be read. The caller's. */
+static json_t *
+metadata_read(struct folder *f, const char *location, bool may_be_gone)
+{
+	json_t *md = reach_read(f->cx, location, NULL);
+
+	if (md == NULL && may_be_gone && f->cx->err.code == ERR_NOT_FOUND)
+		err_release(&f->cx->err);
+	return md;
+}
+
+int
+folder_need_table(struct folder *f, struct reach *r, const char *location, const json_t *md)
+{
+	const char *uuid = json_string_value(json_object_get(md, "table-uuid"));
+
+	if (f->tables == NULL)
+		f->tables = json_object();
+	if (uuid)
+		json_object_set_new(f->tables, uuid, json_true());
+	return reach_metadata(r, location, md);
+}
+
 static int
 need_one(struct folder *f, struct reach *r, const char *location, bool may_be_gone)
 {
-	json_t *md = reach_read(f->cx, location, NULL);
-	int rc;
+	json_t *md = metadata_read(f, location, may_be_gone);
+	int rc = md ? folder_need_table(f, r, location, md) : f->cx->err.code ? -1 : 0;
 
-	if (md == NULL && may_be_gone && f->cx->err.code == ERR_NOT_FOUND) {
-		err_release(&f->cx->err);
-		return 0;
-	}
-	if (md == NULL)
-		return -1;
-	rc = reach_metadata(r, location, md);
 	json_decref(md);
 	return rc;
 }
@@ -176,14 +192,31 @@ worth_reading(void *arg, const char *location)
 	return file && !file->needed;
 }
 
+static int
+expire_one(struct folder *f, struct reach *r, const char *location)
+{
+	json_t *md = metadata_read(f, location, true);
+	const char *uuid = json_string_value(json_object_get(md, "table-uuid"));
+	int rc = md || f->cx->err.code == 0 ? 0 : -1;
+
+	if (md && uuid && json_object_get(f->tables, uuid))
+		rc = reach_metadata(r, location, md);
+	json_decref(md);
+	return rc;
+}
+
 int
 folder_expire(struct folder *f, const json_t *metadata)
 {
 	struct reach *r = reach_new(f->cx, on_expired, f);
-	int rc;
+	json_t *location;
+	size_t i;
+	int rc = 0;
 
 	reach_lenient(r, worth_reading);
-	rc = folder_need(f, r, metadata, true);
+	json_array_foreach (metadata, i, location)
+		if (rc == 0)
+			rc = expire_one(f, r, json_string_value(location));
 	reach_free(r);
 	return rc;
 }
@@ -263,6 +296,7 @@ folder_release(struct folder *f)
 {
 	struct folder_file *file, *tmp;
 
+	json_decref(f->tables);
 	HASH_ITER(hh, f->files, file, tmp)
 	{
 		HASH_DEL(f->files, file);

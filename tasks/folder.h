@@ -29,8 +29,9 @@ struct folder {
 	const char *location; /* borrowed */
 	wall_us until;        /* nothing younger goes; what is needed was looked up later than that */
 	struct folder_file *files;
-	bool young;   /* something stays because of its age */
-	bool pretend; /* nothing is removed, it is only counted */
+	json_t *tables; /* set: the UUIDs of the tables that folder_need was told of */
+	bool young;     /* something stays because of its age */
+	bool pretend;   /* nothing is removed, it is only counted */
 	json_int_t removed, bytes;
 };
 
@@ -44,9 +45,11 @@ enum folder_kind folder_kind_of(const char *location);
 MUSTCHECK int folder_need(struct folder *f, struct reach *r, const json_t *metadata, bool may_be_gone);
 /*
  * What these metadata files lead to, of which some may be gone, and is not needed may go, whatever its age: it was the table's
- * once. After everything that is needed was marked.
+ * once. After everything that is needed was marked. A table that was dropped since, or took another's name, keeps its files.
  */
 MUSTCHECK int folder_expire(struct folder *f, const json_t *metadata);
+/* The same for metadata that was read already. */
+MUSTCHECK int folder_need_table(struct folder *f, struct reach *r, const char *location, const json_t *md);
 /* What reaches into the folder, for folder_need. */
 struct reach *folder_reach(struct folder *f);
 /* For reach_lenient: is the file in the folder? */

@@ -80,7 +80,7 @@ static int
 mark_needed(struct care *k, struct folder *f, struct reach *r)
 {
 	const json_t *md = k->after_expiry ? k->after_expiry : care_metadata(k);
-	int rc = md ? reach_metadata(r, json_string_value(json_object_get(k->told, "location")), md) : -1;
+	int rc = md ? folder_need_table(f, r, json_string_value(json_object_get(k->told, "location")), md) : -1;
 
 	return rc < 0 ? -1 : folder_need(f, r, json_object_get(k->told, "keep"), false);
 }

@@ -234,3 +234,27 @@ def test_a_damaged_table_is_named_and_the_others_are_done(lake):
     daemon.stop()
     daemon.start()
     clean(daemon)
+
+
+def test_what_expired_goes_and_a_dropped_table_stays(lake):
+    """What a killed expiry has left is removed by the daemon; not what a table needs that was dropped meanwhile, without its files."""
+    daemon = lake(after="1h")
+    for _ in range(2):
+        daemon.flow("add", "id: add\ntasks:\n  - {id: a, type: curate, into: x.a, mode: overwrite, sql: SELECT 5::INT AS n}\n  - {id: b, type: curate, into: x.b, mode: overwrite, sql: SELECT 6 AS n}\n")
+        assert daemon.trigger("add")["state"] == "success"
+    catalog = catalog_of(daemon)
+    kept = needed(catalog.load_table("x.b"))
+    for name in ("x.a", "x.b"):
+        table = catalog.load_table(name)
+        location = table.metadata_location
+        old = [s.snapshot_id for s in table.metadata.snapshots if s.snapshot_id != table.current_snapshot().snapshot_id]
+        table.maintenance.expire_snapshots().by_ids(old).commit()
+        execute(daemon, f"INSERT INTO sluice.cleanup (at, run_id, task_id, attempt, namespace, name, metadata, expired) VALUES (now(), 'r', 't', 1, 'x', '{name[2:]}', '{location}', true)")
+    catalog.drop_table("x.b")
+    execute(daemon, "UPDATE sluice.cleanup SET at = now() - interval '2 hours'")
+    daemon.stop()
+    daemon.start()
+    wait_until(lambda: left(daemon) == 0, "the cleanup", 30)
+    missing, spare = missing_and_spare(daemon)
+    assert not missing and {p for p in spare if "/x/a/" in p} == set()
+    assert kept <= spare
