@@ -15,6 +15,8 @@ VERSION := 0.1.0
 
 PKGS := libuv libpq yaml-0.1 jansson libmicrohttpd libcurl zlib
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null | sed 's/-I/-isystem /g')
+# Whose headers are used, and which an attempt maps itself when it needs it.
+PKG_CFLAGS += $(shell pkg-config --cflags libmongoc-1.0 2>/dev/null | sed 's/-I/-isystem /g')
 PKG_LIBS := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 WARN := -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wold-style-definition -Wpointer-arith -Wwrite-strings \
 	-Wvla -Wformat=2 -Wimplicit-fallthrough -Wundef -fno-common
@@ -37,8 +39,11 @@ WEB_SRC := $(shell find web -type f -not -path '*/node_modules/*' -not -path '*/
 
 .DELETE_ON_ERROR:
 
+# The Python package as it is installed: its modules, and what its engines require.
+PYTHON_SRC := $(shell find tasks/engines/python -name '*.py' -o -name '*.properties' -o -path '*/requirements/*.txt' -o -path '*/requirements/*.in' -o -path '*/requirements/*.jars')
+
 .PHONY: all
-all: $(BUILD)/sluice ## build the program: build/sluice
+all: $(BUILD)/sluice $(DEPS)/lib/python/.made ## build the program: build/sluice
 	@:
 
 .PHONY: debug
@@ -49,6 +54,13 @@ debug: $(PAGE) ## the same with AddressSanitizer and UBSan: build/debug/sluice
 $(BUILD)/sluice: $(BUILD)/obj/cli/main.o $(ARCHIVE)
 	@echo "  LD    $@"
 	@$(CC) $(OPT) -o $@ $^ $(LIBS_ALL)
+
+# What attempts in Python run: the package, beside the libraries.
+$(DEPS)/lib/python/.made: $(PYTHON_SRC)
+	@rm -rf $(@D)
+	@mkdir -p $(@D)
+	@tar -c -C tasks/engines/python $(PYTHON_SRC:tasks/engines/python/%=%) | tar -x -C $(@D)
+	@touch $@
 
 $(ARCHIVE): $(filter-out $(BUILD)/obj/cli/main.o,$(OBJ)) $(BUILD)/obj/page_assets.o
 	@rm -f $@
@@ -134,6 +146,10 @@ faults: all ## kill, stop and starve every process and check that nothing is los
 check-deps: ## who may include what, as docs/architecture.md says
 	@tools/check-deps
 
+.PHONY: lint
+lint: ## the Python package: mypy (strict) and ruff
+	@tools/lint $(BUILD)
+
 .PHONY: check-format
 check-format: ## does the code look as .clang-format says?
 	@tools/format --check
@@ -143,12 +159,12 @@ format: ## make the code look as .clang-format says
 	@tools/format
 
 .PHONY: bench
-bench: all ## measure it all, four minutes, into tests/bench/README.md; ARGS="--only chain load"
+bench: all ## measure it all, a quarter of an hour, into tests/bench/README.md; ARGS="--only chain load"
 	@python3 tests/bench/bench.py --binary $(BUILD)/sluice $(ARGS)
 
 .PHONY: reference
-reference: all ## write docs/reference.md from the flow language's JSON Schema
-	@tools/gen-reference $(BUILD)/sluice >docs/reference.md
+reference: ## write docs/reference.md from the flow language's JSON Schema
+	@tools/gen-reference
 
 .PHONY: compile_commands.json
 compile_commands.json: ## for clangd and other tools
@@ -163,6 +179,8 @@ install: all ## install below PREFIX (/usr/local): the program, libduckdb and it
 	install -m 0755 $(BUILD)/sluice $(DESTDIR)$(PREFIX)/bin/sluice
 	install -m 0644 $(DEPS)/lib/libduckdb.so $(wildcard $(DEPS)/lib/*.duckdb_extension) $(DESTDIR)$(PREFIX)/lib/sluice/
 	install -m 0644 $(DEPS)/lib/SHA256SUMS $(DESTDIR)$(PREFIX)/lib/sluice/
+	rm -rf $(DESTDIR)$(PREFIX)/lib/sluice/python
+	$(foreach f,$(PYTHON_SRC:tasks/engines/python/%=%),install -m 0644 -D tasks/engines/python/$(f) $(DESTDIR)$(PREFIX)/lib/sluice/python/$(f) &&) true
 
 .PHONY: clean
 clean: ## remove what was built (not what was downloaded, nor the demo's state)

@@ -6,9 +6,9 @@
 #include "api/http.h"
 
 extern const struct route flows_routes[], runs_routes[], logs_routes[], events_routes[], sql_routes[], system_routes[],
-	artifacts_routes[];
+	artifacts_routes[], shadow_routes[];
 extern const size_t flows_routes_count, runs_routes_count, logs_routes_count, events_routes_count, sql_routes_count,
-	system_routes_count, artifacts_routes_count;
+	system_routes_count, artifacts_routes_count, shadow_routes_count;
 
 /* An SQL expression: the timestamptz `x` as RFC 3339 text in UTC. */
 #define SQL_TIME(x) "to_char(" x " AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"

@@ -90,7 +90,7 @@ flow_item(struct request *rq, const struct registry_entry *en)
 	" (SELECT coalesce(json_agg(json_build_object('id', r.id, 'state', r.state, 'created_at', " SQL_TIME("r.created_at")    \
 	", 'started_at', " SQL_TIME("r.started_at") ", 'ended_at', " SQL_TIME("r.ended_at")                                     \
 	") ORDER BY r.created_at DESC, r.id DESC), '[]') AS runs FROM"                                                          \
-	" (SELECT * FROM sluice.runs r WHERE r.flow = f.id ORDER BY r.created_at DESC, r.id DESC LIMIT 20) r) l"
+	" (SELECT * FROM sluice.runs r WHERE r.flow = f.id AND r.shadow_of IS NULL ORDER BY r.created_at DESC, r.id DESC LIMIT 20) r) l"
 /* clang-format on */
 
 struct flows_reply {

@@ -23,7 +23,7 @@
 	"'id', r.id, 'flow', r.flow, 'state', r.state, 'trigger', r.trigger, 'params', r.params, 'engine', r.engine,"           \
 	" 'created_at', " SQL_TIME("r.created_at") ", 'scheduled_for', " SQL_TIME("r.scheduled_for")                            \
 	", 'interval_start', " SQL_TIME("r.interval_start") ", 'interval_end', " SQL_TIME("r.interval_end")                     \
-	", 'started_at', " SQL_TIME("r.started_at") ", 'ended_at', " SQL_TIME("r.ended_at") ", 'error', r.error"
+	", 'started_at', " SQL_TIME("r.started_at") ", 'ended_at', " SQL_TIME("r.ended_at") ", 'error', r.error, 'rehearsal', r.rehearsal, 'shadow_of', r.shadow_of"
 
 #define ATTEMPTS                                                                                                                \
 	"(SELECT coalesce(json_agg(json_build_object('n', a.n, 'state', a.state, 'cause', a.cause, 'exit_code', a.exit_code,"   \
@@ -410,7 +410,8 @@ static void
 run_trigger(struct request *rq, struct flow *flow, json_t *body)
 {
 	const char *agent = request_header(rq, "User-Agent"), *key = request_header(rq, "Idempotency-Key");
-	json_t *params = json_object_get(body, "params"), *engine = json_object_get(body, "engine");
+	json_t *params = json_object_get(body, "params"), *engine = json_object_get(body, "engine"),
+	       *rehearsal = json_object_get(body, "rehearsal");
 	struct trigger t = { .flow = flow, .idempotency_key = key && *key ? key : NULL };
 
 	if (request_wait(rq) < 0) { /* before there is a run */
@@ -419,11 +420,14 @@ run_trigger(struct request *rq, struct flow *flow, json_t *body)
 	}
 	t.params = json_is_null(params) ? NULL : params;
 	t.engine = json_is_null(engine) ? NULL : engine;
+	t.rehearsal = json_is_true(rehearsal);
 	t.kind = agent && strncmp(agent, "sluice", 6) == 0 ? "cli" : request_header(rq, "Cookie") ? "page" : "api";
 	if (t.params && !json_is_object(t.params))
 		reply_problem(rq, ERR_INVALID, "\"params\" must be an object of names and values");
 	else if (t.engine && !json_is_object(t.engine) && !json_is_string(t.engine))
 		reply_problem(rq, ERR_INVALID, "\"engine\" must be a name, or an object of task ids and names");
+	else if (rehearsal && !json_is_boolean(rehearsal))
+		reply_problem(rq, ERR_INVALID, "\"rehearsal\" must be true or false");
 	else if (key && strlen(key) > 255)
 		reply_problem(rq, ERR_INVALID, "the Idempotency-Key has more than 255 characters");
 	else
@@ -442,7 +446,7 @@ flow_trigger(struct request *rq)
 	body = request_json(rq);
 	if (body == NULL)
 		return;
-	if (keys_known(rq, body, " params engine "))
+	if (keys_known(rq, body, " params engine rehearsal "))
 		run_trigger(rq, flow, body);
 	else
 		json_decref(body);
@@ -459,7 +463,7 @@ run_create(struct request *rq)
 
 	if (body == NULL)
 		return;
-	if (!keys_known(rq, body, " file source params engine ")) {
+	if (!keys_known(rq, body, " file source params engine rehearsal ")) {
 		json_decref(body);
 		return;
 	}

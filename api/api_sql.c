@@ -13,13 +13,9 @@ static void
 on_query_done(void *arg, const json_t *report, struct err *e)
 {
 	struct request *rq = arg;
-	json_t *result = json_object_get(report, "result");
+	json_t *result = reply_unless_result(rq, report, e, "the query");
 
-	if (report == NULL)
-		reply_err(rq, e);
-	else if (result == NULL)
-		reply_problem(rq, ERR_INTERNAL, "the query ended without a result");
-	else
+	if (result)
 		reply_json(rq, 200, json_incref(result));
 }
 

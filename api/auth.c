@@ -438,7 +438,7 @@ auth_check(struct request *rq, enum role needed, struct err *e)
 	/* Tables that nobody of the daemon's own would ever see must not be made here. */
 	if (needed == ROLE_CATALOG && config_foreign(rq->app->config))
 		return err_set(e, ERR_UNSUPPORTED, "the catalog \"%s\" is kept by another server: %s",
-			       config_get(rq->app->config, "catalog.name"), config_get(rq->app->config, "catalog.uri"));
+			       config_get(rq->app->config, "catalog.name"), config_place(rq->app->config));
 	if (needed == ROLE_CATALOG ? rq->role == ROLE_CATALOG || rq->role == ROLE_ADMIN
 				   : rq->role != ROLE_CATALOG && rq->role >= needed)
 		return 0;

@@ -379,6 +379,18 @@ reply_err(struct request *rq, struct err *e)
 	err_release(e);
 }
 
+json_t *
+reply_unless_result(struct request *rq, const json_t *report, struct err *e, const char *what)
+{
+	json_t *result = json_object_get(report, "result");
+
+	if (report == NULL)
+		reply_err(rq, e);
+	else if (result == NULL)
+		reply_problem(rq, ERR_INTERNAL, "%s ended without a result", what);
+	return result;
+}
+
 void
 reply_problem(struct request *rq, int code, const char *fmt, ...)
 {
@@ -923,7 +935,11 @@ exchange_abandon(struct exchange *x)
 		x->rq.on_stop(&x->rq);
 	if (!x->suspended)
 		return;
-	exchange_answer_for(x, ERR_UNAVAILABLE, "the daemon is stopping");
+	/* Iceberg's clients make a commit anew after a 503: not where the database has been asked for it. */
+	if (strncmp(x->rq.path, "/iceberg/", 9) == 0 && strcmp(x->rq.method, "GET") != 0 && strcmp(x->rq.method, "HEAD") != 0)
+		exchange_answer_for(x, ERR_TIMEOUT, "the daemon is stopping, and it cannot be told whether this happened");
+	else
+		exchange_answer_for(x, ERR_UNAVAILABLE, "the daemon is stopping");
 }
 
 void

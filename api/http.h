@@ -74,6 +74,8 @@ void reply_json(struct request *rq, int status, json_t *body);
 void reply_json_text(struct request *rq, int status, const char *text);
 /* RFC 9457 problem details from an error; releases the error. */
 void reply_err(struct request *rq, struct err *e);
+/* What a child has reported as its result, borrowed; NULL after a reply: `e` says why, or `what` ("the query") gave none. */
+json_t *reply_unless_result(struct request *rq, const json_t *report, struct err *e, const char *what);
 void reply_problem(struct request *rq, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* As reply_problem with the list `errors` beside the sentence; takes it over. */
 void reply_problem_errors(struct request *rq, int code, json_t *errors, const char *fmt, ...)

@@ -131,6 +131,16 @@ buf_add_sql_name(struct buf *b, const char *s)
 }
 
 void
+buf_add_encoded(struct buf *b, const char *s, const char *keep)
+{
+	for (; *s; s++)
+		if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~", *s) || strchr(keep, *s))
+			buf_addc(b, *s);
+		else
+			buf_addf(b, "%%%02X", (unsigned char)*s);
+}
+
+void
 buf_add_visible(struct buf *b, const char *s, size_t len)
 {
 	for (size_t i = 0; i < len; i++) {
@@ -204,4 +214,20 @@ buf_add_file(struct buf *b, const char *path)
 	}
 	close(fd);
 	return rc;
+}
+
+void
+buf_add_base64(struct buf *b, const unsigned char *data, size_t len)
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+	for (size_t i = 0; i < len; i += 3) {
+		unsigned long v = (unsigned long)data[i] << 16 | (i + 1 < len ? (unsigned long)data[i + 1] << 8 : 0) |
+				  (i + 2 < len ? data[i + 2] : 0);
+
+		buf_addc(b, digits[v >> 18]);
+		buf_addc(b, digits[v >> 12 & 63]);
+		buf_addc(b, i + 1 < len ? digits[v >> 6 & 63] : '=');
+		buf_addc(b, i + 2 < len ? digits[v & 63] : '=');
+	}
 }

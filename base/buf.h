@@ -45,6 +45,10 @@ int buf_reserve(struct buf *b, size_t extra);
 void buf_add_sql_string(struct buf *b, const char *s);
 /* Adds `s` as a double-quoted SQL identifier. */
 void buf_add_sql_name(struct buf *b, const char *s);
+/* Adds `s` percent-encoded (RFC 3986): unreserved characters and those of `keep` stay. */
+void buf_add_encoded(struct buf *b, const char *s, const char *keep);
+/* Adds the bytes in base64. */
+void buf_add_base64(struct buf *b, const unsigned char *data, size_t len);
 /* Adds `s` with control bytes and non-ASCII escaped, for our own log. */
 void buf_add_visible(struct buf *b, const char *s, size_t len);
 /* Removes the first `n` bytes. */

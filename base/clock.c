@@ -125,3 +125,37 @@ time_parse(const char *text, wall_us *out)
 	*out = ((wall_us)timegm(&tm) - offset) * US_PER_S + us;
 	return 0;
 }
+
+/* "2h ago": how long ago that was; false when the text is no such thing. */
+static bool
+read_ago(const char *text, dur_us *out)
+{
+	static const struct {
+		char letter;
+		dur_us unit;
+	} units[] = {
+		{ 's', US_PER_S }, { 'm', US_PER_MIN }, { 'h', US_PER_HOUR }, { 'd', US_PER_DAY }, { 'w', 7 * US_PER_DAY }
+	};
+	char *end;
+	long n = strtol(text, &end, 10);
+
+	if (end == text || n < 0 || n > 1000000)
+		return false;
+	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
+		if (*end == units[i].letter && strcmp(end + 1, " ago") == 0) {
+			*out = n * units[i].unit;
+			return true;
+		}
+	return false;
+}
+
+int
+time_parse_at(const char *text, wall_us now, wall_us *out)
+{
+	dur_us ago;
+
+	if (!read_ago(text, &ago))
+		return time_parse(text, out);
+	*out = now - ago;
+	return 0;
+}

@@ -26,5 +26,7 @@ mono_us clock_mono(void);
 const char *time_format(wall_us t, char out[TIME_TEXT]);
 /* Parses RFC 3339 (date, 'T' or blank, time, optional fraction, 'Z' or offset; a bare date is midnight UTC). 0 or -1. */
 int time_parse(const char *text, wall_us *out);
+/* The same, or "2h ago" (s, m, h, d, w) before `now`. */
+int time_parse_at(const char *text, wall_us now, wall_us *out);
 
 #endif

@@ -20,15 +20,28 @@
  *     attempt.spawn.before    daemon   the attempt's row is committed, the nursery knows nothing
  *     attempt.spawn.after     daemon   the nursery was told to fork
  *     attempt.exit.heard      daemon   an exit was told; nothing is noted of it
+ *     shadow.begin.before     daemon   a run has ended; its shadow is about to be made
+ *     shadow.compare.before   daemon   both have ended, and are about to be compared
+ *     shadow.compare.after    daemon   they were; nothing is noted of it
  *     nursery.fork.before     nursery  about to fork
  *     nursery.fork.after      nursery  forked; the daemon does not know
  *     nursery.exit.before     nursery  a child ended; the daemon does not know
  *     nursery.exit.after      nursery  what the daemon was to know is on its way
  *     task.begin              attempt  a native task is about to run
  *     task.end                attempt  a native task has done and reported everything
+ *     stage.page.kept         attempt  a page of an API's answer is put aside
+ *     stage.kafka.batch       attempt  some of a stream's messages are put aside
+ *     stage.kafka.read        attempt  a stream's messages are put aside
  *     stage.finish.before     attempt  the staged file is written, not yet at its place
  *     stage.send.between      attempt  one of a folder's files is on its store
  *     stage.finish.after      attempt  it is at its place
+ *     export.finish.before    attempt  the exported file is written, not yet at its place
+ *     export.finish.after     attempt  it is at its place
+ *     export.messages.sent    attempt  a thousand more messages are handed over to be sent to Kafka
+ *     export.batch.after      attempt  MongoDB has some of the documents
+ *     export.rows.after       attempt  the other database has all rows; nothing is committed
+ *     export.commit.before    attempt  about to have it commit
+ *     export.commit.after     attempt  it has committed
  *     write.data.before       attempt  before a table's data files are written
  *     write.data.after        attempt  they are written; no manifest names them
  *     write.commit.before     attempt  about to ask the catalog for the commit

@@ -47,29 +47,6 @@ add_refs(struct buf *b, const json_t *md)
 	}
 }
 
-/* "2h ago": how long ago that was; false when the text is no such thing. */
-static bool
-read_ago(const char *text, dur_us *out)
-{
-	static const struct {
-		char letter;
-		dur_us unit;
-	} units[] = {
-		{ 's', US_PER_S }, { 'm', US_PER_MIN }, { 'h', US_PER_HOUR }, { 'd', US_PER_DAY }, { 'w', 7 * US_PER_DAY }
-	};
-	char *end;
-	long n = strtol(text, &end, 10);
-
-	if (end == text || n < 0 || n > 1000000)
-		return false;
-	for (size_t i = 0; i < sizeof(units) / sizeof(units[0]); i++)
-		if (*end == units[i].letter && strcmp(end + 1, " ago") == 0) {
-			*out = n * units[i].unit;
-			return true;
-		}
-	return false;
-}
-
 /* What was current at `t`: the log tells every change of it, oldest first. */
 static const json_t *
 at_time(const json_t *md, wall_us t, struct err *e)
@@ -136,7 +113,6 @@ table_at(const json_t *md, const char *at, wall_us now, struct err *e)
 {
 	const json_t *ref = at ? json_object_get(json_object_get(md, "refs"), at) : NULL;
 	struct buf b = BUF_INIT;
-	dur_us ago;
 	wall_us t;
 
 	if (at == NULL || *at == '\0' || (strcmp(at, "main") == 0 && ref == NULL))
@@ -147,10 +123,8 @@ table_at(const json_t *md, const char *at, wall_us now, struct err *e)
 		return at_id(md, strtoll(at, NULL, 10), at, e);
 	if (strcmp(at, "previous") == 0)
 		return at_id(md, previous_of(md), "previous", e);
-	if (time_parse(at, &t) == 0)
+	if (time_parse_at(at, now, &t) == 0)
 		return at_time(md, t, e);
-	if (read_ago(at, &ago))
-		return at_time(md, now - ago, e);
 	add_refs(&b, md);
 	err_set(e, ERR_NOT_FOUND, "\"%s\" is no branch, tag, snapshot id or time of the table%s", at, b.s);
 	buf_release(&b);

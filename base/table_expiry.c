@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/alloc.h"
 #include "base/table_at.h"
 
 #define US_PER_WEEK (7 * US_PER_DAY)
@@ -15,6 +16,7 @@ struct choice {
 	const json_t *md;
 	const struct table_expiry *x;
 	json_t *by_id;        /* id -> snapshot */
+	json_t *times;        /* id -> when it was made, as far as that can be trusted */
 	json_t *kept, *lines; /* sets of ids: what stays; what belongs to a branch or tag */
 };
 
@@ -44,9 +46,45 @@ snapshot_of(const struct choice *c, json_int_t id)
 }
 
 static wall_us
-made_at(const json_t *snapshot)
+made_at(const struct choice *c, const json_t *snapshot)
 {
-	return number(snapshot, "timestamp-ms", 0) * US_PER_MS;
+	char text[24];
+
+	return json_integer_value(json_object_get(c->times, id_text(number(snapshot, "snapshot-id", -1), text)));
+}
+
+static wall_us
+told_at(const json_t *entry)
+{
+	return number(entry, "timestamp-ms", 0) * US_PER_MS;
+}
+
+/*
+ * Clocks of writers differ, but the list is in the order of the commits: whoever tells a time before that of an earlier one, or
+ * one that is still to come, is not believed, and its snapshot counts as made when the next one was.
+ */
+static void
+take_times(struct choice *c)
+{
+	json_t *list = json_object_get(c->md, "snapshots"), *snapshot;
+	size_t n = json_array_size(list), i;
+	wall_us *times = xcalloc(n + 1, sizeof(*times)), last = 0;
+	char text[24];
+
+	json_array_foreach (list, i, snapshot) {
+		wall_us at = told_at(snapshot);
+
+		times[i] = at >= last && at <= c->x->now ? (last = at) : -1;
+	}
+	times[n] = c->x->now;
+	while (i-- > 0) {
+		snapshot = json_array_get(list, i);
+		times[i] = times[i] < 0 ? times[i + 1] : times[i];
+		id_text(number(snapshot, "snapshot-id", -1), text);
+		json_object_set(c->by_id, text, snapshot);
+		json_object_set_new(c->times, text, json_integer(times[i]));
+	}
+	free(times);
 }
 
 static void
@@ -96,7 +134,7 @@ keep_calendar(struct choice *c, const json_t *head)
 		json_int_t left = number(c->x->keep, kinds[k], 0), last = -1;
 
 		for (const json_t *s = head; s && left > 0; s = parent_of(c, s)) {
-			json_int_t now = period(kinds[k], made_at(s));
+			json_int_t now = period(kinds[k], made_at(c, s));
 
 			if (now == last)
 				continue;
@@ -116,11 +154,11 @@ keep_branch(struct choice *c, const json_t *ref, const json_t *head)
 	bool going = true;
 
 	for (const json_t *s = head; s; s = parent_of(c, s)) {
-		going = going && (left-- > 0 || made_at(s) >= since);
+		going = going && (left-- > 0 || made_at(c, s) >= since);
 		if (going || s == head || (c->x->read_since && replaced >= c->x->read_since))
 			keep(c, s);
 		belongs(c, s);
-		replaced = made_at(s);
+		replaced = made_at(c, s);
 	}
 }
 
@@ -133,9 +171,10 @@ keep_read(struct choice *c)
 
 	for (size_t i = 0; c->x->read_since && i < n; i++) {
 		const json_t *entry = json_array_get(log, i), *snapshot = snapshot_of(c, number(entry, "snapshot-id", -1));
-		wall_us until = i + 1 < n ? made_at(json_array_get(log, i + 1)) : c->x->now;
+		const json_t *next = json_array_get(log, i + 1);
+		wall_us until = next ? told_at(next) : c->x->now, made = made_at(c, next);
 
-		if (snapshot && until >= c->x->read_since)
+		if (snapshot && (until > made ? until : made) >= c->x->read_since)
 			keep(c, snapshot);
 	}
 }
@@ -151,7 +190,7 @@ keep_refs(struct choice *c, json_t *expired)
 		json_int_t age = number(ref, "max-ref-age-ms", -1);
 		const char *type = json_string_value(json_object_get(ref, "type"));
 
-		if (strcmp(name, "main") != 0 && head && age >= 0 && c->x->now - made_at(head) > age * US_PER_MS) {
+		if (strcmp(name, "main") != 0 && head && age >= 0 && c->x->now - made_at(c, head) > age * US_PER_MS) {
 			if (expired)
 				json_array_append_new(expired, json_string(name));
 			continue;
@@ -191,23 +230,26 @@ table_expiry_of(const json_t *policy, const json_t *md, wall_us now)
 json_t *
 table_expired(const json_t *md, const struct table_expiry *x, json_t *refs)
 {
-	struct choice c = { .md = md, .x = x, .by_id = json_object(), .kept = json_object(), .lines = json_object() };
+	struct choice c = {
+		.md = md, .x = x, .by_id = json_object(), .times = json_object(), .kept = json_object(), .lines = json_object()
+	};
 	json_t *out = json_array(), *snapshot;
 	char text[24];
 	size_t i;
 
-	json_array_foreach (json_object_get(md, "snapshots"), i, snapshot)
-		json_object_set(c.by_id, id_text(number(snapshot, "snapshot-id", -1), text), snapshot);
+	take_times(&c);
 	keep_refs(&c, refs);
 	keep_read(&c);
 	json_array_foreach (json_object_get(md, "snapshots"), i, snapshot) {
-		bool young = made_at(snapshot) >= x->now - x->older_than || (x->read_since && made_at(snapshot) >= x->read_since);
+		wall_us made = made_at(&c, snapshot);
+		bool young = made >= x->now - x->older_than || (x->read_since && made >= x->read_since);
 
 		id_text(number(snapshot, "snapshot-id", -1), text);
 		if (json_object_get(c.kept, text) == NULL && (json_object_get(c.lines, text) || !young))
 			json_array_append(out, json_object_get(snapshot, "snapshot-id"));
 	}
 	json_decref(c.by_id);
+	json_decref(c.times);
 	json_decref(c.kept);
 	json_decref(c.lines);
 	return out;

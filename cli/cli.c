@@ -16,14 +16,17 @@ static const struct command commands[] = {
 	  "Without --database it keeps a private PostgreSQL in the state folder. Flows are watched and live at once.\n"
 	  "SIGTERM lets what runs end and starts nothing new; a second one cancels what runs.\n\n"
 	  "  sluice serve --flows ./flows\n" },
-	{ "run", cmd_run, "home config param engine json database quiet", 1, 1,
-	  "run FILE [-p name=value]... [--engine [task=]NAME]... [--json]", "run one flow file, with no daemon needed",
+	{ "run", cmd_run, "home config param engine rehearse json database quiet", 1, 1,
+	  "run FILE [-p name=value]... [--engine [task=]NAME]... [--rehearse] [--json]",
+	  "run one flow file, with no daemon needed",
 	  "Uses the daemon of the state folder if one answers; otherwise starts one for the time of the run.\n"
 	  "The config is --config, or sluice.yaml beside the file.\n\n"
 	  "  sluice run employees.yaml -p status=active\n" },
-	{ "trigger", cmd_trigger, "home url param engine wait json key quiet", 1, 1,
-	  "trigger FLOW [-p name=value]... [--engine [task=]NAME]... [--wait] [--json]", "start a run of a flow; prints its id",
-	  "With --wait it follows the run and its exit status is the run's. --key K makes it safe to repeat.\n\n"
+	{ "trigger", cmd_trigger, "home url param engine rehearse wait json key quiet", 1, 1,
+	  "trigger FLOW [-p name=value]... [--engine [task=]NAME]... [--rehearse] [--wait] [--json]",
+	  "start a run of a flow; prints its id",
+	  "With --wait it follows the run and its exit status is the run's. --key K makes it safe to repeat.\n"
+	  "With --rehearse everything runs, but what is written to tables never becomes visible.\n\n"
 	  "  sluice trigger employees_pipeline --wait\n" },
 	{ "flows", cmd_flows, "home url json", 0, 0, "flows [--json]", "list the flows, their schedules and problems", NULL },
 	{ "runs", cmd_runs, "home url state limit json", 0, 1, "runs [FLOW] [--state S] [--limit N] [--json]",
@@ -36,6 +39,18 @@ static const struct command commands[] = {
 	  "list the files that a task kept, or print one",
 	  "A command keeps what it puts into the folder $SLUICE_ARTIFACTS.\n\n"
 	  "  sluice artifacts last report chart.png > chart.png\n" },
+	{ "compare", cmd_compare, "home url param engines json quiet", 1, 1,
+	  "compare FLOW --engines NAME,NAME... [-p name=value]... [--json]",
+	  "run a flow on several engines: do they write the same?",
+	  "Each runs the flow as a rehearsal, one after the other: nothing becomes visible. Then schema and rows of\n"
+	  "all tables are compared with what the first engine wrote. Exit status 0: all are equal, 1: not, or a run failed.\n\n"
+	  "  sluice compare employees_pipeline --engines duckdb,polars\n" },
+	{ "shadow", cmd_shadow, "home url since json", 1, 2, "shadow report [FLOW] [--since 14d] [--json]",
+	  "how a flow's shadow did, and which engine to keep",
+	  "A flow with `shadow: {engine: NAME}` has its runs repeated on that engine, as rehearsals that nobody\n"
+	  "sees. Of both: runs that wrote the same or not, median and 95th percentile of the time in tasks, CPU,\n"
+	  "memory, and how many failed.\n\n"
+	  "  sluice shadow report employees_pipeline --since 30d\n" },
 	{ "cancel", cmd_cancel, "home url json", 1, 1, "cancel RUN [--json]", "stop a run: TERM, and after the grace time KILL",
 	  NULL },
 	{ "undo", cmd_undo, "home url json with-later", 1, 1, "undo RUN [--with-later] [--json]",
@@ -113,6 +128,14 @@ static const struct command commands[] = {
 	{ "token", cmd_token, "home url scope json", 1, 2,
 	  "token create --scope viewer|runner|admin | token list | token delete ID", "manage API tokens",
 	  "A new token is shown once. The admin's own is in the state folder, in the file `token`.\n" },
+	{ "engines", cmd_engines, "home python replace quiet json", 0, 2,
+	  "engines [list] [--json] | engines install NAME [--python PROGRAM] [--replace] [-q]",
+	  "list what tasks can run on, or install such an engine",
+	  "duckdb is built in. Any other engine is a virtual environment in the state folder, made by pip\n"
+	  "from versions and hashes that are part of this program; a daemon sees it at once. Needs no root.\n"
+	  "spark (also for spark_sql) needs Java 17 or newer, and gets jars by mvn or from a Maven repository.\n\n"
+	  "  sluice engines install polars\n"
+	  "  sluice trigger employees_pipeline --engine polars\n" },
 	{ "doctor", cmd_doctor, "home url config", 0, 0, "doctor", "check what the daemon needs, and say what to do", NULL },
 	{ "version", cmd_version, "json", 0, 0, "version", "print the version", NULL },
 };
@@ -146,7 +169,7 @@ static const struct option options[] = {
 	{ "retain", NULL, VALUE(retain), "AGE    remove the name when it is so old, such as 30d; default: never" },
 	{ "keep-snapshots", NULL, VALUE(keep_text), "N      keep at least so many of the branch's snapshots" },
 	{ "snapshot-age", NULL, VALUE(snapshot_age), "AGE    keep the branch's snapshots so long" },
-	{ "replace", NULL, FLAG(replace), "       move a name that is there already" },
+	{ "replace", NULL, FLAG(replace), "       in place of what is there already" },
 	{ "delete", NULL, FLAG(remove), "       remove the name" },
 	{ "dry-run", NULL, FLAG(dry_run), "       tell what would be done, and do nothing" },
 	{ "compact", NULL, FLAG(compact), "       few large data files in place of many small ones" },
@@ -160,7 +183,11 @@ static const struct option options[] = {
 	{ "max-bytes", NULL, VALUE(max_bytes), "SIZE   compact at most so much in this run, such as 10GB" },
 	{ "when-health-below", NULL, VALUE(health_text), "N      only tables whose health score is below it" },
 	{ "param", "p", 1, 0, "n=v    a param; may be repeated" },
-	{ "engine", NULL, 2, 0, "[t=]E  the engine of all tasks, or of one; may be repeated" },
+	{ "engine", NULL, 2, 0, "[t=]E  the engine of all tasks, or of task t; may be repeated" },
+	{ "since", NULL, VALUE(since), "14d       how far back" },
+	{ "engines", NULL, VALUE(engine_list), "A,B    the engines to compare; the first is the reference" },
+	{ "rehearse", NULL, FLAG(rehearse), "       what is written to tables never becomes visible" },
+	{ "python", NULL, VALUE(python), "P      the Python to make the engine of; default: python3" },
 	{ "json", NULL, FLAG(json), "       the API's own JSON on stdout" },
 	{ "csv", NULL, FLAG(csv), "       comma-separated values" },
 	{ "wait", NULL, FLAG(wait), "       follow the run to its end" },

@@ -16,11 +16,11 @@ struct args {
 	size_t count;
 	const char *home, *config, *flows, *listen, *database, *url; /* NULL: not given */
 	const char *format, *scope, *state, *limit_text, *count_text, *attempt_text, *key, *at, *to, *retain, *keep_text,
-		*snapshot_age, *older_than, *keep_last, *where, *max_bytes, *health_text;
+		*snapshot_age, *older_than, *keep_last, *where, *max_bytes, *health_text, *python, *engine_list, *since;
 	const char *params[128], *engines[64];
 	size_t nparams, nengines;
-	bool json, wait, follow, csv, ephemeral, help, quiet, replace, remove, with_later, dry_run, compact, expire, orphans,
-		manifests;
+	bool json, wait, follow, csv, ephemeral, help, quiet, replace, remove, with_later, dry_run, rehearse, compact, expire,
+		orphans, manifests;
 };
 
 struct command {
@@ -53,12 +53,15 @@ int cmd_validate(const struct args *a);
 int cmd_schema(const struct args *a);
 int cmd_tables(const struct args *a);
 int cmd_diff(const struct args *a);
+int cmd_compare(const struct args *a);
+int cmd_shadow(const struct args *a);
 int cmd_rollback(const struct args *a);
 int cmd_tag(const struct args *a);
 int cmd_branch(const struct args *a);
 int cmd_maintain(const struct args *a);
 int cmd_sql(const struct args *a);
 int cmd_token(const struct args *a);
+int cmd_engines(const struct args *a);
 int cmd_doctor(const struct args *a);
 int cmd_version(const struct args *a);
 

@@ -277,9 +277,5 @@ client_stream(struct client *c, const char *path, const char *accept, int (*cb)(
 void
 add_encoded(struct buf *b, const char *s)
 {
-	for (; *s; s++)
-		if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~", *s))
-			buf_addc(b, *s);
-		else
-			buf_addf(b, "%%%02X", (unsigned char)*s);
+	buf_add_encoded(b, s, "");
 }

@@ -1,4 +1,5 @@
 /* The daemon's upkeep: tokens, the doctor, the version. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,8 @@
 
 #include "base/alloc.h"
 #include "base/err.h"
+#include "cli/catalog_check.h"
+#include "cli/engines.h"
 #include "cli/follow.h"
 #include "cli/term.h"
 #include "daemon/daemon.h"
@@ -206,8 +209,65 @@ doctor_engine(struct doctor *d)
 	free(dir);
 }
 
+/* What tasks map when they need it; it is missed by nobody else. */
 static void
-doctor_config(struct doctor *d, const struct args *a)
+doctor_library(struct doctor *d, const char *file, const char *there, const char *missing)
+{
+	void *library = dlopen(file, RTLD_LAZY);
+
+	finding(d, "library", NULL, "%s", library ? there : missing);
+	if (library)
+		dlclose(library);
+}
+
+static void
+doctor_libraries(struct doctor *d)
+{
+	doctor_library(d, "libmongoc-1.0.so.0", "libmongoc is there, for exports to MongoDB",
+		       "libmongoc is not there; exports to MongoDB need it (Debian: apt-get install libmongoc-1.0-0)");
+	doctor_library(d, "librdkafka.so.1", "librdkafka is there, for Kafka",
+		       "librdkafka is not there; Kafka needs it (Debian: apt-get install librdkafka1)");
+}
+
+/* One that is not installed is missed by nobody before a task names it. */
+static void
+doctor_engines(struct doctor *d, const char *home)
+{
+	char *dir = default_libdir();
+	json_t *all = engines_look(home, dir), *engine;
+	size_t i;
+
+	json_array_foreach (all, i, engine) {
+		const char *state = text_of(engine, "state"), *problem = text_or_null(engine, "problem"), *mend = NULL;
+
+		if (strcmp(state, "built-in") == 0)
+			continue;
+		if (problem && strcmp(state, "absent") != 0)
+			mend = text_of(engine, "mend");
+		finding(d, "engine", mend, "%s: %s", text_of(engine, "name"), problem ? problem : state);
+	}
+	json_decref(all);
+	free(dir);
+}
+
+static void
+doctor_catalog(struct doctor *d, const struct config *config, const char *home)
+{
+	char *dir = default_libdir();
+	struct buf answer = BUF_INIT;
+	bool good;
+
+	if (config_apart(config)) {
+		good = catalog_check(config, home, dir, &answer);
+		finding(d, "catalog", good ? NULL : "look at catalog in the config, and whether its server runs", "%s, %s: %s",
+			config_get(config, "catalog.type"), config_place(config), answer.s);
+	}
+	buf_release(&answer);
+	free(dir);
+}
+
+static void
+doctor_config(struct doctor *d, const struct args *a, const char *home)
 {
 	const char *env = getenv("SLUICE_CONFIG"), *file = a->config ? a->config : env && *env ? env : NULL;
 	struct diags diags = DIAGS_INIT;
@@ -218,6 +278,8 @@ doctor_config(struct doctor *d, const struct args *a)
 	config = config_load(file, environ, &diags);
 	if (config)
 		finding(d, "config", NULL, "%s", file ? file : "none: defaults and environment");
+	if (config)
+		doctor_catalog(d, config, home);
 	for (size_t i = 0; i < diags.count; i++)
 		if (diags.items[i].severity == SEVERITY_ERROR)
 			finding(d, "config", "mend it: the daemon does not start with it", "%s:%d:%d: %s",
@@ -267,11 +329,13 @@ cmd_doctor(const struct args *a)
 	doctor_home(&d, home);
 	doctor_postgres(&d);
 	doctor_engine(&d);
+	doctor_libraries(&d);
+	doctor_engines(&d, home);
 	finding(&d, "time zones",
 		access("/usr/share/zoneinfo/Europe/Madrid", R_OK) < 0 ? "install tzdata: schedules with a timezone need it"
 								      : NULL,
 		"/usr/share/zoneinfo");
-	doctor_config(&d, a);
+	doctor_config(&d, a, home);
 	doctor_daemon(&d, a);
 	free(home);
 	if (d.sick)

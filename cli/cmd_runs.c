@@ -293,6 +293,10 @@ show_text(struct client *c, const json_t *run)
 		free(text);
 	}
 	show_undone(json_object_get(run, "undone"));
+	if (text_or_null(run, "shadow_of"))
+		printf("the shadow of run %s: nothing that it writes to tables becomes visible\n", text_of(run, "shadow_of"));
+	else if (json_is_true(json_object_get(run, "rehearsal")))
+		puts("a rehearsal: nothing that it writes to tables becomes visible");
 	if (*text_of(run, "error"))
 		printf("%s\n", text_of(run, "error"));
 	putchar('\n');
@@ -330,8 +334,7 @@ cmd_undo(const struct args *a)
 	if (id) {
 		path = xasprintf("/api/v1/runs/%s/undo", id);
 		body = json_pack("{s:b}", "with_later", a->with_later);
-		rc = client_do(c, "POST", path, body, &answer);
-		json_decref(body);
+		rc = client_do(c, "POST", path, body, &answer); /* which takes the body */
 		free(path);
 	}
 	if (rc == EXIT_OK && a->json) {

@@ -142,17 +142,15 @@ trigger_body(const struct args *a)
 		else
 			all = a->engines[i];
 	}
-	if (all && json_object_size(engines)) {
-		refuse(NULL,
-		       "--engine %s is for all tasks and another --engine for one; give either one name, or task=name for each",
-		       all);
-		goto fail;
-	}
 	body = json_pack("{s:o}", "params", params);
-	if (all)
-		json_object_set_new(body, "engine", json_string(all));
-	else if (json_object_size(engines))
+	if (all && json_object_size(engines))
+		json_object_set_new(engines, "*", json_string(all));
+	if (json_object_size(engines))
 		json_object_set(body, "engine", engines);
+	else if (all)
+		json_object_set_new(body, "engine", json_string(all));
+	if (a->rehearse)
+		json_object_set_new(body, "rehearsal", json_true());
 	json_decref(engines);
 	return body;
 fail:
@@ -284,7 +282,13 @@ on_log(void *arg, const char *data, size_t len)
 	return 0;
 }
 
-/* The last lines of a task's log: what a command printed before it ended. */
+static bool
+is_program(const char *type)
+{
+	return type && (strcmp(type, "command") == 0 || strcmp(type, "python") == 0);
+}
+
+/* The last lines of a task's log: what a program printed before it ended. */
 static void
 print_log_end(FILE *f, struct client *c, const char *run, const char *task)
 {
@@ -343,9 +347,7 @@ print_failures(FILE *f, struct client *c, const json_t *run)
 		else if (file)
 			fprintf(f, "%s: ", file);
 		fprintf(f, "%s%s%s: %s\n", term_state(f, "failed"), id, term_off(f), message);
-		if (strcmp(json_string_value(json_object_get(task, "type")) ? json_string_value(json_object_get(task, "type"))
-									    : "",
-			   "command") == 0)
+		if (is_program(json_string_value(json_object_get(task, "type"))))
 			print_log_end(f, c, json_string_value(json_object_get(run, "id")), id);
 	}
 }

@@ -13,11 +13,8 @@ add_deed(struct buf *out, const json_t *commit)
 {
 	static const struct {
 		const char *action, *word;
-	} words[] = { { "create", "made" },
-		      { "register", "registered" },
-		      { "drop", "dropped" },
-		      { "rename", "renamed" },
-		      { "commit", "" } };
+	} words[] = { { "create", "made" },    { "register", "registered" }, { "drop", "dropped" },
+		      { "rename", "renamed" }, { "maintain", "maintained" }, { "commit", "" } };
 	const char *action = text_of(commit, "action"), *operation = text_of(commit, "operation"), *word = action;
 
 	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++)
@@ -64,6 +61,8 @@ state_words(const json_t *commit)
 		return xstrdup("seen by this run alone so far");
 	if (strcmp(state, "abandoned") == 0)
 		return xstrdup("given up, nobody sees it");
+	if (strcmp(state, "rehearsed") == 0)
+		return xstrdup("rehearsed, nobody sees it");
 	if (strcmp(state, "undone") == 0)
 		return undone_words(text_of(commit, "undone_at"), text_of(commit, "undone_by"));
 	return xstrdup("");

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/names.h"
 #include "cli/term.h"
 
 #define NUMBER_TEXT 32
@@ -47,19 +48,6 @@ print_rows(const char *const *headers, size_t n, json_t *rows, const char *right
 	else
 		fprintf(stderr, "%s\n", none);
 	json_decref(rows);
-}
-
-/* "main, v1"; the caller frees it. */
-static char *
-joined(const json_t *names)
-{
-	struct buf b = BUF_INIT;
-	json_t *name;
-	size_t i;
-
-	json_array_foreach (names, i, name)
-		buf_addf(&b, "%s%s", i ? ", " : "", json_string_value(name));
-	return buf_detach(&b);
 }
 
 /* ---- lists ---- */
@@ -171,7 +159,7 @@ print_snapshots(const json_t *items)
 	size_t i;
 
 	json_array_foreach (items, i, item) {
-		char *change = change_of(item), *refs = joined(json_object_get(item, "refs"));
+		char *change = change_of(item), *refs = names_joined(json_object_get(item, "refs"), ", ");
 		const char *run = text_of(item, "run");
 
 		json_array_append_new(
@@ -379,7 +367,7 @@ refs_text(const json_t *refs, const char *type)
 	json_array_foreach (refs, i, ref)
 		if (strcmp(text_of(ref, "type"), type) == 0)
 			json_array_append(names, json_object_get(ref, "name"));
-	text = joined(names);
+	text = names_joined(names, ", ");
 	json_decref(names);
 	return text;
 }

@@ -554,7 +554,7 @@ other_types(size_t nobjects, const char *key)
 	if (nobjects < 2)
 		return NULL;
 	if (grammar_find("native", key))
-		return xstrdup("stage, publish, curate, validate and maintain");
+		return xstrdup("stage, publish, curate, validate, maintain and export");
 	for (size_t t = 0; grammar_task_types[t]; t++) {
 		if (grammar_find(grammar_task_types[t], key) == NULL)
 			continue;

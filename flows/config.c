@@ -51,7 +51,23 @@ config_foreign(const struct config *c)
 {
 	const char *type = c ? config_get(c, "catalog.type") : NULL;
 
-	return type && strcmp(type, "rest") == 0;
+	return type && (strcmp(type, "rest") == 0 || config_apart(c));
+}
+
+bool
+config_apart(const struct config *c)
+{
+	const char *type = c ? config_get(c, "catalog.type") : NULL;
+
+	return type && (strcmp(type, "hive") == 0 || strcmp(type, "glue") == 0);
+}
+
+const char *
+config_place(const struct config *c)
+{
+	const char *uri = config_get(c, "catalog.uri");
+
+	return uri ? uri : config_get(c, "catalog.type");
 }
 
 /* ---- the environment ---- */
@@ -348,6 +364,32 @@ check_rest(struct reading *r, json_t *catalog)
 		json_object_set_new(catalog, "uri", json_stringn(uri, n));
 }
 
+static void
+check_hive(struct reading *r, const json_t *catalog)
+{
+	const char *uri = json_string_value(json_object_get(catalog, "uri"));
+
+	if (uri == NULL)
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0,
+			  "a catalog of type hive needs \"uri\", the metastore's thrift://HOST:PORT");
+	else if (strncmp(uri, "thrift://", 9) != 0)
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0,
+			  "the uri of a catalog of type hive must begin with thrift://, not \"%s\"", uri);
+}
+
+static void
+check_glue(struct reading *r, const json_t *catalog)
+{
+	const char *endpoint = json_string_value(json_object_get(catalog, "endpoint"));
+
+	if (json_object_get(catalog, "warehouse") == NULL)
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0,
+			  "a catalog of type glue needs \"warehouse\", where new tables lie: s3://BUCKET/FOLDER");
+	if (endpoint && strncmp(endpoint, "http://", 7) != 0 && strncmp(endpoint, "https://", 8) != 0)
+		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0,
+			  "the endpoint of a catalog of type glue must begin with http:// or https://, not \"%s\"", endpoint);
+}
+
 /* Nobody can say how long another engine's write takes, but that it is done within the day. */
 static void
 check_policy(struct reading *r, const json_t *policy, const char *of)
@@ -393,7 +435,6 @@ complete_config(struct reading *r, json_t *j)
 {
 	json_t *catalog = json_object_get(j, "catalog"), *paths = json_object_get(j, "paths"), *v;
 	const char *key, *warehouse, *type, *remote = NULL;
-	size_t errors = r->diags->errors;
 	void *tmp;
 
 	json_object_foreach_safe(paths, tmp, key, v) set_absolute(r, paths, key);
@@ -414,14 +455,10 @@ complete_config(struct reading *r, json_t *j)
 	warehouse = json_string_value(json_object_get(catalog, "warehouse"));
 	if (strcmp(type, "jdbc") == 0 && !json_object_get(catalog, "jdbc_uri"))
 		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type jdbc needs \"jdbc_uri\"");
-	if (strcmp(type, "hive") == 0 && !json_object_get(catalog, "uri"))
-		diags_add(r->diags, SEVERITY_ERROR, r->file, 0, 0, "a catalog of type hive needs \"uri\"");
-	if ((strcmp(type, "hive") == 0 || strcmp(type, "glue") == 0) && r->diags->errors == errors)
-		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
-			  "a catalog of type %s is not supported yet: flows that use tables are refused; set catalog.type: "
-			  "sluice to use "
-			  "the catalog in the daemon",
-			  type);
+	if (strcmp(type, "hive") == 0)
+		check_hive(r, catalog);
+	if (strcmp(type, "glue") == 0)
+		check_glue(r, catalog);
 	if (warehouse && strcmp(type, "rest") != 0 && is_remote(warehouse))
 		remote = warehouse;
 	json_object_foreach (paths, key, v) {

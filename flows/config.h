@@ -26,7 +26,11 @@ struct config *config_load(const char *file, char *const *envp, struct diags *di
 void config_free(struct config *c);
 /* A string by path, "catalog.name"; NULL when absent or not a string. Borrowed. */
 const char *config_get(const struct config *c, const char *path);
-/* Do the tables belong to another server's catalog (catalog.type: rest)? */
+/* Do the tables belong to another server's catalog (catalog.type: rest, hive, glue)? */
 bool config_foreign(const struct config *c);
+/* Where that server is, for people: its address, or the type of the catalog. Borrowed. */
+const char *config_place(const struct config *c);
+/* To one that only engines in Python reach (hive, glue)? */
+bool config_apart(const struct config *c);
 
 #endif

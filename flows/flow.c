@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "flows/engines.h"
 #include "flows/suggest.h"
 
 const char *
@@ -18,6 +19,12 @@ task_type_name(enum task_type t)
 	};
 
 	return names[t];
+}
+
+bool
+task_type_is_program(enum task_type t)
+{
+	return t == TASK_COMMAND || t == TASK_PYTHON;
 }
 
 struct flow *
@@ -34,6 +41,7 @@ task_def_release(struct task_def *t)
 	free(t->engine);
 	free(t->deps);
 	free(t->when);
+	free(t->code);
 	free(t->working_dir);
 	json_decref(t->env);
 	json_decref(t->engine_options);
@@ -48,6 +56,8 @@ flow_unref(struct flow *f)
 		return;
 	for (size_t i = 0; i < f->ntasks; i++)
 		task_def_release(&f->tasks[i]);
+	free(f->shadow);
+	json_decref(f->shadow_engine);
 	for (size_t i = 0; i < f->nparams; i++) {
 		free(f->params[i].name);
 		json_decref(f->params[i].def);
@@ -70,25 +80,7 @@ flow_unref(struct flow *f)
 	free(f);
 }
 
-/* One engine name for one task (NULL: for all). */
-static int
-check_engine_name(const char *name, struct err *e)
-{
-	static const char *const known[] = { "duckdb", "polars", "pyiceberg", "spark", "spark_sql" };
-	struct buf hint = BUF_INIT;
-
-	if (strcmp(name, "duckdb") == 0)
-		return 0;
-	for (size_t i = 1; i < sizeof(known) / sizeof(known[0]); i++) {
-		if (strcmp(name, known[i]) == 0)
-			return err_set(e, ERR_UNSUPPORTED, "engine \"%s\" is not supported yet; supported: duckdb", name);
-	}
-	suggest_hint(&hint, name, known, 1, "engine is one of");
-	err_set(e, ERR_UNPROCESSABLE, "unknown engine \"%s\"%s", name, hint.s);
-	buf_release(&hint);
-	return ERR_UNPROCESSABLE;
-}
-
+/* Is there such a task, and does it run on an engine? */
 static int
 check_engine_task(const struct flow *f, const char *id, struct err *e)
 {
@@ -114,29 +106,76 @@ out:
 	return rc;
 }
 
-int
-flow_check_engine(const struct flow *f, const json_t *override, struct err *e)
+const char *
+flow_engine_asked(const struct task_def *t, const json_t *override)
+{
+	const char *name = json_string_value(override);
+
+	if (name == NULL)
+		name = json_string_value(json_object_get(override, t->id));
+	return name ? name : json_string_value(json_object_get(override, "*"));
+}
+
+/* Are all the names engines, and all but "*" tasks that run on one? */
+static int
+check_engine_names(const struct flow *f, const json_t *override, struct err *e)
 {
 	const char *id;
 	json_t *v;
 	int rc = 0;
 
-	if (override == NULL || json_is_null(override))
-		return 0;
 	if (json_is_string(override))
-		return check_engine_name(json_string_value(override), e);
+		return engine_check_name(json_string_value(override), e);
 	if (!json_is_object(override))
 		return err_set(e, ERR_UNPROCESSABLE, "engine must be a name or a map of tasks to names");
-	json_object_foreach ((json_t *) override, id, v) {
+	json_object_foreach ((json_t *)(uintptr_t) override, id, v) {
 		if (!json_is_string(v))
 			return err_set(e, ERR_UNPROCESSABLE, "the engine of task \"%s\" must be a name", id);
-		rc = check_engine_task(f, id, e);
-		if (rc == 0)
-			rc = check_engine_name(json_string_value(v), e);
+		rc = engine_check_name(json_string_value(v), e);
+		if (rc == 0 && strcmp(id, "*") != 0)
+			rc = check_engine_task(f, id, e);
 		if (rc < 0)
 			return rc;
 	}
 	return 0;
+}
+
+int
+flow_check_engine(const struct flow *f, const json_t *override, struct err *e)
+{
+	int rc = override && !json_is_null(override) ? check_engine_names(f, override, e) : 0;
+
+	for (size_t i = 0; rc == 0 && i < f->ntasks; i++) {
+		const char *name = flow_engine_asked(&f->tasks[i], override);
+
+		if (f->tasks[i].engine && name)
+			rc = engine_check_task(name, &f->tasks[i], f->tasks[i].spec, NULL, e);
+	}
+	return rc;
+}
+
+bool
+task_uses_tables(const struct task_def *t)
+{
+	static const char *const keys[] = { "into", "table", "tables" };
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+		if (json_object_get(t->spec, keys[i]))
+			return true;
+	return json_object_get(json_object_get(t->spec, "source"), "table") ||
+	       (t->type == TASK_EXPORT && json_object_get(json_object_get(t->spec, "from"), "table"));
+}
+
+bool
+flow_shadows(const struct flow *f, const char *run_id)
+{
+	char hex[SHA256_HEX];
+
+	if (f->shadow == NULL)
+		return false;
+	sha256_hex(run_id, strlen(run_id), hex);
+	hex[8] = '\0'; /* 32 bits are chance enough */
+	return (double)strtoul(hex, NULL, 16) / 4294967296.0 < f->shadow_share;
 }
 
 static json_t *
@@ -195,6 +234,8 @@ flow_json(const struct flow *f)
 			"enabled", f->enabled, "params", params_json(f), "schedules", schedules_json(f), "concurrency",
 			"max_active_runs", f->max_active_runs, "max_active_tasks", f->max_active_tasks, "overlap",
 			overlaps[f->overlap], "tasks", tasks);
+	if (out && f->shadow)
+		json_object_set_new(out, "shadow", json_pack("{s:s,s:f}", "engine", f->shadow, "share", f->shadow_share));
 	if (out == NULL)
 		BUG("flow_json: a flow's text is not UTF-8");
 	return out;

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/sha256.h"
+#include "base/units.h"
 #include "flows/config.h"
 #include "flows/diag.h"
 #include "flows/schedule.h"
@@ -23,7 +24,9 @@
 	X(CURATE, "curate")                                                                                                      \
 	X(VALIDATE, "validate")                                                                                                  \
 	X(MAINTAIN, "maintain")                                                                                                  \
-	X(COMMAND, "command")
+	X(EXPORT, "export")                                                                                                      \
+	X(COMMAND, "command")                                                                                                    \
+	X(PYTHON, "python")
 /* clang-format on */
 enum task_type {
 #define X(sym, name) TASK_##sym,
@@ -31,6 +34,8 @@ enum task_type {
 #undef X
 };
 const char *task_type_name(enum task_type t);
+/* Does the task run a program of the user's own, and no engine? */
+bool task_type_is_program(enum task_type t);
 
 /* clang-format off */
 #define TRIGGER_RULES(X)                                                                                                         \
@@ -69,7 +74,7 @@ struct retry {
 struct task_def {
 	char *id;
 	enum task_type type;
-	char *engine; /* "duckdb"; NULL for command */
+	char *engine; /* "duckdb"; NULL for programs */
 	size_t *deps; /* indexes into flow->tasks */
 	size_t ndeps;
 	enum trigger_rule rule;
@@ -78,6 +83,7 @@ struct task_def {
 	dur_us timeout; /* 0: none */
 	dur_us stop_grace;
 	bool allow_failure, enabled;
+	char *code;        /* of type python, inline: as it is written, its "${" are no refs; NULL: none */
 	char *working_dir; /* NULL: the attempt's scratch folder */
 	json_t *env;       /* object of strings, refs unresolved: the flow's under the task's */
 	json_t *engine_options;
@@ -111,6 +117,10 @@ struct flow {
 	enum overlap overlap;
 	enum isolation isolation;
 	dur_us timeout;         /* of the run; 0: none */
+	char *shadow;           /* the engine that repeats runs and is compared with them; NULL: none */
+	double shadow_share;    /* of the runs: 0 to 1 */
+	dur_us shadow_keep;     /* its figures */
+	json_t *shadow_engine;  /* {task: engine}, as an override of a trigger */
 	struct task_def *tasks; /* in the order of the file; a DAG by deps */
 	size_t ntasks;
 	int *topo; /* task indexes in an order that respects deps, file order among equals */
@@ -133,19 +143,21 @@ MUSTCHECK int flow_params(const struct flow *f, const json_t *given, json_t **ou
  * loader (sizes to bytes). Replaces *spec; ERR_UNPROCESSABLE names each value that does not fit.
  */
 MUSTCHECK int flow_spec_resolved(const struct task_def *t, json_t **spec, struct err *e);
+/* Does the task read or write tables of the catalog? Of a query nobody can say, but of those that write to one. */
+bool task_uses_tables(const struct task_def *t);
+/* Is this run one that the flow's shadow repeats? The same answer for the same run, whoever asks and when. */
+bool flow_shadows(const struct flow *f, const char *run_id);
 /*
- * Checks an engine override, "duckdb" or {"task": "duckdb"}: names and support. ERR_UNPROCESSABLE / ERR_UNSUPPORTED.
+ * Checks an engine override, "duckdb" or {"task": "duckdb", "*": "polars"}, where "*" is every task that is not named: names and
+ * support. ERR_UNPROCESSABLE / ERR_UNSUPPORTED.
  */
 MUSTCHECK int flow_check_engine(const struct flow *f, const json_t *override, struct err *e);
+/* The engine that an override asks for; NULL: none, the task's own. Borrowed from it. */
+const char *flow_engine_asked(const struct task_def *t, const json_t *override);
 /* The flow as the API shows it: {id, namespace, description, labels, file, hash, enabled, params, schedules, tasks: [{id,
  * type, engine, depends_on, …}]}; the caller owns it. */
 json_t *flow_json(const struct flow *f);
 /* The JSON Schema (2020-12) of the flow language, generated from the same rows that check it; the caller owns it. */
 json_t *flow_schema(void);
-
-/* "1h30m" -> microseconds; 0 or -1. */
-int duration_parse(const char *text, dur_us *out);
-/* "128MB" or a plain number of bytes -> bytes (1024-based); 0 or -1. */
-int size_parse(const char *text, int64_t *out);
 
 #endif

@@ -21,6 +21,16 @@ void load_error(struct loader *l, int line, int col, const char *fmt, ...) __att
 
 /* Checks every ref of the flow and what can be known of paths and table names. */
 void flow_check_refs(struct loader *l);
+/* What belongs together in a source of format http. */
+void flow_check_http(struct loader *l, const struct task_def *t);
+/* The same of format kafka, in a source and in a target. */
+void flow_check_kafka(struct loader *l, const struct task_def *t);
+/* Do two tasks of the flow read the same stream? */
+void flow_check_streams(struct loader *l);
+/* What belongs together in an export. */
+void flow_check_export(struct loader *l, const struct task_def *t);
+/* Does the version of Spark go with the formats of the task? */
+void flow_check_spark(struct loader *l, const struct task_def *t);
 /* Turns the checked `params` object into flow->params. */
 void params_build(struct loader *l, json_t *params);
 /* Checks and converts one value; returns the new value or NULL with the end of a sentence ("must be …") in `why`. */

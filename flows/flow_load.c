@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "flows/engines.h"
 #include "flows/expr.h"
 #include "flows/flow_int.h"
 #include "flows/suggest.h"
@@ -116,9 +117,8 @@ merge_defaults(struct ynode *task, const struct ynode *defaults, const char *con
 static const struct ynode *
 load_defaults(struct loader *l, const struct ynode *root)
 {
-	static const char *const objects[] = {
-		"task", "native", "stage", "publish", "curate", "validate", "maintain", "command"
-	};
+	static const char *const objects[] = { "task",     "native",   "stage",  "publish", "curate",
+					       "validate", "maintain", "export", "command", "python" };
 	const struct ynode *n = ynode_get(root, "defaults");
 	struct check c = {
 		.file = l->file, .diags = l->diags, .owner = "\"defaults\"", .refs = true, .partial = true, .path = BUF_INIT
@@ -236,32 +236,120 @@ load_sql_file(struct loader *l, struct task_def *t)
 	buf_release(&text);
 }
 
-/* A table and its state go together, and with the format that means them. */
+/* `at` of a task goes with its `table`. */
 static void
 check_state(struct loader *l, const struct task_def *t)
 {
-	const json_t *source = json_object_get(t->spec, "source"), *table = json_object_get(source, "table");
-	const char *format = json_string_value(json_object_get(source, "format"));
-	bool iceberg = format && strcmp(format, "iceberg") == 0;
 	int line = t->line, col = t->col;
 
-	if (json_object_get(t->spec, "at") && json_object_get(t->spec, "table") == NULL) {
-		pos_find(t->pos, "at", &line, &col);
-		load_error(l, line, col,
-			   "\"at\" of task \"%s\" goes with \"table\"; in SQL it is as_of('namespace.table', 'state')", t->id);
+	if (json_object_get(t->spec, "at") == NULL || json_object_get(t->spec, "table"))
+		return;
+	pos_find(t->pos, "at", &line, &col);
+	load_error(l, line, col, "\"at\" of task \"%s\" goes with \"table\"; in SQL it is as_of('namespace.table', 'state')",
+		   t->id);
+}
+
+/* Which keys say where rows come from and go to, by format: those that must be there ("a|b": one of them), and those that may. */
+static const struct {
+	const char *object, *format, *needs, *takes;
+} places[] = {
+	{ "source", "csv", "path", "" },
+	{ "source", "json", "path", "" },
+	{ "source", "parquet", "path", "" },
+	{ "source", "delta", "path", "" },
+	{ "source", "hudi", "path", "" },
+	{ "source", "iceberg", "table", "at" },
+	{ "source", "postgres", "uri table|query", "" },
+	{ "source", "mysql", "uri table|query", "" },
+	{ "source", "sqlite", "path table|query", "" },
+	{ "source", "http", "url",
+	  "method headers params body records pagination rate_limit retry timeout max_answer resume ca" },
+	{ "source", "kafka", "brokers topic",
+	  "group starting value_format key_format metadata max_messages max_bytes on_data_loss security options timeout" },
+	{ "to", "parquet", "path", "compression partition_by" },
+	{ "to", "csv", "path", "compression partition_by header delimiter" },
+	{ "to", "json", "path", "compression" },
+	{ "to", "postgres", "uri table", "mode key" },
+	{ "to", "mysql", "uri table", "mode key" },
+	{ "to", "sqlite", "path table", "mode key" },
+	{ "to", "mongodb", "uri collection", "database mode key" },
+	{ "to", "kafka", "brokers topic", "key timeout security options" },
+	{ "to", "delta", "path", "mode key partition_by set where" },
+	{ "to", "hudi", "path", "mode key partition_by order_by" },
+};
+/* The object, and all such keys of it; ends with NULL. */
+static const char *const place_keys[][32] = {
+	{ "source",     "path",     "uri",          "table",     "query",        "at",         "url",      "method",
+	  "headers",    "params",   "body",         "records",   "pagination",   "rate_limit", "retry",    "timeout",
+	  "max_answer", "resume",   "ca",           "brokers",   "topic",        "group",      "starting", "value_format",
+	  "key_format", "metadata", "max_messages", "max_bytes", "on_data_loss", "security",   "options" },
+	{ "to",     "path",      "uri",     "table", "database", "collection", "mode",    "key", "compression", "partition_by",
+	  "header", "delimiter", "brokers", "topic", "timeout",  "security",   "options", "set", "where",       "order_by" },
+};
+
+static bool
+has_word(const char *words, const char *word, size_t n)
+{
+	for (const char *p = words; (p = strstr(p, word)) != NULL && (size_t)(p - words) < n; p++)
+		if ((p == words || strchr(" |", p[-1])) && strchr(" |", p[strlen(word)]))
+			return true;
+	return false;
+}
+
+/* Reports a key of `object` that does not go with its format; `what` is the rest of the sentence. */
+static void
+place_error(struct loader *l, const struct task_def *t, const char *object, const char *key, const char *what)
+{
+	char *place = xasprintf("%s/%s", object, key);
+	int line = t->line, col = t->col;
+
+	pos_find(t->pos, place, &line, &col);
+	load_error(l, line, col, "\"%s\" of task \"%s\": %s", object, t->id, what);
+	free(place);
+}
+
+static void
+check_keys_of_place(struct loader *l, const struct task_def *t, const char *const *keys, const char *needs, const char *takes)
+{
+	const json_t *object = json_object_get(t->spec, keys[0]);
+	const char *format = json_string_value(json_object_get(object, "format")), *words;
+	char *what;
+	size_t n;
+
+	for (size_t k = 1; keys[k]; k++) {
+		if (json_object_get(object, keys[k]) == NULL || has_word(needs, keys[k], strlen(needs)) ||
+		    has_word(takes, keys[k], strlen(takes)))
+			continue;
+		what = xasprintf("\"%s\" does not go with format: %s", keys[k], format);
+		place_error(l, t, keys[0], keys[k], what);
+		free(what);
 	}
-	if (format == NULL || text_has_ref(format))
-		return;
-	if (table && !iceberg)
-		pos_find(t->pos, "source/table", &line, &col);
-	else if (table == NULL && iceberg)
-		pos_find(t->pos, "source/format", &line, &col);
-	else if (table == NULL && json_object_get(source, "at"))
-		pos_find(t->pos, "source/at", &line, &col);
-	else
-		return;
-	load_error(l, line, col,
-		   "\"source\" of task \"%s\": \"table\" and \"at\" go with format: iceberg, files with another format", t->id);
+	for (words = needs; *words; words += n + (words[n] == ' ')) {
+		int found = 0;
+
+		n = strcspn(words, " ");
+		for (size_t k = 1; keys[k]; k++)
+			found += has_word(words, keys[k], n) && json_object_get(object, keys[k]);
+		if (found == 1)
+			continue;
+		what = xasprintf("format: %s needs %s%.*s", format, memchr(words, '|', n) ? "one of " : "", (int)n, words);
+		place_error(l, t, keys[0], "format", what);
+		free(what);
+	}
+}
+
+/* Do a source and a target say where their rows are, as the format wants it said, and nothing else? */
+static void
+check_places(struct loader *l, const struct task_def *t)
+{
+	for (size_t k = 0; k < sizeof(place_keys) / sizeof(place_keys[0]); k++) {
+		const char *object = place_keys[k][0],
+			   *format = json_string_value(json_object_get(json_object_get(t->spec, object), "format"));
+
+		for (size_t i = 0; format && i < sizeof(places) / sizeof(places[0]); i++)
+			if (strcmp(places[i].object, object) == 0 && strcmp(places[i].format, format) == 0)
+				check_keys_of_place(l, t, place_keys[k], places[i].needs, places[i].takes);
+	}
 }
 
 /* What belongs together in a maintain task, and what is allowed but may hurt. */
@@ -331,10 +419,32 @@ check_version(struct loader *l, const struct task_def *t, const char *key)
 	}
 }
 
+/* The code stands apart from the spec, since it has a meaning of its own for "${". */
+static void
+build_python(struct loader *l, struct task_def *t)
+{
+	const char *python = json_string_value(json_object_get(t->spec, "python")), *ref;
+	int line = t->line, col = t->col;
+
+	make_absolute(l, t->spec, "script");
+	if (python && strchr(python, '/')) /* else a name on the PATH */
+		make_absolute(l, t->spec, "python");
+	t->code = take_string(t->spec, "code");
+	json_object_del(t->spec, "code");
+	ref = t->code ? strstr(t->code, "${params.") : NULL;
+	if (ref) {
+		pos_find(t->pos, "code", &line, &col);
+		diags_add(l->diags, SEVERITY_WARNING, l->file, line, col,
+			  "\"code\" of task \"%s\" is taken as it is, and \"%.*s\" in it is no ref; give the value by \"args\"",
+			  t->id, (int)strcspn(ref, "}\n") + 1, ref);
+	}
+}
+
 /* Moves what belongs to the type out of the checked task into its spec. */
 static void
 build_spec(struct loader *l, struct task_def *t, json_t *j)
 {
+	static const char *const kafka_files[] = { "ca", "certificate", "key" };
 	const char *type = task_type_name(t->type);
 
 	t->spec = json_object();
@@ -346,16 +456,29 @@ build_spec(struct loader *l, struct task_def *t, json_t *j)
 			json_object_set(t->spec, row->key, v);
 	}
 	make_absolute(l, json_object_get(t->spec, "source"), "path");
+	make_absolute(l, json_object_get(t->spec, "source"), "ca");
 	make_absolute(l, json_object_get(t->spec, "target"), "path");
 	make_absolute(l, json_object_get(t->spec, "from"), "path");
+	make_absolute(l, json_object_get(t->spec, "to"), "path");
+	for (size_t i = 0; i < sizeof(kafka_files) / sizeof(kafka_files[0]); i++) {
+		make_absolute(l, json_object_get(json_object_get(t->spec, "source"), "security"), kafka_files[i]);
+		make_absolute(l, json_object_get(json_object_get(t->spec, "to"), "security"), kafka_files[i]);
+	}
 	make_absolute(l, t->spec, "sql_file");
+	if (t->type == TASK_PYTHON)
+		build_python(l, t);
 	make_absolute(l, j, "working_dir");
 	load_sql_file(l, t);
 	check_state(l, t);
+	check_places(l, t);
+	if (t->type == TASK_EXPORT)
+		flow_check_export(l, t);
 	if (t->type == TASK_MAINTAIN)
 		check_maintain(l, t);
 	check_version(l, t, "from");
 	check_version(l, t, "source");
+	flow_check_http(l, t);
+	flow_check_kafka(l, t);
 }
 
 /* The engine's own units are not ours (its GB has 1000 MB), so the limit is handed on in bytes. */
@@ -368,6 +491,21 @@ build_engine_options(const json_t *j)
 		json_object_set_new(options, "memory_limit",
 				    json_sprintf("%" JSON_INTEGER_FORMAT "B", json_integer_value(limit)));
 	return options;
+}
+
+static void
+check_connect(struct loader *l, const struct task_def *t)
+{
+	const json_t *connect = json_object_get(t->engine_options, "connect");
+	const char *text = json_string_value(connect);
+	int line = t->line, col = t->col;
+
+	if (connect == NULL || json_is_boolean(connect) ||
+	    (text && (text_has_ref(text) || (strncmp(text, "sc://", 5) == 0 && text[5]))))
+		return;
+	pos_find(t->pos, "engine_options/connect", &line, &col);
+	load_error(l, line, col,
+		   "\"engine_options.connect\" of task \"%s\" must be true or the address of a server, sc://host:port", t->id);
 }
 
 static void
@@ -403,6 +541,7 @@ build_task(struct loader *l, struct task_def *t, json_t *j, json_t *pos, const s
 	if (json_object_get(j, "env"))
 		json_object_update(t->env, json_object_get(j, "env"));
 	t->engine_options = build_engine_options(json_object_get(j, "engine_options"));
+	check_connect(l, t);
 	build_spec(l, t, j);
 	t->working_dir = take_string(j, "working_dir");
 }
@@ -429,7 +568,8 @@ scalar_of(const struct ynode *map, const char *key)
 static json_t *
 check_task(struct loader *l, struct ynode *n, size_t index, const struct ynode *defaults, json_t *pos)
 {
-	static const char *const any[] = { "task", "native", "stage", "publish", "curate", "validate", "maintain", "command" };
+	static const char *const any[] = { "task",     "native",   "stage",  "publish", "curate",
+					   "validate", "maintain", "export", "command", "python" };
 	const char *id = scalar_of(n, "id"), *type = scalar_of(n, "type"), *objects[3] = { "task" };
 	size_t nobjects = 1;
 	struct check c = { .file = l->file, .diags = l->diags, .pos = pos, .path = BUF_INIT };
@@ -441,7 +581,7 @@ check_task(struct loader *l, struct ynode *n, size_t index, const struct ynode *
 	if (type == NULL && defaults)
 		type = scalar_of(defaults, "type");
 	if (n->kind == Y_MAP && known_type(type)) {
-		if (strcmp(type, "command") != 0)
+		if (strcmp(type, "command") != 0 && strcmp(type, "python") != 0)
 			objects[nobjects++] = "native";
 		objects[nobjects++] = type;
 		merge_defaults(n, defaults, objects, nobjects);
@@ -489,6 +629,26 @@ refuse_early_refs(struct loader *l, const struct task_def *t, const json_t *j)
 		load_error(l, line, col, "\"%s\" of task \"%s\" cannot use refs: it is read before the run begins", early[i],
 			   t->id);
 	}
+}
+
+/* An engine that cannot do the task would fail in the middle of a run. */
+static void
+check_engine(struct loader *l, const struct task_def *t)
+{
+	int line = t->line, col = t->col;
+	struct err e = ERR_INIT;
+	char *key = NULL;
+
+	if (t->engine == NULL || engine_check_name(t->engine, &e) < 0 || /* its enum was checked with the other keys */
+	    engine_check_task(t->engine, t, t->spec, &key, &e) == 0) {
+		err_release(&e);
+		return;
+	}
+	pos_find(t->pos, "engine", &line, &col);
+	pos_find(t->pos, key, &line, &col);
+	load_error(l, line, col, "%s", e.msg);
+	err_release(&e);
+	free(key);
 }
 
 static int
@@ -667,6 +827,8 @@ load_tasks(struct loader *l, struct ynode *root)
 
 			build_task(l, t, j, pos, list->items[i]);
 			refuse_early_refs(l, t, j);
+			check_engine(l, t);
+			flow_check_spark(l, t);
 			deps[f->ntasks++] = json_incref(json_object_get(j, "depends_on"));
 			json_decref(j);
 		}
@@ -931,9 +1093,66 @@ refuse_isolation(struct loader *l, const struct ynode *root)
 		load_error(l, asked->line, asked->col,
 			   "isolation: run is not possible with the catalog \"%s\", which another server keeps (%s): what task "
 			   "\"%s\" writes is visible at once; leave it out or say isolation: task",
-			   config_get(l->config, "catalog.name"), config_get(l->config, "catalog.uri"), t->id);
+			   config_get(l->config, "catalog.name"), config_place(l->config), t->id);
 		return;
 	}
+}
+
+/* What another engine does beside the run must touch nothing of it: its files are its own. */
+static void
+check_shadow_target(struct loader *l, const struct task_def *t)
+{
+	const char *path = json_string_value(json_object_get(json_object_get(t->spec, "target"), "path"));
+	const json_t *at = json_object_get(t->pos, "target/path");
+
+	if (t->type != TASK_STAGE || path == NULL || strstr(path, "run.id"))
+		return;
+	load_error(l, json_is_array(at) ? (int)json_integer_value(json_array_get(at, 0)) : t->line,
+		   json_is_array(at) ? (int)json_integer_value(json_array_get(at, 1)) : t->col,
+		   "the flow has a shadow, which would write over what task \"%s\" stages: have target.path hold ${run.id}",
+		   t->id);
+}
+
+static void
+load_shadow(struct loader *l, const struct ynode *root, json_t *shadow)
+{
+	const struct ynode *n = ynode_get(root, "shadow"), *engine = n && n->kind == Y_MAP ? ynode_get(n, "engine") : n;
+	struct err e = ERR_INIT;
+	struct flow *f = l->flow;
+
+	if (!json_is_object(shadow) || engine == NULL)
+		return;
+	f->shadow = take_string(shadow, "engine");
+	f->shadow_share = json_number_value(json_object_get(shadow, "share"));
+	f->shadow_keep = get_dur(shadow, "keep");
+	f->shadow_engine = json_object();
+	for (size_t i = 0; f->shadow && i < f->ntasks; i++) {
+		struct task_def *t = &f->tasks[i];
+		int rc;
+
+		check_shadow_target(l, t);
+		if (t->engine == NULL || strcmp(t->engine, f->shadow) == 0 || !engine_does(f->shadow, t->type))
+			continue;
+		rc = engine_check_task(f->shadow, t, t->spec, NULL, &e);
+		if (rc < 0 && t->type == TASK_EXPORT) { /* it writes nothing in a rehearsal */
+			err_release(&e);
+			continue;
+		}
+		json_object_set_new(f->shadow_engine, t->id, json_string(f->shadow));
+		if (rc < 0) {
+			load_error(l, engine->line, engine->col, "the flow's shadow: %s", e.msg);
+			err_release(&e);
+		}
+	}
+	if (config_foreign(l->config))
+		load_error(
+			l, n->line, n->col,
+			"a shadow is not possible with the catalog \"%s\", which another server keeps: what it writes would be "
+			"visible at once",
+			config_get(l->config, "catalog.name"));
+	else if (f->shadow && json_object_size(f->shadow_engine) == 0)
+		load_error(l, engine->line, engine->col, "engine \"%s\" of the shadow does no task that is not on it already",
+			   f->shadow);
 }
 
 static void
@@ -948,8 +1167,10 @@ load_root(struct loader *l, struct ynode *root)
 		load_flow_keys(l, j);
 		load_tasks(l, root);
 		refuse_isolation(l, root);
+		load_shadow(l, root, json_object_get(j, "shadow"));
 		load_schedules(l, json_object_get(j, "schedule"));
 		flow_check_refs(l);
+		flow_check_streams(l);
 	}
 	json_decref(j);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "flows/engines.h"
 #include "flows/expr.h"
 #include "flows/flow_int.h"
 #include "flows/ref.h"
@@ -87,13 +88,17 @@ check_output(const struct place *p, size_t offset, const char *path, const struc
 		[TASK_VALIDATE] = { "passed" },
 		[TASK_MAINTAIN] = { "tables", "changed", "skipped", "failed", "files_rewritten", "bytes_rewritten",
 				    "snapshots_expired", "files_removed", "bytes_reclaimed" },
+		[TASK_EXPORT] = { "path", "table", "collection", "topic", "rows", "version", "inserted", "updated", "deleted" },
 		[TASK_COMMAND] = { NULL },
+		[TASK_PYTHON] = { NULL },
 	};
 	const json_t *declared = json_object_get(t->spec, "outputs");
 	struct buf hint = BUF_INIT;
 	size_t n = 0;
 
-	if (t->type == TASK_COMMAND) {
+	if (t->type == TASK_PYTHON && declared == NULL)
+		return; /* known when it has run */
+	if (task_type_is_program(t->type)) {
 		if (json_object_get(declared, name))
 			return;
 		if (json_object_size(declared) == 0)
@@ -103,7 +108,8 @@ check_output(const struct place *p, size_t offset, const char *path, const struc
 	} else {
 		while (by_type[t->type][n])
 			n++;
-		if (among(name, by_type[t->type], n))
+		/* What an engine that has sessions tells of its own, whatever the task does. */
+		if (among(name, by_type[t->type], n) || strcmp(name, "session") == 0)
 			return;
 		suggest_hint(&hint, name, by_type[t->type], n, "outputs are");
 	}
@@ -409,19 +415,29 @@ is_table_name(const char *name)
 	}
 }
 
+/* Can the task's engine work on the tables of the config's catalog? */
+static void
+check_engine_catalog(struct loader *l, const struct task_def *t)
+{
+	const char *type = l->config ? config_get(l->config, "catalog.type") : NULL;
+	int line = t->line, col = t->col;
+	struct err e = ERR_INIT;
+
+	if (type == NULL || t->engine == NULL || !task_uses_tables(t) || engine_check_catalog(t->engine, type, &e) == 0)
+		return;
+	pos_find(t->pos, "engine", &line, &col);
+	load_error(l, line, col, "task \"%s\" works on tables of catalog \"%s\": %s", t->id,
+		   config_get(l->config, "catalog.name"), e.msg);
+	err_release(&e);
+}
+
 /* Can tasks work on the tables of the config's catalog at all? */
 static void
 check_catalog(struct loader *l, const struct task_def *t, int line, int col)
 {
-	const char *type = l->config ? config_get(l->config, "catalog.type") : NULL,
-		   *warehouse = l->config ? config_get(l->config, "catalog.warehouse") : NULL;
+	const char *warehouse = l->config ? config_get(l->config, "catalog.warehouse") : NULL;
 
-	if (type && (strcmp(type, "hive") == 0 || strcmp(type, "glue") == 0))
-		load_error(l, line, col,
-			   "task \"%s\" writes or reads tables, and the config's catalog \"%s\" is of type %s, which is not "
-			   "supported yet; set catalog.type: sluice to use the catalog in the daemon",
-			   t->id, config_get(l->config, "catalog.name"), type);
-	else if (warehouse && !config_foreign(l->config) && remote_in(warehouse))
+	if (warehouse && !config_foreign(l->config) && remote_in(warehouse))
 		load_error(l, line, col,
 			   "task \"%s\" writes or reads tables, and the config's warehouse is %s: object stores other than S3 "
 			   "are not "
@@ -494,7 +510,7 @@ walk(struct place *p, const json_t *v, struct buf *path)
 		p->path = path->s;
 		p->text = json_string_value(v);
 		check_text(p);
-		if (p->task && p->task->type != TASK_COMMAND)
+		if (p->task && !task_type_is_program(p->task->type))
 			check_remote(p);
 		return;
 	}
@@ -577,7 +593,7 @@ check_task_refs(struct loader *l, size_t index, bool *upstream)
 		    !json_equal(json_object_get(l->flow->env, name), json_object_iter_value(it)))
 			json_object_set(own, name, json_object_iter_value(it));
 	}
-	if (t->type == TASK_COMMAND)
+	if (task_type_is_program(t->type))
 		walk_at(&p, own, "env");
 	json_decref(own);
 	if (t->working_dir) {
@@ -595,6 +611,7 @@ check_task_refs(struct loader *l, size_t index, bool *upstream)
 		check_text(&p);
 		json_decref(s);
 	}
+	check_engine_catalog(l, t);
 	check_table_name(l, t, "into");
 	check_table_name(l, t, "table");
 	check_table_globs(l, t);

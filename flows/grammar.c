@@ -4,10 +4,11 @@
 
 #include <string.h>
 
-const char *const grammar_task_types[] = { "stage", "publish", "curate", "validate", "maintain", "command", NULL };
+const char *const grammar_task_types[] = { "stage",  "publish", "curate", "validate", "maintain",
+					   "export", "command", "python", NULL };
 
 #define PARAM_TYPES   "string int float bool date datetime duration size enum list object !file"
-#define ENGINES       "duckdb !polars !pyiceberg !spark !spark_sql"
+#define ENGINES       "duckdb polars spark spark_sql !pyiceberg"
 #define WRITE_MODES   "append replace overwrite overwrite_partitions upsert !merge"
 #define PUBLISH_MODES WRITE_MODES " add_files register"
 #define RULES                                                                                                                    \
@@ -79,7 +80,9 @@ const struct grammar_row grammar_rows[] = {
 	{ "flow", "on_success", G_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 	{ "flow", "finally", G_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 	{ "flow", "checks", G_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "flow", "shadow", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
+	{ "flow", "shadow", G_ONE, G_OBJECT, "shadow", 0, NULL, NULL,
+	  "Another engine that repeats runs of the flow, as rehearsals that nobody sees, and is compared with them: see "
+	  "docs/engines.md and `sluice shadow report`. A bare name is short for {engine: NAME}." },
 	{ "flow", "tasks", G_LIST, G_OBJECT, "task", G_REQUIRED, NULL, NULL,
 	  "The tasks, at least one; they run as depends_on allows, not in the order of the file." },
 
@@ -126,6 +129,11 @@ const struct grammar_row grammar_rows[] = {
 	{ "concurrency", "overlap", G_ONE, G_ENUM, "queue skip allow !cancel_running !fail", 0, "queue", NULL,
 	  "A new run while max_active_runs are active: waits, is dropped, or starts all the same." },
 
+	{ "shadow", "engine", G_ONE, G_ENUM, ENGINES, G_REQUIRED | G_SHORT, NULL, NULL,
+	  "The engine that repeats every task of a type that it does." },
+	{ "shadow", "share", G_ONE, G_NUMBER, NULL, 0, "1.0", "0..1", "Which share of the runs is repeated: 0.25 is each fourth, by chance." },
+	{ "shadow", "keep", G_ONE, G_DURATION, NULL, 0, "90d", NULL, "How long the figures are kept." },
+
 	{ "retry", "max_attempts", G_ONE, G_INT, NULL, G_SHORT, "1", "1..1000",
 	  "Tries in all, the first one included." },
 	{ "retry", "interval", G_ONE, G_DURATION, NULL, 0, "30s", NULL, "Wait before the second try." },
@@ -138,7 +146,7 @@ const struct grammar_row grammar_rows[] = {
 	{ "retry", "exit_codes", G_LIST, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
 
 	{ "task", "id", G_ONE, G_ID, NULL, G_REQUIRED, NULL, NULL, "Name of the task, unique in the flow." },
-	{ "task", "type", G_ONE, G_ENUM, "stage publish curate validate maintain command !export !sql !python !shell !http !subflow !wait !approve !notify", G_REQUIRED, NULL, NULL,
+	{ "task", "type", G_ONE, G_ENUM, "stage publish curate validate maintain export command python !sql !shell !http !subflow !wait !approve !notify", G_REQUIRED, NULL, NULL,
 	  "What the task does; decides which further keys it has." },
 	{ "task", "depends_on", G_AS_LIST, G_DEP, NULL, 0, "[]", NULL, "Tasks that must end before this one starts." },
 	{ "task", "trigger_rule", G_ONE, G_ENUM, RULES, 0, "all_success", NULL,
@@ -163,12 +171,36 @@ const struct grammar_row grammar_rows[] = {
 	{ "task", "enabled", G_ONE, G_BOOL, NULL, 0, "true", NULL, "false: the task is skipped." },
 
 	{ "native", "engine", G_ONE, G_ENUM, ENGINES, 0, "duckdb", NULL,
-	  "What runs the task; a trigger can override it." },
-	{ "native", "engine_options", G_ONE, G_OBJECT, "engine_options", 0, "{}", NULL, "Settings of the engine." },
+	  "What runs the task; a trigger can override it. What is not duckdb is made once by `sluice engines install NAME`." },
+	{ "native", "engine_options", G_ONE, G_OBJECT, "engine_options", 0, "{}", NULL,
+	  "Settings of the engine. Those of spark mean nothing to the others, so that a task keeps them whatever runs it." },
 
 	{ "engine_options", "memory_limit", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
 	  "Most memory that the engine takes before it spills to disk." },
 	{ "engine_options", "threads", G_ONE, G_INT, NULL, 0, NULL, "1..1024", "Threads of the engine." },
+	{ "engine_options", "master", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "spark: where it runs: local[4], or a cluster's spark://host:7077. By default local, with `threads` or all processors." },
+	{ "engine_options", "connect", G_ONE, G_ANY, NULL, 0, NULL, NULL,
+	  "spark: true for one JVM that tasks share, started by the first of them (Spark Connect); or `sc://host:port`, a Spark Connect server "
+	  "of one's own. By default each task starts a JVM." },
+	{ "engine_options", "version", G_ONE, G_ENUM, "4.1 3.5", 0, NULL, NULL,
+	  "spark: which one; by default 4.1. 3.5 is for Hudi tables, and installed by itself: `sluice engines install spark-3.5`." },
+	{ "engine_options", "driver_memory", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
+	  "spark: heap of the JVM, which in local mode does all the work. By default what the JVM takes, a quarter of the machine's; "
+	  "`memory_limit` says the same." },
+	{ "engine_options", "executor_memory", G_ONE, G_SIZE, NULL, 0, NULL, NULL, "spark: heap of each executor on a cluster." },
+	{ "engine_options", "executor_cores", G_ONE, G_INT, NULL, 0, NULL, "1..1024", "spark: tasks at a time in each executor." },
+	{ "engine_options", "max_cores", G_ONE, G_INT, NULL, 0, NULL, "1..100000", "spark: cores of the cluster that the task takes at most." },
+	{ "engine_options", "off_heap", G_ONE, G_SIZE, NULL, 0, NULL, NULL, "spark: memory beside the heap; by default none." },
+	{ "engine_options", "shuffle_partitions", G_ONE, G_INT, NULL, 0, NULL, "1..1000000",
+	  "spark: parts that rows are divided into by groups, joins and sorts; by default 200, made fewer where they are small." },
+	{ "engine_options", "parallelism", G_ONE, G_INT, NULL, 0, NULL, "1..1000000", "spark: spark.default.parallelism." },
+	{ "engine_options", "adaptive", G_ONE, G_BOOL, NULL, 0, NULL, NULL,
+	  "spark: plans change while they run, by what has been seen; by default they do." },
+	{ "engine_options", "java_options", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "spark: more options of the JVM, separated by blanks. They stand in its arguments: no secrets." },
+	{ "engine_options", "conf", G_MAP, G_STRING, NULL, 0, NULL, NULL,
+	  "spark: any other of its settings, fs.s3a.… too. Those whose names speak of secrets, keys or tokens are told to the session alone and hidden on Spark's pages." },
 
 	{ "stage", "source", G_ONE, G_OBJECT, "source", G_REQUIRED, NULL, NULL, "The files or the table to read." },
 	{ "stage", "select", G_LIST, G_SELECT, NULL, 0, NULL, NULL,
@@ -196,12 +228,18 @@ const struct grammar_row grammar_rows[] = {
 	{ "stage", "target", G_ONE, G_OBJECT, "target", G_REQUIRED, NULL, NULL,
 	  "The Parquet file or folder to write." },
 
-	{ "source", "format", G_ONE, G_ENUM, "csv json parquet iceberg delta !sql !avro !xlsx", G_REQUIRED, NULL, NULL,
-	  "Format of the files; iceberg: a table of the catalog; delta: the folder of a Delta table." },
+	{ "source", "format", G_ONE, G_ENUM, "csv json parquet iceberg delta hudi postgres sqlite mysql http kafka !sql !avro !xlsx", G_REQUIRED, NULL, NULL,
+	  "Format of the files; iceberg: a table of the catalog; delta, hudi: the folder of such a table; postgres, sqlite and mysql: "
+	  "a table or a query of such a database; http: records of a JSON API; kafka: the messages of topics that are new." },
 	{ "source", "path", G_ONE_OR_LIST, G_STRING, NULL, 0, NULL, NULL,
-	  "A path or glob, or a list of them; relative to the flow's file." },
+	  "A path or glob, or a list of them; relative to the flow's file. sqlite: the database's file." },
 	{ "source", "table", G_ONE, G_STRING, NULL, 0, NULL, NULL,
-	  "iceberg: the table, namespace.table, with or without the catalog's name in front." },
+	  "iceberg: the table, namespace.table, with or without the catalog's name in front. Of a database: its table, schema.table "
+	  "or table; conditions and columns are handed on to a server." },
+	{ "source", "query", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "postgres, sqlite, mysql: a SELECT in that database's own SQL, in the place of table. Columns of SQLite's are text." },
+	{ "source", "uri", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "postgres, mysql: where the server is, postgresql://USER:PASSWORD@HOST:PORT/DATABASE, best as ${secrets.NAME}." },
 	{ "source", "at", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "iceberg: the table as it was: a branch, a tag, a snapshot id, previous, a time such as 2026-11-21 06:00 (UTC) or 2h ago." },
 	{ "source", "version", G_ONE, G_INT, NULL, 0, NULL, "0..", "delta: this version; by default the latest." },
@@ -217,9 +255,97 @@ const struct grammar_row grammar_rows[] = {
 	  "Column to SQL type; with header: false also their names, in order." },
 	{ "source", "union_by_name", G_ONE, G_BOOL, NULL, 0, "false", NULL,
 	  "Parquet: true: columns that a file lacks and others have are NULL in its rows; by default that is an error." },
-	{ "source", "uri", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "source", "query", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
-	{ "source", "options", G_ONE, G_ANY, NULL, G_LATER, NULL, NULL, NULL },
+	{ "source", "url", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "http: the address, http:// or https://, with or without a query." },
+	{ "source", "method", G_ONE, G_ENUM, "GET POST", 0, NULL, NULL, "http: by default GET, with a body POST." },
+	{ "source", "headers", G_MAP, G_STRING, NULL, 0, NULL, NULL,
+	  "http: headers such as Authorization: \"Bearer ${secrets.NAME}\". They go to the host of the url alone, not to where it "
+	  "redirects or links to." },
+	{ "source", "params", G_MAP, G_STRING, NULL, 0, NULL, NULL, "http: what is added to the url's query, encoded." },
+	{ "source", "body", G_ONE, G_ANY, NULL, 0, NULL, NULL, "http: what is sent; a map or a list as JSON, a text as it is." },
+	{ "source", "records", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "http: where in the answer the list of records is: data.items, or /data/items. By default the answer itself is the list, or "
+	  "the one record." },
+	{ "source", "pagination", G_ONE, G_OBJECT, "pagination", 0, NULL, NULL,
+	  "http: how the next page is asked for; by default there is one. A bare word is short for {type: word}." },
+	{ "source", "rate_limit", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "http: most requests in a time, 40/10s or 5/s, in no such time more; by default as fast as the API answers." },
+	{ "source", "retry", G_ONE, G_OBJECT, "http_retry", 0, NULL, NULL,
+	  "http: how often a request is tried that meets trouble which passes: status 408, 425, 429 or 5xx, a connection that fails or "
+	  "is cut. A bare number is short for {max_attempts: number}." },
+	{ "source", "timeout", G_ONE, G_DURATION, NULL, 0, NULL, NULL,
+	  "http: how long one request may take, its answer included; kafka: how long the brokers may give nothing. By default 60s." },
+	{ "source", "max_answer", G_ONE, G_SIZE, NULL, 0, NULL, NULL,
+	  "http: largest answer that is taken, unpacked; by default 64MB. An attempt holds one answer at a time." },
+	{ "source", "resume", G_ONE, G_BOOL, NULL, 0, NULL, NULL,
+	  "http: whether an attempt goes on behind the last whole page of an earlier one of the same run, which asked for the same; by "
+	  "default true." },
+	{ "source", "ca", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "http: file of the certificates (PEM) that vouch for the server's; by default the system's." },
+	{ "source", "brokers", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "kafka: the bootstrap servers, HOST:PORT, as a list or with commas." },
+	{ "source", "topic", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL, "kafka: the topic, or a list of them." },
+	{ "source", "group", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "kafka: the stream's name, under which its offsets are kept here, and told to the brokers as those of a consumer group; by "
+	  "default FLOW.TASK. Another name begins anew." },
+	{ "source", "starting", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "kafka: where a stream begins that has read nothing yet: earliest (the default), latest, a time such as 2026-11-21 06:00 "
+	  "(UTC) or 2h ago." },
+	{ "source", "value_format", G_ONE, G_ENUM, "json text bytes", 0, NULL, NULL,
+	  "kafka: json (the default): objects, whose fields are those of columns; text, bytes: one column, value." },
+	{ "source", "key_format", G_ONE, G_ENUM, "text bytes", 0, NULL, NULL, "kafka: what _kafka.key is; by default text." },
+	{ "source", "metadata", G_ONE, G_BOOL, NULL, 0, NULL, NULL,
+	  "kafka: true adds the column _kafka, a struct of topic, partition, offset, timestamp, key and headers; by default false." },
+	{ "source", "max_messages", G_ONE, G_INT, NULL, 0, NULL, "1..",
+	  "kafka: most messages a run; the rest is left to the next. By default all that were there when it began." },
+	{ "source", "max_bytes", G_ONE, G_SIZE, NULL, 0, NULL, NULL, "kafka: the same by the size of keys and values." },
+	{ "source", "on_data_loss", G_ONE, G_ENUM, "fail continue", 0, NULL, NULL,
+	  "kafka: when messages that were never read are gone from the topic, or it was made anew: fail (the default), or go on with what "
+	  "is there; the log says what is lost." },
+	{ "source", "security", G_ONE, G_OBJECT, "kafka_security", 0, NULL, NULL, "kafka: what the brokers want of who connects." },
+	{ "source", "options", G_MAP, G_STRING, NULL, 0, NULL, NULL,
+	  "kafka: settings of librdkafka, by its names: {fetch.wait.max.ms: 50}." },
+
+	{ "kafka_security", "protocol", G_ONE, G_ENUM, "plaintext ssl sasl_plaintext sasl_ssl", G_REQUIRED, NULL, NULL,
+	  "With or without TLS (ssl), with or without a user (sasl)." },
+	{ "kafka_security", "mechanism", G_ONE, G_ENUM, "PLAIN SCRAM-SHA-256 SCRAM-SHA-512 GSSAPI OAUTHBEARER", 0, NULL, NULL,
+	  "How the user is proved, with sasl." },
+	{ "kafka_security", "username", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The user." },
+	{ "kafka_security", "password", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The password, as ${secrets.NAME}." },
+	{ "kafka_security", "ca", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "File of the certificates (PEM) that vouch for the brokers'; by default the system's." },
+	{ "kafka_security", "certificate", G_ONE, G_STRING, NULL, 0, NULL, NULL, "File of the client's own certificate (PEM)." },
+	{ "kafka_security", "key", G_ONE, G_STRING, NULL, 0, NULL, NULL, "File of its key (PEM)." },
+	{ "kafka_security", "key_password", G_ONE, G_STRING, NULL, 0, NULL, NULL, "What opens that file, as ${secrets.NAME}." },
+
+	{ "pagination", "type", G_ONE, G_ENUM, "page offset cursor link", G_REQUIRED | G_SHORT, NULL, NULL,
+	  "page: a page's number; offset: how many records come before it; cursor: a value that the page before gives; link: an "
+	  "address that the page before gives." },
+	{ "pagination", "param", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "The parameter of the query that says so; by default page, offset or cursor." },
+	{ "pagination", "start", G_ONE, G_INT, NULL, 0, NULL, "0..", "First page or offset; by default 1 and 0." },
+	{ "pagination", "size_param", G_ONE, G_STRING, NULL, 0, NULL, NULL, "The parameter that says how many records a page has." },
+	{ "pagination", "size", G_ONE, G_INT, NULL, 0, NULL, "1..", "Records a page." },
+	{ "pagination", "total_pages", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "page: where in the answer the number of pages is, as in records." },
+	{ "pagination", "total", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "page and offset: where in the answer the number of all records is." },
+	{ "pagination", "cursor", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "cursor: where in the answer the next page's value is; -1 in a path is the last of a list: data.-1.id. Missing, null or empty: "
+	  "it was the last page." },
+	{ "pagination", "next", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "link: where in the answer the next page's address is; by default the header Link with rel=\"next\" has it." },
+	{ "pagination", "more", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "Where in the answer it says whether there are more pages, as true or false." },
+	{ "pagination", "until", G_ONE, G_ENUM, "empty short", 0, "empty", NULL,
+	  "page and offset, where no total tells the end: at a page without records, or at one with fewer than size." },
+	{ "pagination", "max_pages", G_ONE, G_INT, NULL, 0, NULL, "1..", "Pages after which it ends, whatever there is; the log says so." },
+
+	{ "http_retry", "max_attempts", G_ONE, G_INT, NULL, G_SHORT, "5", "1..1000", "Tries of a request, the first one included." },
+	{ "http_retry", "interval", G_ONE, G_DURATION, NULL, 0, "1s", NULL,
+	  "Wait before the second try; it doubles from try to try. Where the answer has Retry-After, that is the wait." },
+	{ "http_retry", "max_interval", G_ONE, G_DURATION, NULL, 0, "1m", NULL,
+	  "Longest wait; a server that asks for a longer one ends the attempt." },
 
 	{ "target", "path", G_ONE, G_STRING, NULL, G_REQUIRED, NULL, NULL,
 	  "Where to write; a folder with partition_by." },
@@ -321,6 +447,60 @@ const struct grammar_row grammar_rows[] = {
 	{ "same_rows", "as", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "SELECT that gives the number to compare; by default the rows of what is checked." },
 
+	{ "export", "from", G_ONE, G_OBJECT, "export_from", 0, NULL, NULL,
+	  "The rows: of a table, of Parquet files or of a query. A bare name is a table. Needed, but where a Delta table is changed by "
+	  "expressions or a condition alone." },
+	{ "export", "to", G_ONE, G_OBJECT, "export_to", G_REQUIRED, NULL, NULL,
+	  "Where they go. What an export has written stays, also when the run fails later." },
+
+	{ "export_from", "table", G_ONE, G_STRING, NULL, G_SHORT, NULL, NULL,
+	  "A table of the catalog, namespace.table, with or without the catalog's name in front." },
+	{ "export_from", "at", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "The table as it was: a branch, a tag, a snapshot id, previous, or a time." },
+	{ "export_from", "path", G_ONE_OR_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "Parquet files: a path or glob, or a list of them; relative to the flow's file." },
+	{ "export_from", "sql", G_ONE, G_STRING, NULL, 0, NULL, NULL, "A SELECT over tables of the catalog." },
+
+	{ "export_to", "format", G_ONE, G_ENUM, "parquet csv json postgres sqlite mysql mongodb kafka delta hudi", G_REQUIRED, NULL, NULL,
+	  "Files of Parquet, CSV or JSON (one object a line), a table of another database, a collection of MongoDB, a topic of "
+	  "Kafka (a message of JSON a row), or a Delta or Hudi table (by engines that can)." },
+	{ "export_to", "path", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "The file to write, whole or not at all; a folder with partition_by. Here or s3://. sqlite: the database's file, made when it is "
+	  "not there. delta, hudi: the table's folder." },
+	{ "export_to", "compression", G_ONE, G_ENUM, "zstd snappy gzip uncompressed", 0, NULL, NULL,
+	  "By default zstd inside of Parquet, and of CSV and JSON as the file's name ends: .gz, .zst." },
+	{ "export_to", "partition_by", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL, "Parquet, CSV: columns that become folders, column=value. delta, hudi: partitions of a new table." },
+	{ "export_to", "header", G_ONE, G_BOOL, NULL, 0, NULL, NULL, "CSV: whether the first line names the columns; by default it does." },
+	{ "export_to", "delimiter", G_ONE, G_STRING, NULL, 0, NULL, NULL, "CSV: what separates columns; by default a comma." },
+	{ "export_to", "uri", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "postgres, mysql, mongodb: where the server is, postgresql://USER:PASSWORD@HOST:PORT/DATABASE, best as ${secrets.NAME}." },
+	{ "export_to", "database", G_ONE, G_STRING, NULL, 0, NULL, NULL, "mongodb: the database; by default the one that the address names." },
+	{ "export_to", "collection", G_ONE, G_STRING, NULL, 0, NULL, NULL, "mongodb: the collection; made when it is not there." },
+	{ "export_to", "table", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "Of a database: the table, schema.table or table; made when it is not there." },
+	{ "export_to", "mode", G_ONE, G_ENUM, "append replace overwrite upsert update delete", 0, NULL, NULL,
+	  "Of a database: append (the default) adds rows, once a run and task, which it notes in a table sluice_exports beside; replace makes the "
+	  "table anew; overwrite deletes all rows first; upsert puts a row in place of the one with the same key, and adds the others. Each in one "
+	  "transaction; of MongoDB, which may have none, see databases.md. delta: the same, in one commit, once a run and task; update sets "
+	  "columns of the rows that are there, delete takes rows away." },
+	{ "export_to", "key", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "With mode: upsert: the columns by which rows are the same; the table needs a unique index over them, which a new one gets. "
+	  "kafka: the column that becomes the messages' key, which says the partition; by default they have none. delta, hudi: also with mode: "
+	  "delete; the table needs no index. hudi: the key of a new table." },
+	{ "export_to", "order_by", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "hudi: of two rows with one key the one with the greater value here stays (the precombine field)." },
+	{ "export_to", "set", G_MAP, G_STRING, NULL, 0, NULL, NULL,
+	  "delta, mode: update: columns and the expressions that they become, in SQL over the row's columns: {salary: salary * 1.1}." },
+	{ "export_to", "where", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "delta, modes update and delete: the rows that are changed, a condition in SQL; by default an update changes all." },
+	{ "export_to", "brokers", G_AS_LIST, G_STRING, NULL, 0, NULL, NULL,
+	  "kafka: the bootstrap servers, HOST:PORT, as a list or with commas." },
+	{ "export_to", "topic", G_ONE, G_STRING, NULL, 0, NULL, NULL, "kafka: the topic, which must be there." },
+	{ "export_to", "timeout", G_ONE, G_DURATION, NULL, 0, NULL, NULL, "kafka: how long the brokers may take nothing; by default 60s." },
+	{ "export_to", "security", G_ONE, G_OBJECT, "kafka_security", 0, NULL, NULL, "kafka: what the brokers want of who connects." },
+	{ "export_to", "options", G_MAP, G_STRING, NULL, 0, NULL, NULL,
+	  "kafka: settings of librdkafka, by its names: {compression.type: zstd, linger.ms: 5}." },
+
 	{ "maintain", "tables", G_AS_LIST, G_STRING, NULL, G_REQUIRED, NULL, NULL,
 	  "Names of tables or globs (* any characters, ? one), with or without the catalog's name in front; \"*\" is all. "
 	  "Where none of compact, rewrite_manifests, expire_snapshots and remove_orphan_files is switched on by name, all run that "
@@ -385,6 +565,21 @@ const struct grammar_row grammar_rows[] = {
 	  "Values that the command reports as {\"outputs\": {NAME: value}} lines to $SLUICE_REPORT, and their "
 	  "types." },
 
+	{ "python", "code", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "Python code, taken as it is: refs go into args. A function main is called with args by name, and the dict that it "
+	  "returns becomes the task's outputs; without one the code runs as a program does. `import sluice` gives params, args, "
+	  "output(NAME=value) and progress(done, total, message)." },
+	{ "python", "script", G_ONE, G_STRING, NULL, 0, NULL, NULL, "A file with such code, relative to the flow's file; it is read when the task begins." },
+	{ "python", "python", G_ONE, G_STRING, NULL, 0, "python3", NULL,
+	  "The interpreter, 3.9 or newer: a name on the PATH, a path, or the folder of a virtual environment, relative to the "
+	  "flow's file." },
+	{ "python", "args", G_MAP, G_ANY, NULL, 0, "{}", NULL, "Values for the code, of any type; refs work inside." },
+	{ "python", "env", G_MAP, G_STRING, NULL, G_NAMES, "{}", NULL, "Environment variables, over those of the flow." },
+	{ "python", "working_dir", G_ONE, G_STRING, NULL, 0, NULL, NULL,
+	  "Folder to run in, relative to the flow's file; by default the attempt's scratch folder." },
+	{ "python", "outputs", G_MAP, G_ENUM, "string int float bool list object", G_NAMES, NULL, NULL,
+	  "The outputs, and their types. Refs to others are errors then; the task fails if one is missing at its end." },
+
 	{ "config", "env", G_ONE, G_STRING, NULL, 0, "dev", NULL, "Name of the environment: dev, test, prod." },
 	{ "config", "catalog", G_ONE, G_OBJECT, "catalog", 0, "{}", NULL, "The Iceberg catalog." },
 	{ "config", "s3", G_ONE, G_OBJECT, "s3", 0, NULL, NULL, "The object store behind s3:// paths." },
@@ -406,7 +601,10 @@ const struct grammar_row grammar_rows[] = {
 	  "Database of a JDBC catalog, as PyIceberg or Spark made it: served as it is, and the daemon's own state lies "
 	  "there too, in the schema sluice. PostgreSQL; the jdbc: prefix is optional." },
 	{ "catalog", "uri", G_ONE, G_STRING, NULL, 0, NULL, NULL,
-	  "Address of a REST catalog of another server, without the /v1 of its paths; or of a Hive catalog." },
+	  "Address of a REST catalog of another server, without the /v1 of its paths; or of a Hive metastore, thrift://HOST:PORT." },
+	{ "catalog", "region", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Region of Glue; by default that of the S3 store." },
+	{ "catalog", "endpoint", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Address of Glue; by default AWS in the region. Its keys are those of the S3 store." },
+	{ "catalog", "id", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Account whose Glue catalog it is; by default that of the keys." },
 	{ "catalog", "token", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Bearer token for a REST catalog." },
 	{ "catalog", "credential", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "ID:SECRET of a client of a REST catalog, which is exchanged for tokens by OAuth2, again when one ends." },
@@ -420,7 +618,7 @@ const struct grammar_row grammar_rows[] = {
 	{ "catalog", "password", G_ONE, G_STRING, NULL, 0, NULL, NULL, "Password of a JDBC catalog." },
 	{ "catalog", "warehouse", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "Where tables are kept; by default the folder warehouse of the state folder. Of a REST catalog: the name that its "
-	  "server knows the warehouse by." },
+	  "server knows the warehouse by. Of hive and glue: where new tables lie." },
 	{ "catalog", "cleanup_after", G_ONE, G_DURATION, NULL, 0, "1h", NULL,
 	  "How long files stay that attempts left in tables and no table needs: of runs and attempts that did not succeed." },
 
@@ -464,8 +662,9 @@ const size_t grammar_row_count = sizeof(grammar_rows) / sizeof(grammar_rows[0]);
 
 const struct grammar_group grammar_groups[] = {
 	{ "schedule", "cron" },
-	{ "source", "path table" },
 	{ "curate", "sql sql_file" },
+	{ "export_from", "table path sql" },
+	{ "python", "code script" },
 	{ "validate", "table sql" },
 	{ "check", "row_count not_null unique accepted_values range schema sql same_rows" },
 	{ "secret", "env file" },

@@ -80,25 +80,11 @@ one_schema(const struct grammar_row *row)
 static bool
 takes_refs(const struct grammar_row *row)
 {
-	static const char *const spec[] = { "stage",
-					    "source",
-					    "from",
-					    "target",
-					    "publish",
-					    "curate",
-					    "validate",
-					    "check",
-					    "row_count",
-					    "accepted_values",
-					    "range",
-					    "same_rows",
-					    "command",
-					    "engine_options",
-					    "maintain",
-					    "compact",
-					    "keep",
-					    "expire_snapshots",
-					    "remove_orphan_files" };
+	static const char *const spec[] = { "stage",    "source",      "from",     "target",           "publish",
+					    "curate",   "validate",    "check",    "row_count",        "accepted_values",
+					    "range",    "same_rows",   "command",  "python",           "engine_options",
+					    "maintain", "compact",     "keep",     "expire_snapshots", "remove_orphan_files",
+					    "export",   "export_from", "export_to" };
 
 	if (row->type != G_BOOL && row->type != G_INT && row->type != G_NUMBER && row->type != G_SIZE &&
 	    row->type != G_DURATION && row->type != G_ENUM)
@@ -237,7 +223,7 @@ type_schema(const char *type)
 	const struct grammar_row *ignored = NULL;
 	json_t *properties = json_object(), *required = json_array(), *s;
 
-	if (strcmp(type, "command") != 0)
+	if (strcmp(type, "command") != 0 && strcmp(type, "python") != 0)
 		add_rows("native", properties, required, &ignored);
 	add_rows(type, properties, required, &ignored);
 	s = json_pack("{s:o}", "properties", properties);

@@ -15,10 +15,12 @@
 
 #include "base/alloc.h"
 #include "base/buf.h"
+#include "base/engine_home.h"
 #include "base/fault.h"
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/trouble.h"
+#include "flows/engines.h"
 #include "flows/expr.h"
 #include "flows/secrets.h"
 #include "scheduler/archive.h"
@@ -118,7 +120,7 @@ static char *
 catalog_uri(const struct sched *s)
 {
 	if (config_foreign(s->config))
-		return xstrdup(config_get(s->config, "catalog.uri"));
+		return xstrdup(config_get(s->config, "catalog.uri") ? config_get(s->config, "catalog.uri") : "");
 	return xasprintf("%s/iceberg", *s->url ? *s->url : "");
 }
 
@@ -224,11 +226,159 @@ command_env(const struct attempt *a, json_t *own)
 	return env;
 }
 
-/* Those that have a folder for what is to be kept: of commands, and of maintenance its report. */
+/* Those that have a folder for what is to be kept: of programs, and of maintenance its report. */
 static bool
 keeps_files(enum task_type type)
 {
-	return type == TASK_COMMAND || type == TASK_MAINTAIN;
+	return task_type_is_program(type) || type == TASK_MAINTAIN;
+}
+
+/* The first program of that name on a PATH, or NULL. */
+static char *
+find_program(const char *name, const char *path)
+{
+	while (path && *path) {
+		size_t n = strcspn(path, ":");
+		char *full = xasprintf("%.*s/%s", (int)n, path, name);
+
+		if (access(full, X_OK) == 0)
+			return full;
+		free(full);
+		path += n + (path[n] == ':');
+	}
+	return NULL;
+}
+
+/* The interpreter that a task of type python names: by path, its virtual environment's folder, or a name on the PATH. */
+static char *
+named_python(const char *name, const char *flow_file, const char *path, struct err *e)
+{
+	const char *slash = strrchr(flow_file, '/');
+	bool is_path = strchr(name, '/') != NULL;
+	char *program = is_path ? xstrdup(name)
+				: xasprintf("%.*s/%s", slash ? (int)(slash - flow_file) : 1, slash ? flow_file : ".", name),
+	     *inside = xasprintf("%s/bin/python", program);
+
+	if (access(inside, X_OK) == 0) {
+		free(program);
+		return inside;
+	}
+	free(inside);
+	if (!is_path) {
+		free(program);
+		program = find_program(name, path);
+	}
+	if (program && access(program, X_OK) == 0)
+		return program;
+	err_set(e, ERR_UNPROCESSABLE,
+		"cannot run the Python interpreter \"%s\": %s; make a virtual environment (python3 -m venv FOLDER), or have "
+		"\"python\" name an interpreter or an environment's folder that is there",
+		name, program ? strerror(errno) : "neither on the PATH nor a virtual environment beside the flow");
+	free(program);
+	return NULL;
+}
+
+static bool
+in_python(const struct attempt *a)
+{
+	return a->task->def->type == TASK_PYTHON || (a->task->engine && strcmp(a->task->engine, "duckdb") != 0);
+}
+
+/* The interpreter that runs the attempt: that of the task, or of its engine; NULL in `program` where none does. The caller frees
+ * it. */
+static int
+attempt_python(const struct attempt *a, const json_t *spec, const json_t *options, const json_t *env, char **program,
+	       struct err *e)
+{
+	*program = NULL;
+	if (a->task->def->type == TASK_PYTHON) {
+		*program = named_python(json_string_value(json_object_get(spec, "python")), a->task->run->flow->file,
+					json_string_value(json_object_get(env, "PATH")), e);
+		return *program ? 0 : ERR_UNPROCESSABLE;
+	}
+	if (in_python(a))
+		*program = engine_home_python(
+			a->sched->home, engine_home_of(a->task->engine, json_string_value(json_object_get(options, "version"))));
+	return 0;
+}
+
+/* What the interpreter gets beyond what every document has. */
+static void
+doc_for_python(const struct attempt *a, json_t *doc)
+{
+	const struct task_def *def = a->task->def;
+
+	json_object_set(doc, "params", a->task->run->params);
+	if (def->code)
+		json_object_set_new(json_object_get(doc, "spec"), "code", json_string(def->code));
+	json_object_set_new(doc, "artifacts", json_sprintf("%s/artifacts", a->dir));
+}
+
+/* The folder that a task's attempts hand on, one to the next. The caller frees it. */
+static char *
+task_kept(const struct task *t)
+{
+	return xasprintf("%s/scratch/%s.%s.kept", t->run->sched->home, t->run->id, t->def->id);
+}
+
+void
+task_kept_leave(const struct task *t)
+{
+	char *kept = t->def->type == TASK_STAGE || t->def->type == TASK_EXPORT ? task_kept(t) : NULL, *gone = NULL;
+
+	/* Under another name at once: the task may be done again before the chore is. */
+	if (kept)
+		gone = xasprintf("%s-%d", kept, t->attempts);
+	if (kept && rename(kept, gone) == 0)
+		json_array_append_new(t->run->sched->leftovers, json_string(gone));
+	free(kept);
+	free(gone);
+}
+
+static bool
+has_format(const json_t *spec, const char *place, const char *format)
+{
+	const char *text = json_string_value(json_object_get(json_object_get(spec, place), "format"));
+
+	return text && strcmp(text, format) == 0;
+}
+
+/* A stage that fetches from elsewhere keeps for the next attempt what it may go on with, and tells nobody what opens the source.
+ * An export to MongoDB keeps its rows. */
+static void
+add_kept(const struct attempt *a, const json_t *secrets, json_t *doc)
+{
+	const json_t *spec = json_object_get(doc, "spec");
+	bool http = has_format(spec, "source", "http"), stream = has_format(spec, "source", "kafka");
+	char *kept = task_kept(a->task);
+	json_t *hide = json_array(), *value;
+	const char *name;
+
+	if (http || stream || has_format(spec, "to", "kafka")) {
+		json_object_foreach ((json_t *)(uintptr_t)secrets, name, value)
+			json_array_append(hide, value);
+		json_object_set(doc, "hide", hide);
+	}
+	if (stream)
+		json_object_set_new(doc, "stream", streams_doc(a->task, spec));
+	if (http || stream || has_format(spec, "to", "mongodb"))
+		json_object_set_new(doc, "kept", json_string(kept));
+	json_decref(hide);
+	free(kept);
+}
+
+/* In a rehearsal maintenance, whose commits are visible at once, only tells what it would do. */
+static void
+rehearse(const struct attempt *a, json_t **spec)
+{
+	json_t *planned;
+
+	if (!a->task->run->rehearsal || a->task->def->type != TASK_MAINTAIN)
+		return;
+	planned = json_copy(*spec);
+	json_object_set_new(planned, "dry_run", json_true());
+	json_decref(*spec);
+	*spec = planned;
 }
 
 /* Resolves everything the task refers to and makes the nursery's message. */
@@ -239,8 +389,9 @@ attempt_resolve(struct attempt *a, struct err *e)
 	const struct run *run = a->task->run;
 	/* Its cost grows with the flow: 200 tasks that refer to nothing would each look at all others. */
 	json_t *scope = def->dynamic ? sched_scope(run) : json_pack("{s:{}}", "env"), *secrets = NULL, *env = NULL, *spec = NULL,
-	       *options = NULL, *dir = NULL, *argv, *full;
+	       *options = NULL, *dir = NULL, *full = NULL, *argv;
 	json_t *wd = def->working_dir ? json_string(def->working_dir) : NULL, *command;
+	char *python = NULL;
 	int rc;
 
 	rc = secrets_load(a->sched->config, run->flow->secrets, &secrets, e);
@@ -253,9 +404,16 @@ attempt_resolve(struct attempt *a, struct err *e)
 		goto out;
 	if ((rc = expr_resolve(def->spec, scope, &spec, e)) < 0 || (rc = flow_spec_resolved(def, &spec, e)) < 0)
 		goto out;
+	rehearse(a, &spec);
 	if (def->engine_options && (rc = expr_resolve(def->engine_options, scope, &options, e)) < 0)
 		goto out;
+	/* A ref may have hidden what the engine cannot do. */
+	if (a->task->engine && def->dynamic && (rc = engine_check_task(a->task->engine, def, spec, NULL, e)) < 0)
+		goto out;
 	if (wd && (rc = expr_resolve(wd, scope, &dir, e)) < 0)
+		goto out;
+	full = task_type_is_program(def->type) || in_python(a) ? command_env(a, env) : json_incref(env);
+	if ((rc = attempt_python(a, spec, options, full, &python, e)) < 0)
 		goto out;
 	json_decref(a->message);
 	a->message = json_pack("{s:s,s:s,s:s}", "key", a->key, "dir", a->dir, "cwd",
@@ -263,10 +421,8 @@ attempt_resolve(struct attempt *a, struct err *e)
 	if (def->type == TASK_COMMAND) {
 		command = json_object_get(spec, "command");
 		argv = json_is_array(command) ? json_incref(command) : json_pack("[s,s,O]", "/bin/sh", "-c", command);
-		full = command_env(a, env);
 		json_object_set_new(a->message, "argv", argv);
 	} else {
-		full = json_incref(env);
 		json_object_set_new(a->message, "doc",
 				    json_pack("{s:s,s:s,s:s,s:i,s:s,s:s,s:O,s:s,s:o,s:s,s:O,s:O}", "run_id", run->id, "flow",
 					      run->flow->id, "task_id", def->id, "attempt", a->n, "type",
@@ -275,6 +431,9 @@ attempt_resolve(struct attempt *a, struct err *e)
 					      catalog_doc(a), "file", run->flow->file, "pos", def->pos ? def->pos : json_null(),
 					      "spec", spec));
 		json_object_set(json_object_get(a->message, "doc"), "s3", a->sched->s3);
+		if (run->rehearsal)
+			json_object_set_new(json_object_get(a->message, "doc"), "rehearsal", json_true());
+		add_kept(a, secrets, json_object_get(a->message, "doc"));
 		if (keeps_files(def->type))
 			json_object_set_new(json_object_get(a->message, "doc"), "artifacts",
 					    json_sprintf("%s/artifacts", a->dir));
@@ -282,8 +441,16 @@ attempt_resolve(struct attempt *a, struct err *e)
 			json_object_set(json_object_get(a->message, "doc"), "housekeeping",
 					json_object_get(a->sched->config->json, "housekeeping"));
 	}
-	json_object_set_new(a->message, "env", full);
+	if (python) {
+		json_object_set_new(a->message, "python", json_string(python));
+		doc_for_python(a, json_object_get(a->message, "doc"));
+	}
+	json_object_set(a->message, "env", full);
+	if (run->shadow_of)
+		json_object_set_new(a->message, "behind", json_true());
 out:
+	free(python);
+	json_decref(full);
 	json_decref(scope);
 	json_decref(secrets);
 	json_decref(env);
@@ -547,12 +714,12 @@ attempt_reason(const struct attempt *a, const struct nursery_exit *x)
 			(long long)(x->max_rss >> 20));
 	if (WIFSIGNALED(x->status))
 		return xasprintf("killed by signal %d (%s)", WTERMSIG(x->status), strsignal(WTERMSIG(x->status)));
-	if (a->task && a->task->def->type != TASK_COMMAND && WEXITSTATUS(x->status) == 1)
+	if (a->task && !task_type_is_program(a->task->def->type) && WEXITSTATUS(x->status) == 1)
 		return xstrdup("it failed and could not report why: look at its log, and whether the disk is full");
 	return xasprintf("exit status %d", WEXITSTATUS(x->status));
 }
 
-/* A command must report each output that it declares; the first missing one, or NULL. */
+/* A program must report each output that it declares; the first missing one, or NULL. */
 static const char *
 missing_output(const struct task *t, const json_t *outputs)
 {
@@ -618,9 +785,18 @@ attempts_sweep(struct sched *s)
 	struct dirent *entry;
 	json_t *live = json_object();
 	struct attempt *a, *tmp;
+	struct run *run, *next;
 
 	HASH_ITER(hh, s->attempts, a, tmp)
 	json_object_set_new(live, a->scratch, json_true());
+	HASH_ITER(hh, s->runs, run, next)
+	for (size_t i = 0; i < run->flow->ntasks; i++) {
+		char *kept = task_kept(&run->tasks[i]);
+
+		if (!task_state_terminal(run->tasks[i].state))
+			json_object_set_new(live, kept, json_true());
+		free(kept);
+	}
 	while (dir && (entry = readdir(dir)) != NULL) {
 		char *full = xasprintf("%s/%s", path, entry->d_name);
 
@@ -694,6 +870,10 @@ attempt_end(struct attempt *a, enum task_event ev, const char *reason)
 		ev = TASK_EV_FAIL;
 		reason = "conflict: it built upon what a failed attempt of another task had written, which was taken back";
 	}
+	if (ev != TASK_EV_SUCCEED)
+		streams_forget(t);
+	else if (a->phase != ATTEMPT_PUBLISHING)
+		streams_note(t, a->report);
 	if (ev == TASK_EV_SUCCEED && a->phase != ATTEMPT_PUBLISHING && lake_pending(t->run, t)) {
 		a->phase = ATTEMPT_PUBLISHING;
 		run_mark(t->run);
@@ -961,6 +1141,15 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 	struct attempt *a;
 	json_t *message;
 
+	if (config_apart(s->config)) {
+		err_set(&e, ERR_UNSUPPORTED,
+			"the daemon does not reach a catalog of type %s: its tables are read and written by tasks, on engines "
+			"that do",
+			config_get(s->config, "catalog.type"));
+		cb(arg, NULL, &e);
+		err_release(&e);
+		return;
+	}
 	if (s->nursery_id == NULL || s->nursery_fit == NURSERY_OTHER_PROTOCOL || s->adhoc_used >= ADHOC_MAX) {
 		err_set(&e, ERR_UNAVAILABLE,
 			s->adhoc_used >= ADHOC_MAX ? "as many queries run as may at once; try again when one has ended"
@@ -981,6 +1170,8 @@ sched_adhoc(struct sched *s, const char *type, const json_t *spec, dur_us timeou
 			  1, "type", type, "engine", "duckdb", "engine_options", "scratch", a->scratch, "catalog", catalog_doc(a),
 			  "file", "", "pos", "spec", spec);
 	json_object_set(json_object_get(message, "doc"), "s3", s->s3);
+	if (strcmp(type, "compare") == 0)
+		json_object_set_new(message, "behind", json_true());
 	attempt_prepare(a);
 	a->message = NULL;
 	json_decref(message);

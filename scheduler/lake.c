@@ -46,6 +46,13 @@ commit_is_of(const struct commit *c, const char *ns, const char *name)
 	return strcmp(c->name, name) == 0 && strcmp(c->ns, ns) == 0;
 }
 
+/* Do its tasks see each other's commits, which become visible together? A rehearsal's always do, since they never become so. */
+static bool
+sees_all(const struct run *run)
+{
+	return run->flow->isolation == ISOLATION_RUN || run->rehearsal;
+}
+
 /* The last commit to a table that this task sees; NULL: none. */
 static struct commit *
 lake_last(const struct task *t, const char *ns, const char *name)
@@ -55,7 +62,7 @@ lake_last(const struct task *t, const char *ns, const char *name)
 	for (struct list *it = run->commits.prev; it != &run->commits; it = it->prev) {
 		struct commit *c = LIST_ENTRY(it, struct commit, node);
 
-		if (commit_is_of(c, ns, name) && (run->flow->isolation == ISOLATION_RUN || c->task == t->idx))
+		if (commit_is_of(c, ns, name) && (sees_all(run) || c->task == t->idx))
 			return c;
 	}
 	return NULL;
@@ -78,7 +85,7 @@ sched_table_seen(struct sched *s, const char *attempt, const char *ns, const cha
 	const struct commit *c = t ? lake_last(t, ns, name) : NULL;
 
 	if (c == NULL)
-		return false;
+		return t && shadow_table_seen(t->run, ns, name, seen);
 	*seen = (struct table_seen){ .location = c->after, .type = c->type };
 	return true;
 }
@@ -103,6 +110,7 @@ sched_tables_seen(struct sched *s, const char *attempt, const char *ns, sched_ta
 
 	if (t == NULL)
 		return;
+	shadow_tables_seen(t->run, ns, cb, arg); /* first: what the run itself did is told after it, and counts */
 	LIST_FOR_EACH (it, &t->run->commits) {
 		const struct commit *c = LIST_ENTRY(it, struct commit, node);
 
@@ -183,6 +191,10 @@ sched_table_told(struct sched *s, const json_t *row)
 
 	snprintf(id, sizeof(id), "%lld", (long long)json_integer_value(json_object_get(row, "id")));
 	record_event(s, "table", NULL, NULL, 0, "visible", commit_news(row));
+	if (s->recovered) /* else those who see what was before it have been told by the database */
+		shadow_moved(s, json_string_value(json_object_get(row, "namespace")),
+			     json_string_value(json_object_get(row, "name")), json_string_value(json_object_get(row, "type")),
+			     json_string_value(json_object_get(row, "metadata_before")));
 	store_write(s->store, "UPDATE commits SET told = true WHERE id = $1::bigint", 1, (const char *[]){ id });
 	sched_wake(s);
 }
@@ -257,6 +269,7 @@ task_reset(struct task *t)
 {
 	json_decref(t->outputs);
 	t->outputs = NULL;
+	streams_forget(t);
 	if (task_state_terminal(t->state))
 		task_transition(t, TASK_EV_RESET, NULL);
 }
@@ -290,8 +303,8 @@ lake_leave(const struct attempt *a)
 	json_t *table;
 	size_t i;
 
-	/* What tables of another server need, we do not know; what a command reports, it may have made up. */
-	if (config_foreign(a->sched->config) || a->task->def->type == TASK_COMMAND)
+	/* What tables of another server need, we do not know; what a program reports, it may have made up. */
+	if (config_foreign(a->sched->config) || task_type_is_program(a->task->def->type))
 		return;
 	json_array_foreach (json_object_get(a->report, "writing"), i, table) {
 		const char *ns = json_string_value(json_object_get(table, "namespace")),
@@ -405,7 +418,7 @@ lake_take_back(const struct attempt *a)
 {
 	struct run *run = a->task->run;
 
-	if (run->flow->isolation == ISOLATION_RUN && built_upon(a)) {
+	if (sees_all(run) && built_upon(a)) {
 		take_back_with_others(a);
 		return;
 	}
@@ -425,13 +438,28 @@ lake_abandon(struct run *run)
 		commit_take_back(run, LIST_ENTRY(it, struct commit, node));
 }
 
+void
+lake_rehearsed(struct run *run)
+{
+	LIST_FOR_EACH (it, &run->commits) {
+		struct commit *c = LIST_ENTRY(it, struct commit, node);
+
+		commit_leave(run, c);
+		commit_free(c);
+	}
+	store_write(run->sched->store, "UPDATE commits SET state = 'rehearsed' WHERE run_id = $1 AND state = 'private'", 1,
+		    (const char *[]){ run->id });
+}
+
 /* ---- publishing ---- */
 
 bool
 lake_pending(const struct run *run, const struct task *t)
 {
-	if ((run->flow->isolation == ISOLATION_TASK) != (t != NULL))
+	if (sees_all(run) == (t != NULL))
 		return false;
+	if (streams_pending(run, t))
+		return true;
 	LIST_FOR_EACH (it, &run->commits)
 		if (t == NULL || LIST_ENTRY(it, struct commit, node)->task == t->idx)
 			return true;
@@ -459,7 +487,7 @@ publication_free(struct publication *p)
 	free(p);
 }
 
-/* "stg.a, cur.b" */
+/* "stg.a, cur.b"; of streams, how far they are read. */
 static char *
 moved_names(const json_t *moved)
 {
@@ -467,9 +495,18 @@ moved_names(const json_t *moved)
 	json_t *m;
 	size_t i;
 
-	json_array_foreach (moved, i, m)
-		buf_addf(&b, "%s%s.%s", i ? ", " : "", json_string_value(json_object_get(m, "namespace")),
-			 json_string_value(json_object_get(m, "name")));
+	json_array_foreach (moved, i, m) {
+		const char *stream = json_string_value(json_object_get(m, "stream"));
+
+		buf_adds(&b, i ? ", " : "");
+		if (stream)
+			buf_addf(&b, "how far stream %s is read (topic %s, partition %lld)", stream,
+				 json_string_value(json_object_get(m, "topic")),
+				 (long long)json_integer_value(json_object_get(m, "partition")));
+		else
+			buf_addf(&b, "%s.%s", json_string_value(json_object_get(m, "namespace")),
+				 json_string_value(json_object_get(m, "name")));
+	}
 	return buf_detach(&b);
 }
 
@@ -480,8 +517,8 @@ commit_moved(const struct commit *c, const json_t *moved)
 	size_t i;
 
 	json_array_foreach (moved, i, m)
-		if (commit_is_of(c, json_string_value(json_object_get(m, "namespace")),
-				 json_string_value(json_object_get(m, "name"))))
+		if (json_object_get(m, "stream") == NULL && commit_is_of(c, json_string_value(json_object_get(m, "namespace")),
+									 json_string_value(json_object_get(m, "name"))))
 			return true;
 	return false;
 }
@@ -506,10 +543,26 @@ task_redo(struct task *t, bool writer, const char *why)
 	}
 	json_decref(t->outputs);
 	t->outputs = NULL;
+	streams_forget(t);
 	note_conflict(t);
 	t->next_attempt_at = clock_wall() + task_retry_pause(t, t->attempts + 1);
 	task_transition(t, TASK_EV_REDO, why);
 	task_retry_later(t, t->next_attempt_at);
+}
+
+/* Has the task read a stream that somebody else has read meanwhile? */
+static bool
+stream_moved(const struct task *t, const json_t *moved)
+{
+	const char *task;
+	json_t *m;
+	size_t i;
+
+	json_array_foreach (moved, i, m)
+		if (json_object_get(m, "stream") && (task = json_string_value(json_object_get(m, "task"))) != NULL &&
+		    strcmp(task, t->def->id) == 0)
+			return true;
+	return false;
 }
 
 /* Somebody else changed a table that the run wrote: again, where the writers may, or not at all. */
@@ -527,6 +580,9 @@ run_conflict(struct run *run, const json_t *moved)
 		if (commit_moved(c, moved))
 			redo[c->task] = writer[c->task] = true;
 	}
+	for (size_t i = 0; i < n; i++)
+		if (stream_moved(&run->tasks[i], moved))
+			redo[i] = writer[i] = true;
 	for (size_t i = 0; i < n; i++)
 		again = again && !(writer[i] && run->tasks[i].attempts >= run->tasks[i].def->retry.max_attempts);
 	if (again) {
@@ -557,8 +613,10 @@ lake_settle(struct run *run, const struct task *t)
 	LIST_FOR_EACH (it, &run->commits) {
 		struct commit *c = LIST_ENTRY(it, struct commit, node);
 
-		if (t == NULL || c->task == t->idx)
+		if (t == NULL || c->task == t->idx) {
+			shadow_moved(run->sched, c->ns, c->name, c->type, c->before);
 			commit_free(c);
+		}
 	}
 }
 
@@ -690,6 +748,8 @@ publication_rebase(struct publication *p, const struct run *run, const struct ta
 	size_t i;
 
 	json_array_foreach (p->moved, i, table) {
+		if (json_object_get(table, "stream"))
+			continue; /* whoever read it first has it: nothing to put on top */
 		lake_ends(run, t, table, &first, &last);
 		if (last->after && json_is_string(json_object_get(table, "have")) && strcmp(last->type, "TABLE") == 0) {
 			item = json_pack("{s:s,s:s,s:s?,s:s,s:O}", "namespace", first->ns, "name", first->name, "before",
@@ -738,27 +798,32 @@ on_published(void *arg, const struct rows *r, struct err *e)
 	}
 	if (a) {
 		lake_settle(run, a->task);
+		streams_settle(run, a->task);
 		attempt_published(a, NULL);
 	} else {
 		lake_settle(run, NULL);
+		streams_settle(run, NULL);
 		run_published(run, p->ended, json_incref(p->event));
 	}
 	publication_free(p);
 }
 
 static void
-lake_publish(struct publication *p, const char *task)
+lake_publish(struct publication *p, const struct run *run, const struct task *t)
 {
 	const char *name = config_get(p->sched->config, "catalog.name");
-	json_t *news = p->event ? json_pack("[O]", p->event) : json_array();
-	char *text = json_dumps(news, JSON_COMPACT), ended[TIME_TEXT];
+	json_t *news = p->event ? json_pack("[O]", p->event) : json_array(), *reads = streams_rows(run, t);
+	char *text = json_dumps(news, JSON_COMPACT), *offsets = json_dumps(reads, JSON_COMPACT), ended[TIME_TEXT];
 
 	FAULT("lake.publish.before");
-	store_write_rows(p->sched->store, "SELECT publish($1, $2, $3, $4::timestamptz, $5::jsonb)", 5,
-			 (const char *[]){ name && *name ? name : "local", p->run, task, time_format(p->ended, ended), text },
+	store_write_rows(p->sched->store, "SELECT publish($1, $2, $3, $4::timestamptz, $5::jsonb, $6::jsonb)", 6,
+			 (const char *[]){ name && *name ? name : "local", p->run, t ? t->def->id : NULL,
+					   time_format(p->ended, ended), text, offsets },
 			 on_published, p);
 	free(text);
+	free(offsets);
 	json_decref(news);
+	json_decref(reads);
 }
 
 void
@@ -771,7 +836,7 @@ lake_publish_run(struct run *run)
 	p->run = xstrdup(run->id);
 	p->ended = clock_wall();
 	p->event = record_event_new(run->sched, "run", run, run_state_name(RUN_SUCCESS), NULL);
-	lake_publish(p, NULL);
+	lake_publish(p, run, NULL);
 }
 
 void
@@ -784,7 +849,7 @@ lake_publish_attempt(struct attempt *a)
 	p->run = xstrdup(a->task->run->id);
 	p->attempt = xstrdup(a->key);
 	p->ended = clock_wall();
-	lake_publish(p, a->task->def->id);
+	lake_publish(p, a->task->run, a->task);
 }
 
 /* ---- writing and reading back ---- */

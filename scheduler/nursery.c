@@ -33,6 +33,8 @@
 #include "scheduler/spare.h"
 #include "tasks/task.h"
 
+#define NICE 10 /* of what steps behind others */
+
 #define LOCK_TRIES        1000 /* ten seconds in all */
 #define LOCK_WAIT_US      10000
 #define MESSAGE_MAX       (64u << 20)
@@ -44,8 +46,8 @@ struct child {
 	char *key;
 	pid_t pid;
 	bool alive;
-	bool native;
-	bool killed; /* by us */
+	struct spares *kind; /* of whose kind of spares it could be; NULL: a command */
+	bool killed;         /* by us */
 	mono_us started;
 	struct oom_mark born;
 	json_t *exit; /* the "exited" message, kept until acknowledged */
@@ -55,15 +57,15 @@ struct nest {
 	char id[40], *binary;
 	int listen_fd, signal_fd, conn;
 	char *socket; /* the path that we listen on */
-	int null_fd;
 	struct buf in, out;
 	struct list children;
 	json_t *prepared; /* messages by key that wait for their "go" */
 	bool stopping;
 	bool deaf; /* no descriptor for a new daemon's connection: not listening for a second */
 	struct oom oom;
-	struct spares spares;
-	sigset_t old_mask;
+	struct spawner spawner;
+	struct list kinds; /* of spares; the native one is always there */
+	struct spares *native;
 };
 
 char *
@@ -130,161 +132,85 @@ disk_full(int fd)
 	return fstatvfs(fd, &v) == 0 && v.f_blocks > 0 && (geteuid() == 0 ? v.f_bfree : v.f_bavail) == 0;
 }
 
-/* What a child needs, all made before the fork: after it only async-signal-safe calls are allowed in the exec'd case. */
-struct spawn {
-	int log_fd, report_fd, null_fd;
-	char **argv, **envp;
-	const char *cwd;
-	const sigset_t *mask;
-	pid_t parent;
-	volatile int failed_step, failed_errno; /* written by a vforked child, which shares our memory */
-};
-
-/* Common to both kinds of children. Returns 0, or the step that failed. */
-static int
-child_setup(struct spawn *sp)
+/* The kind of spares that could be such an attempt, NULL for a command. */
+static struct spares *
+nest_kind(struct nest *n, const json_t *msg)
 {
-	/* A group of its own, but in the nursery's session: the kernel shares processors among sessions first, so that the
-	 * attempts together weigh as much as the daemon, not each of them. */
-	setpgid(0, 0);
-	/* The nursery's children die with it; if it died before this call, we see another parent. */
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != sp->parent)
-		_exit(125);
-	if (dup2(sp->null_fd, 0) < 0 || dup2(sp->log_fd, 1) < 0 || dup2(sp->log_fd, 2) < 0)
-		return 1;
-	/* dup2 onto itself would keep close-on-exec set. */
-	if (sp->report_fd == 3 ? fcntl(3, F_SETFD, 0) < 0 : dup2(sp->report_fd, 3) < 0)
-		return 1;
-	if (sp->cwd && chdir(sp->cwd) < 0)
-		return 2;
-	for (int sig = 1; sig < 32; sig++)
-		signal(sig, SIG_DFL);
-	sigprocmask(SIG_SETMASK, sp->mask, NULL);
-	return 0;
-}
+	const json_t *doc = json_object_get(msg, "doc");
+	const char *python = json_string_value(json_object_get(msg, "python")),
+		   *type = json_string_value(json_object_get(doc, "type")), *engine;
+	struct spares *s;
 
-static pid_t __attribute__((noinline)) spawn_exec(struct spawn *sp)
-{
-	pid_t pid = vfork();
-
-	if (pid == 0) {
-		sp->failed_step = child_setup(sp);
-		if (sp->failed_step == 0) {
-			close_range(4, ~0U, 0);
-			execvpe(sp->argv[0], sp->argv, sp->envp);
-			sp->failed_step = 3;
-		}
-		sp->failed_errno = errno;
-		_exit(127);
+	if (python == NULL)
+		return doc ? n->native : NULL;
+	engine = type && strcmp(type, "python") == 0 ? NULL : json_string_value(json_object_get(doc, "engine"));
+	LIST_FOR_EACH (it, &n->kinds) {
+		s = LIST_ENTRY(it, struct spares, node);
+		if (spares_are(s, python, engine))
+			return s;
 	}
-	return pid;
+	s = spares_new(&n->spawner, python, engine);
+	list_append(&n->kinds, &s->node);
+	return s;
 }
 
+static void
+nest_drop_spares(struct nest *n)
+{
+	LIST_FOR_EACH (it, &n->kinds)
+		spares_drop(LIST_ENTRY(it, struct spares, node));
+}
+
+/* Starts what the message says: a spare becomes it, or a process is made. */
 static pid_t
-spawn_native(struct spawn *sp, const json_t *doc, const json_t *env)
+nest_start(struct spawn *sp, struct spares *kind, const json_t *msg)
 {
-	pid_t pid = fork();
-	const char *name;
-	json_t *value;
+	json_t *argv = json_object_get(msg, "argv"), *doc = json_object_get(msg, "doc"), *env = json_object_get(msg, "env");
+	pid_t pid;
 
-	if (pid != 0)
+	if (kind == NULL)
+		return spawn_program(sp, argv, env);
+	spares_want(kind);
+	pid = spares_take(kind, doc, env, sp->cwd, sp->log_fd, sp->report_fd);
+	if (pid > 0)
 		return pid;
-	if (child_setup(sp) != 0)
-		_exit(126);
-	close_range(4, ~0U, 0);
-	json_object_foreach ((json_t *)(uintptr_t)env, name, value)
-		setenv(name, json_string_value(value), 1);
-	task_exit(task_main(doc));
-}
-
-static char **
-string_list(const json_t *list)
-{
-	size_t n = json_array_size(list);
-	char **out = xcalloc(n + 1, sizeof(*out));
-
-	for (size_t i = 0; i < n; i++)
-		out[i] = (char *)(uintptr_t)json_string_value(json_array_get(list, i));
-	return out;
-}
-
-/* "NAME=value" for each; the strings are owned. */
-static char **
-env_list(const json_t *env)
-{
-	char **out = xcalloc(json_object_size(env) + 1, sizeof(*out));
-	const char *name;
-	json_t *value;
-	size_t n = 0;
-
-	json_object_foreach ((json_t *)(uintptr_t)env, name, value)
-		out[n++] = xasprintf("%s=%s", name, json_string_value(value) ? json_string_value(value) : "");
-	return out;
+	return kind->python ? spawn_python(sp, kind->python, doc, env) : spawn_native(sp, doc, env);
 }
 
 static void
 nest_spawn(struct nest *n, json_t *msg)
 {
-	static const char *const steps[] = { "", "its descriptors could not be set up", "cannot enter the folder", "cannot run" };
 	const char *key = json_string_value(json_object_get(msg, "key")), *dir = json_string_value(json_object_get(msg, "dir"));
-	json_t *argv = json_object_get(msg, "argv"), *env = json_object_get(msg, "env");
-	struct spawn sp = { .log_fd = -1, .report_fd = -1, .null_fd = n->null_fd, .mask = &n->old_mask, .parent = getpid() };
+	struct spawn sp = {
+		.by = &n->spawner, .cwd = json_string_value(json_object_get(msg, "cwd")), .log_fd = -1, .report_fd = -1
+	};
+	struct spares *kind = nest_kind(n, msg);
 	struct child *c = nest_find(n, key);
-	char *why = NULL;
 	pid_t pid = -1;
-	int no = 0;
 
 	if (c) { /* asked twice: tell again what is */
 		nest_send(n, c->exit ? json_incref(c->exit)
 				     : json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)c->pid));
 		return;
 	}
-	sp.cwd = json_string_value(json_object_get(msg, "cwd"));
 	sp.log_fd = open_append(dir, "log");
 	sp.report_fd = open_append(dir, "report");
 	if (sp.log_fd < 0 || sp.report_fd < 0) {
-		no = errno;
-		why = xasprintf("cannot open the log in %s: %s", dir, strerror(no));
-		goto out;
-	}
-	if (disk_full(sp.log_fd)) { /* it could neither say nor report anything */
-		no = ENOSPC;
-		why = xasprintf("cannot write the log in %s: %s", dir, strerror(no));
-		goto out;
-	}
-	FAULT("nursery.fork.before");
-	if (argv) {
-		sp.argv = string_list(argv);
-		sp.envp = env_list(env);
-		pid = spawn_exec(&sp);
-		no = pid < 0 ? errno : sp.failed_step ? sp.failed_errno : 0;
-		if (pid > 0 && sp.failed_step) {
-			waitpid(pid, NULL, 0);
-			pid = -1;
-			why = xasprintf("%s%s%s: %s", steps[sp.failed_step], sp.failed_step > 1 ? " " : "",
-					sp.failed_step == 2   ? sp.cwd
-					: sp.failed_step == 3 ? sp.argv[0]
-							      : "",
-					strerror(sp.failed_errno));
-		}
-		for (size_t i = 0; sp.envp[i]; i++)
-			free(sp.envp[i]);
-		free(sp.envp);
-		free(sp.argv);
+		sp.no = errno;
+		sp.why = xasprintf("cannot open the log in %s: %s", dir, strerror(sp.no));
+	} else if (disk_full(sp.log_fd)) { /* it could neither say nor report anything */
+		sp.no = ENOSPC;
+		sp.why = xasprintf("cannot write the log in %s: %s", dir, strerror(sp.no));
 	} else {
-		spares_want(&n->spares);
-		pid = spares_take(&n->spares, json_object_get(msg, "doc"), env, sp.cwd, sp.log_fd, sp.report_fd);
-		if (pid == 0)
-			pid = spawn_native(&sp, json_object_get(msg, "doc"), env);
-		no = pid < 0 ? errno : 0;
+		FAULT("nursery.fork.before");
+		pid = nest_start(&sp, kind, msg);
+		/* Shadows and comparisons step behind what somebody waits for. */
+		if (pid > 0 && json_is_true(json_object_get(msg, "behind")))
+			setpriority(PRIO_PGRP, (id_t)pid, NICE);
+		FAULT("nursery.fork.after");
+		if (pid < 0)
+			nest_drop_spares(n); /* they take what is short */
 	}
-	FAULT("nursery.fork.after");
-	if (pid < 0 && why == NULL)
-		why = xasprintf("cannot start a process: %s", strerror(no));
-	if (pid < 0)
-		spares_drop(&n->spares); /* they take what is short */
-out:
 	if (sp.log_fd >= 0)
 		close(sp.log_fd);
 	if (sp.report_fd >= 0)
@@ -293,17 +219,17 @@ out:
 	c->key = xstrdup(key);
 	c->pid = pid;
 	c->alive = pid > 0;
-	c->native = argv == NULL;
+	c->kind = kind;
 	c->started = clock_mono();
 	c->born = oom_mark(&n->oom);
 	list_append(&n->children, &c->node);
 	if (pid < 0) {
-		c->exit = json_pack("{s:s,s:s,s:s,s:i}", "ev", "spawn_failed", "key", key, "error", why, "errno", no);
+		c->exit = json_pack("{s:s,s:s,s:s,s:i}", "ev", "spawn_failed", "key", key, "error", sp.why, "errno", sp.no);
 		nest_send(n, json_incref(c->exit));
 	} else {
 		nest_send(n, json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)pid));
 	}
-	free(why);
+	free(sp.why);
 }
 
 /* Its files are made while the daemon still waits for the commit: opening them again is quick. What fails now is said then. */
@@ -318,7 +244,7 @@ nest_prepare(struct nest *n, const char *key, json_t *msg)
 			close(fds[i]);
 	json_object_set(n->prepared, key, msg);
 	if (json_object_get(msg, "doc"))
-		spares_want(&n->spares);
+		spares_want(nest_kind(n, msg));
 }
 
 static void
@@ -341,7 +267,7 @@ static void
 nest_probe(struct nest *n, const char *dir)
 {
 	char *path = xasprintf("%s/.probe", dir), *why = NULL;
-	int fds[2] = { open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600), dup(n->null_fd) };
+	int fds[2] = { open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600), dup(n->spawner.null_fd) };
 	pid_t pid = -1;
 
 	if (fds[0] < 0 || fds[1] < 0 || write(fds[0], "?\n", 2) != 2)
@@ -357,7 +283,7 @@ nest_probe(struct nest *n, const char *dir)
 			close(fds[i]);
 	unlink(path);
 	if (why)
-		spares_drop(&n->spares);
+		nest_drop_spares(n);
 	nest_send(n, json_pack("{s:s,s:s?}", "ev", "probed", "error", why));
 	free(why);
 	free(path);
@@ -367,6 +293,15 @@ static json_int_t
 tv_us(struct timeval tv)
 {
 	return (json_int_t)tv.tv_sec * US_PER_S + tv.tv_usec;
+}
+
+static bool
+nest_spare_ended(struct nest *n, pid_t pid)
+{
+	LIST_FOR_EACH (it, &n->kinds)
+		if (spares_ended(LIST_ENTRY(it, struct spares, node), pid))
+			return true;
+	return false;
 }
 
 /* Collects every child that ended; strangers are grandchildren that came to us as subreaper. */
@@ -389,7 +324,7 @@ nest_reap(struct nest *n)
 			if (c->pid == pid && c->alive)
 				kill(-pid, SIGKILL); /* whatever it left behind in its group */
 		}
-		if (wait4(pid, &status, 0, &ru) != pid || spares_ended(&n->spares, pid))
+		if (wait4(pid, &status, 0, &ru) != pid || nest_spare_ended(n, pid))
 			continue;
 		LIST_FOR_EACH (it, &n->children) {
 			struct child *c = LIST_ENTRY(it, struct child, node);
@@ -533,16 +468,31 @@ nest_listen(const char *path)
 	return fd;
 }
 
-static bool
-nest_busy(struct nest *n, bool native)
+/* How many attempts run, of this kind; NULL: of all, and commands. */
+static size_t
+nest_running(struct nest *n, const struct spares *kind)
+{
+	size_t running = 0;
+
+	LIST_FOR_EACH (it, &n->children) {
+		struct child *c = LIST_ENTRY(it, struct child, node);
+
+		running += c->alive && (kind == NULL || c->kind == kind);
+	}
+	return running;
+}
+
+/* A kind of Python that nobody has wanted for long is forgotten; whoever comes next makes it anew. */
+static void
+nest_forget_kind(struct nest *n, struct spares *kind)
 {
 	LIST_FOR_EACH (it, &n->children) {
 		struct child *c = LIST_ENTRY(it, struct child, node);
 
-		if (c->alive && (c->native || !native))
-			return true;
+		if (c->kind == kind)
+			return; /* its exit waits to be acknowledged */
 	}
-	return false;
+	spares_free(kind);
 }
 
 /* How long the loop may sleep, in milliseconds. */
@@ -550,9 +500,19 @@ static int
 nest_patience(struct nest *n)
 {
 	/* Without a daemon: look now and then whether the state folder is still there for one to come back to. */
-	int ms = n->deaf ? DEAF_MS : n->conn < 0 ? FORSAKEN_CHECK_MS : -1, spares = spares_turn(&n->spares, nest_busy(n, true));
+	int ms = n->deaf ? DEAF_MS : n->conn < 0 ? FORSAKEN_CHECK_MS : -1;
 
-	return spares >= 0 && (ms < 0 || spares < ms) ? spares : ms;
+	for (struct list *it = n->kinds.next, *next; it != &n->kinds; it = next) {
+		struct spares *kind = LIST_ENTRY(it, struct spares, node);
+		int spares = spares_turn(kind, nest_running(n, kind));
+
+		next = it->next;
+		if (spares >= 0 && (ms < 0 || spares < ms))
+			ms = spares;
+		if (kind->python && kind->wanted_at == 0)
+			nest_forget_kind(n, kind);
+	}
+	return ms;
 }
 
 static void
@@ -571,7 +531,7 @@ nest_loop(struct nest *n)
 		n->deaf = false;
 		if (ready < 0 && errno != EINTR)
 			die("nursery: poll: %s", strerror(errno));
-		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && !nest_busy(n, false))
+		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && nest_running(n, NULL) == 0)
 			return;
 		if (fds[0].revents)
 			nest_reap(n);
@@ -612,8 +572,10 @@ nursery_main(const char *home, const char *libdir)
 	list_init(&n.children);
 	n.prepared = json_object();
 	n.binary = nursery_binary();
-	n.null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	spares_init(&n.spares, n.null_fd, &n.old_mask);
+	spawner_init(&n.spawner, home, libdir);
+	list_init(&n.kinds);
+	n.native = spares_new(&n.spawner, NULL, NULL);
+	list_append(&n.kinds, &n.native->node);
 	snprintf(n.id, sizeof(n.id), "%d-%lld", (int)getpid(), (long long)clock_wall());
 	setsid();
 	signal(SIGHUP, SIG_IGN);
@@ -623,7 +585,7 @@ nursery_main(const char *home, const char *libdir)
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGCHLD);
-	sigprocmask(SIG_BLOCK, &mask, &n.old_mask);
+	sigprocmask(SIG_BLOCK, &mask, &n.spawner.mask);
 	n.signal_fd = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (task_preload(libdir, &why) < 0)
 		log_warn("nursery: native tasks cannot run: %s", why);
@@ -638,13 +600,14 @@ nursery_main(const char *home, const char *libdir)
 	if (ftruncate(lock, 0) < 0 || write(lock, text, strlen(text)) < 0)
 		log_warn("nursery: cannot write its pid file: %s", strerror(errno));
 	nest_loop(&n);
-	spares_drop(&n.spares);
+	while (!list_empty(&n.kinds))
+		spares_free(LIST_ENTRY(n.kinds.next, struct spares, node));
 	unlink(n.socket);
 	free(n.socket);
 	buf_release(&n.in);
 	buf_release(&n.out);
 	json_decref(n.prepared);
 	free(n.binary);
-	close(n.null_fd);
+	spawner_release(&n.spawner);
 	return 0;
 }

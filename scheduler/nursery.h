@@ -3,7 +3,7 @@
  * daemon. This header has both ends: the process's main, and the daemon's client.
  *
  * They speak JSON lines on HOME/nursery.sock:
- *   to it    {"op":"prepare","key","dir","doc"|"argv","env","cwd"}  {"op":"go","key"}  {"op":"signal","key","sig"}
+ *   to it    {"op":"prepare","key","dir","doc"|"argv","env","cwd","python"}  {"op":"go","key"}  {"op":"signal","key","sig"}
  *            {"op":"ack","key"}  {"op":"list"}  {"op":"probe","dir"}  {"op":"stop"}
  *   from it  {"ev":"hello","id","pid","protocol","binary"}  {"ev":"started","key","pid"}
  *            {"ev":"exited","key","pid","status","wall_us","user_us","system_us","max_rss","oom","at"}
@@ -33,7 +33,7 @@ enum nursery_fit {
 	NURSERY_OTHER_PROTOCOL /* tells about its children; nothing new may be given to it */
 };
 /* What both ends speak; the number changes with the messages below. */
-#define NURSERY_PROTOCOL "sluice-nursery/2"
+#define NURSERY_PROTOCOL "sluice-nursery/3"
 /* Names the file that this process runs; the caller frees it. */
 char *nursery_binary(void);
 
@@ -73,8 +73,8 @@ void nursery_close(struct nursery *n, bool stop);
 void nursery_retire(struct nursery *n);
 /* Has it tell its children and their exits once more. */
 void nursery_list(struct nursery *n);
-/* Hands over what is to be forked, {"key","dir","doc" or "argv","env","cwd"}. Forgotten when this connection ends, or by
- * nursery_ack. */
+/* Hands over what is to be forked, {"key","dir","doc" or "argv","env","cwd"}; with "python", an interpreter, the doc is run in
+ * it. Forgotten when this connection ends, or by nursery_ack. */
 void nursery_prepare(struct nursery *n, const json_t *msg);
 /* Forks what was prepared. */
 void nursery_go(struct nursery *n, const char *key);

@@ -166,6 +166,8 @@ run_row(const struct run *run)
 	json_object_set_new(row, "started_at", time_json(run->started_at));
 	json_object_set_new(row, "ended_at", time_json(run->ended_at));
 	json_object_set_new(row, "error", text_json(run->error));
+	json_object_set_new(row, "rehearsal", json_boolean(run->rehearsal));
+	json_object_set_new(row, "shadow_of", text_json(run->shadow_of));
 	return row;
 }
 

@@ -55,6 +55,9 @@ recover_task(struct run *run, const json_t *row)
 	t->state = (enum task_state)state;
 	t->engine = xstrdup_null(text_from(row, "engine"));
 	t->outputs = json_is_object(outputs) ? json_incref(outputs) : NULL;
+	/* Of tasks that are transactions of their own it is visible with their success. */
+	if (t->state == TASK_STATE_SUCCESS && run->flow->isolation == ISOLATION_RUN)
+		streams_note(t, row);
 	t->error = xstrdup_null(text_from(row, "error"));
 	t->started_at = time_from(row, "started_at");
 	t->ended_at = time_from(row, "ended_at");
@@ -67,6 +70,7 @@ recover_task(struct run *run, const json_t *row)
 		task_retry_later(t, time_from(row, "next_attempt_at"));
 	} else if (t->state == TASK_STATE_RUNNING && json_is_object(live)) {
 		run->sched->slots_used++;
+		run->sched->slots_shadow += run->shadow_of != NULL;
 		run->fs->running_tasks++;
 		t->attempt = attempt_adopt(t, (int)json_integer_value(json_object_get(live, "n")),
 					   strcmp(text_from(live, "state"), "stopping") == 0, text_from(live, "nursery"),
@@ -122,6 +126,10 @@ recover_run(struct sched *s, const json_t *row)
 	run->interval_end = time_from(row, "interval_end");
 	run->started_at = time_from(row, "started_at");
 	run->error = xstrdup_null(text_from(row, "error"));
+	run->rehearsal = json_is_true(json_object_get(row, "rehearsal"));
+	if (text_from(row, "shadow_of"))
+		shadow_set(run, text_from(row, "shadow_of"), json_object_get(row, "original"));
+	shadow_recovered(run);
 	if (run->idempotency_key)
 		HASH_ADD_KEYPTR(hh_key, s->runs_by_key, run->idempotency_key, strlen(run->idempotency_key), run);
 	json_array_foreach (json_object_get(row, "tasks"), i, value)
@@ -167,12 +175,14 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 		json_object_set_new(s->handled, key, json_integer(time_from(row, "handled_at")));
 		free(key);
 	}
+	streams_recover(s, json_object_get(all, "offsets"));
 	json_array_foreach (json_object_get(all, "runs"), i, row)
 		recover_run(s, row);
 	json_array_foreach (json_object_get(all, "untold"), i, row)
 		sched_table_told(s, row);
 	json_decref(all);
 	s->recovered = true;
+	shadow_start(s);
 	attempts_sweep(s);
 	/* What the nursery told before was told to someone who could not know which attempts are wanted. */
 	if (s->nursery_id)
@@ -184,25 +194,30 @@ on_recovered(void *arg, const struct rows *r, struct err *e)
 void
 recover_start(struct sched *s)
 {
-	store_query(s->store,
-		    "SELECT json_build_object("
-		    " 'last_event', (SELECT coalesce(max(id), 0) FROM events),"
-		    " 'untold', (SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.id), '[]') FROM commits c WHERE NOT c.told),"
-		    " 'paused', (SELECT coalesce(json_object_agg(id, true), '{}') FROM flows WHERE paused),"
-		    " 'schedules', (SELECT coalesce(json_agg(json_build_object('flow', flow, 'spec', spec, 'handled_at', "
-		    "handled_at)), '[]')"
-		    "               FROM schedules),"
-		    " 'runs', (SELECT coalesce(json_agg(to_jsonb(r) || jsonb_build_object("
-		    "     'source', v.source, 'file', v.file,"
-		    "     'commits', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.id) FROM commits c WHERE c.run_id = r.id AND "
-		    "c.state = 'private'),"
-		    "     'tasks', (SELECT jsonb_agg(to_jsonb(t) || jsonb_build_object("
-		    "         'attempts', (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = "
-		    "t.id),"
-		    "         'live', (SELECT to_jsonb(a) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
-		    "                  AND a.state IN ('running', 'stopping') ORDER BY n DESC LIMIT 1)) ORDER BY t.idx)"
-		    "       FROM tasks t WHERE t.run_id = r.id)) ORDER BY r.created_at, r.id), '[]')"
-		    "   FROM runs r JOIN flow_versions v ON v.hash = r.version WHERE r.state IN ('queued', 'running', "
-		    "'publishing')))",
-		    0, NULL, on_recovered, s);
+	store_query(
+		s->store,
+		"SELECT json_build_object("
+		" 'last_event', (SELECT coalesce(max(id), 0) FROM events),"
+		" 'untold', (SELECT coalesce(jsonb_agg(to_jsonb(c) ORDER BY c.id), '[]') FROM commits c WHERE NOT c.told),"
+		" 'paused', (SELECT coalesce(json_object_agg(id, true), '{}') FROM flows WHERE paused),"
+		" 'schedules', (SELECT coalesce(json_agg(json_build_object('flow', flow, 'spec', spec, 'handled_at', "
+		"handled_at)), '[]')"
+		"               FROM schedules),"
+		" 'offsets', (SELECT coalesce(json_agg(o), '[]') FROM offsets o),"
+		" 'runs', (SELECT coalesce(json_agg(to_jsonb(r) || jsonb_build_object("
+		"     'source', v.source, 'file', v.file, 'original', CASE WHEN r.shadow_of IS NOT NULL THEN"
+		"     shadow_original(r.shadow_of) END,"
+		"     'commits', (SELECT jsonb_agg(to_jsonb(c) ORDER BY c.id) FROM commits c WHERE c.run_id = r.id AND "
+		"c.state = 'private'),"
+		"     'tasks', (SELECT jsonb_agg(to_jsonb(t) || jsonb_build_object("
+		"         'attempts', (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = "
+		"t.id),"
+		"         'streams', (SELECT a.report->'streams' FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
+		"                  AND a.state = 'success' ORDER BY n DESC LIMIT 1),"
+		"         'live', (SELECT to_jsonb(a) FROM attempts a WHERE a.run_id = t.run_id AND a.task_id = t.id"
+		"                  AND a.state IN ('running', 'stopping') ORDER BY n DESC LIMIT 1)) ORDER BY t.idx)"
+		"       FROM tasks t WHERE t.run_id = r.id)) ORDER BY r.created_at, r.id), '[]')"
+		"   FROM runs r JOIN flow_versions v ON v.hash = r.version WHERE r.state IN ('queued', 'running', "
+		"'publishing')))",
+		0, NULL, on_recovered, s);
 }

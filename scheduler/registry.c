@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/list.h"
@@ -169,6 +170,17 @@ registry_watch(struct registry *r, const char *dir)
 	list_append(&r->watches, &w->node);
 }
 
+/* A daemon's own folder may lie among the flows, as in a folder that holds all of an example; nothing in it is one. */
+static bool
+is_state_folder(const char *path)
+{
+	char *pid = xasprintf("%s/daemon.pid", path);
+	bool is = access(pid, F_OK) == 0;
+
+	free(pid);
+	return is;
+}
+
 static bool
 registry_walk(struct registry *r, const char *dir, int depth)
 {
@@ -191,7 +203,7 @@ registry_walk(struct registry *r, const char *dir, int depth)
 		path = xasprintf("%s/%s", dir, ent->d_name);
 		if (stat(path, &st) == 0) {
 			if (S_ISDIR(st.st_mode))
-				changed |= registry_walk(r, path, depth + 1);
+				changed |= !is_state_folder(path) && registry_walk(r, path, depth + 1);
 			else if (S_ISREG(st.st_mode) && is_flow_file(ent->d_name))
 				changed |= registry_load(r, path, &st);
 		}

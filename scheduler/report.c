@@ -76,9 +76,9 @@ report_tidy(json_t *report)
 		const char *name;
 		json_type type;
 	} kinds[] = {
-		{ "progress", JSON_OBJECT }, { "outputs", JSON_OBJECT }, { "metrics", JSON_OBJECT },
-		{ "tables", JSON_ARRAY },    { "checks", JSON_ARRAY },   { "result", JSON_OBJECT },
-		{ "error", JSON_OBJECT },    { "writing", JSON_ARRAY },  { "expiring", JSON_ARRAY },
+		{ "progress", JSON_OBJECT }, { "outputs", JSON_OBJECT }, { "metrics", JSON_OBJECT }, { "tables", JSON_ARRAY },
+		{ "checks", JSON_ARRAY },    { "result", JSON_OBJECT },  { "error", JSON_OBJECT },   { "writing", JSON_ARRAY },
+		{ "expiring", JSON_ARRAY },  { "streams", JSON_ARRAY },
 	};
 	json_t *error = json_object_get(report, "error");
 

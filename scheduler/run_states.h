@@ -65,6 +65,7 @@ enum task_state {
 	X(WAITING, UPSTREAM_FAIL, UPSTREAM_FAILED)                                                                               \
 	X(WAITING, FAIL, FAILED)                                                                                                 \
 	X(WAITING, CANCEL, CANCELLED)                                                                                            \
+	X(WAITING, TAKE_OVER, SUCCESS)                                                                                           \
 	X(READY, START, RUNNING)                                                                                                 \
 	X(READY, FAIL, FAILED)                                                                                                   \
 	X(READY, CANCEL, CANCELLED)                                                                                              \
@@ -109,9 +110,10 @@ enum task_event {
 	TASK_EV_TIME_OUT,
 	TASK_EV_LOSE,
 	TASK_EV_CANCEL,
-	TASK_EV_CONFLICT, /* a table that it wrote was changed by somebody else before the run could publish it */
-	TASK_EV_REDO,     /* the same, and another attempt is allowed */
-	TASK_EV_RESET,    /* it depends on one that is done again */
+	TASK_EV_CONFLICT,  /* a table that it wrote was changed by somebody else before the run could publish it */
+	TASK_EV_REDO,      /* the same, and another attempt is allowed */
+	TASK_EV_RESET,     /* it depends on one that is done again */
+	TASK_EV_TAKE_OVER, /* in a shadow: what this program did in the original run holds here, too */
 	TASK_EV_COUNT
 };
 

@@ -9,8 +9,10 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "base/engine_home.h"
 #include "base/fs.h"
 #include "base/log.h"
+#include "flows/engines.h"
 #include "flows/expr.h"
 #include "scheduler/sched_int.h"
 
@@ -36,6 +38,16 @@ flow_state_get(struct sched *s, const char *id)
 		list_init(&fs->queue);
 		HASH_ADD_KEYPTR(hh, s->flows, fs->id, strlen(fs->id), fs);
 	}
+	return fs;
+}
+
+struct flow_state *
+flow_state_shadow(struct sched *s, const char *id)
+{
+	char *own = xasprintf("shadow:%s", id); /* no flow can be called so */
+	struct flow_state *fs = flow_state_get(s, own);
+
+	free(own);
 	return fs;
 }
 
@@ -79,6 +91,7 @@ run_free(struct run *run)
 		alarm_cancel(&t->retry);
 		list_remove(&t->ready);
 		json_decref(t->outputs);
+		json_decref(t->reads);
 		free(t->error);
 		free(t->engine);
 	}
@@ -92,6 +105,8 @@ run_free(struct run *run)
 	flow_unref(run->flow);
 	json_decref(run->params);
 	json_decref(run->engine);
+	json_decref(run->original);
+	free(run->shadow_of);
 	free(run->tasks);
 	free(run->trigger);
 	free(run->idempotency_key);
@@ -143,6 +158,7 @@ run_enter(struct run *run, enum run_event ev, const char *reason)
 			run->error = xstrdup(reason);
 		if (run->state != RUN_SUCCESS)
 			lake_abandon(run);
+		shadow_ended(run);
 	}
 }
 
@@ -232,6 +248,7 @@ task_transition(struct task *t, enum task_event ev, const char *reason)
 		task_state_name((enum task_state)next), reason ? ": " : "", reason ? reason : "");
 	if (t->state == TASK_STATE_RUNNING) {
 		s->slots_used--;
+		s->slots_shadow -= run->shadow_of != NULL;
 		run->fs->running_tasks--;
 	}
 	if (task_state_terminal(t->state)) { /* done again */
@@ -246,6 +263,7 @@ task_transition(struct task *t, enum task_event ev, const char *reason)
 		t->next_attempt_at = 0;
 	} else if (t->state == TASK_STATE_RUNNING) {
 		s->slots_used++;
+		s->slots_shadow += run->shadow_of != NULL;
 		run->fs->running_tasks++;
 		if (t->started_at == 0)
 			t->started_at = t->attempt->started_at;
@@ -255,6 +273,7 @@ task_transition(struct task *t, enum task_event ev, const char *reason)
 	if (task_state_terminal(t->state)) {
 		run->open_tasks--;
 		t->ended_at = clock_wall();
+		task_kept_leave(t);
 	}
 	if (reason && t->state != TASK_STATE_SUCCESS && t->state != TASK_STATE_RUNNING)
 		t->error = xstrdup(reason);
@@ -313,13 +332,21 @@ task_retry_pause(const struct task *t, int next)
 	return (dur_us)pause;
 }
 
+/* Did the attempt itself say that another one would fail alike? */
+static bool
+task_failed_for_good(const struct task *t)
+{
+	return t->attempt && json_is_true(json_object_get(json_object_get(t->attempt->report, "error"), "final"));
+}
+
 void
 task_attempt_ended(struct task *t, enum task_event ev, const char *reason)
 {
 	const struct retry *r = &t->def->retry;
 	struct run *run = t->run;
 
-	if (ev == TASK_EV_SUCCEED || ev == TASK_EV_CANCEL || run->stop != STOP_NONE || t->attempts >= r->max_attempts) {
+	if (ev == TASK_EV_SUCCEED || ev == TASK_EV_CANCEL || run->stop != STOP_NONE || t->attempts >= r->max_attempts ||
+	    (ev == TASK_EV_FAIL && task_failed_for_good(t))) {
 		if (run->stop != STOP_NONE && ev != TASK_EV_SUCCEED)
 			ev = TASK_EV_CANCEL;
 		task_transition(t, ev, reason);
@@ -387,6 +414,11 @@ sched_scope(const struct run *run)
 	json_object_set_new(r, "data_interval_end",
 			    json_string(time_format(run->interval_end ? run->interval_end : run->created_at, text)));
 	json_object_set_new(r, "error", run->error ? json_string(run->error) : json_string(""));
+	if (run->shadow_of) { /* but for its id it is the run that it repeats */
+		json_object_set(r, "trigger", json_object_get(run->original, "trigger"));
+		json_object_set_new(r, "created_at", json_string(time_format(run->original_at, text)));
+		json_object_set_new(r, "started_at", json_string(time_format(run->as_of, text)));
+	}
 	r = json_pack("{s:O,s:o,s:{s:s,s:s,s:s,s:s},s:o,s:o,s:O,s:O}", "params", run->params, "run", r, "flow", "id",
 		      run->flow->id, "namespace", run->flow->namespace_ ? run->flow->namespace_ : "default", "file",
 		      run->flow->file, "dir", dir, "tasks", tasks, "env", env, "vars",
@@ -434,6 +466,8 @@ task_advance(struct task *t)
 	case VERDICT_GO:
 		break;
 	}
+	if (shadow_take_over(t))
+		return;
 	if (!t->def->enabled) {
 		task_transition(t, TASK_EV_SKIP, "the task is not enabled");
 		return;
@@ -474,6 +508,8 @@ run_finish(struct run *run)
 		why = xasprintf("task %s: %s", bad->def->id, bad->error ? bad->error : task_state_name(bad->state));
 		run_transition(run, RUN_EV_FAIL, why);
 	} else {
+		if (run->rehearsal)
+			lake_rehearsed(run);
 		run_transition(run, lake_pending(run, NULL) ? RUN_EV_PUBLISH : RUN_EV_SUCCEED, NULL);
 	}
 	free(why);
@@ -529,25 +565,34 @@ task_start(struct task *t)
 	attempt_spawn_after_commit(a);
 }
 
+/* Starts tasks while there are slots: those of runs, as if there were no shadows, or those of shadows, in what is left. */
 static bool
-sched_dispatch(struct sched *s)
+dispatch(struct sched *s, bool shadows)
 {
 	bool any = false;
 
-	if (s->nursery_id == NULL || !store_connected(s->store))
-		return false;
 	LIST_FOR_EACH (it, &s->ready) {
 		struct task *t = LIST_ENTRY(it, struct task, ready);
 		struct flow_state *fs = t->run->fs;
 
-		if (s->slots_used >= hold_slots(s))
+		if (s->slots_used - (shadows ? 0 : s->slots_shadow) >= hold_slots(s))
 			break;
+		if ((t->run->shadow_of != NULL) != shadows)
+			continue;
 		if (t->run->flow->max_active_tasks && fs->running_tasks >= t->run->flow->max_active_tasks)
 			continue;
 		task_start(t);
 		any = true;
 	}
 	return any;
+}
+
+static bool
+sched_dispatch(struct sched *s)
+{
+	if (s->nursery_id == NULL || !store_connected(s->store))
+		return false;
+	return dispatch(s, false) || dispatch(s, true);
 }
 
 /* After a rush the heap is as large as it ever was, nearly all of it free. */
@@ -705,15 +750,44 @@ trigger_fail(sched_trigger_cb cb, void *arg, struct err *e)
 static char *
 task_engine(const struct task_def *def, const json_t *override)
 {
-	const char *name = NULL;
+	const char *name = flow_engine_asked(def, override);
 
-	if (def->engine == NULL)
-		return NULL;
-	if (json_is_string(override))
-		name = json_string_value(override);
-	else if (json_is_object(override))
-		name = json_string_value(json_object_get(override, def->id));
-	return xstrdup(name ? name : def->engine);
+	return def->engine ? xstrdup(name ? name : def->engine) : NULL;
+}
+
+/*
+ * Are the engines there that the run's tasks need? Two looks at a local folder's names, which the kernel has in memory: the same
+ * folder that this loop makes the attempts' folders in.
+ */
+int
+sched_check_installed(const struct sched *s, const struct trigger *t, struct err *e)
+{
+	for (size_t i = 0; i < t->flow->ntasks; i++) {
+		const struct task_def *def = &t->flow->tasks[i];
+		char *engine = task_engine(def, t->engine);
+		const char *version = json_string_value(json_object_get(def->engine_options, "version")),
+			   *home = engine ? engine_home_of(engine, version) : NULL;
+		int line = def->line, col = def->col, rc = 0;
+		const json_t *at = json_object_get(def->pos, "engine");
+
+		if (json_is_array(at)) {
+			line = (int)json_integer_value(json_array_get(at, 0));
+			col = (int)json_integer_value(json_array_get(at, 1));
+		}
+		/* The flow's own engines were looked at when it was loaded; a trigger may name others. */
+		if (engine && task_uses_tables(def) &&
+		    (rc = engine_check_catalog(engine, config_get(s->config, "catalog.type"), e)) < 0)
+			err_prefix(e, "%s:%d:%d: task \"%s\"", t->flow->file, line, col, def->id);
+		else if (engine && def->enabled && engine_is_installed_apart(engine) && !engine_home_ready(s->home, home))
+			rc = err_set(
+				e, ERR_UNPROCESSABLE,
+				"%s:%d:%d: engine \"%s\" of task \"%s\" is not installed; `sluice engines install %s` makes it",
+				t->flow->file, line, col, engine, def->id, engine_home_name(home));
+		free(engine);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
 }
 
 /* Makes the run in memory; sched_turn and record_turn do the rest. */
@@ -733,6 +807,9 @@ trigger_create(struct sched *s, const struct trigger *t, json_t *params)
 	run->scheduled_for = t->scheduled_for;
 	run->interval_start = t->interval_start;
 	run->interval_end = t->interval_end;
+	run->rehearsal = t->rehearsal;
+	if (t->shadow_of)
+		shadow_set(run, t->shadow_of, t->original);
 	run->fresh = run->dirty = true;
 	for (size_t i = 0; i < t->flow->ntasks; i++)
 		run->tasks[i].engine = task_engine(run->tasks[i].def, run->engine);
@@ -740,8 +817,16 @@ trigger_create(struct sched *s, const struct trigger *t, json_t *params)
 		HASH_ADD_KEYPTR(hh_key, s->runs_by_key, run->idempotency_key, strlen(run->idempotency_key), run);
 	list_append(&run->fs->queue, &run->queued);
 	record_event(s, "run", run, NULL, 0, run_state_name(run->state), NULL);
+	shadow_note(run);
 	run_mark(run);
 	return run;
+}
+
+struct run *
+sched_trigger_shadow(struct sched *s, const struct trigger *t)
+{
+	/* The params are the original's, checked and completed then. */
+	return trigger_create(s, t, json_deep_copy(t->params));
 }
 
 struct trigger_lookup {
@@ -821,11 +906,20 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 		trigger_fail(cb, arg, &e);
 		return;
 	}
+	if (t->rehearsal && config_foreign(s->config)) {
+		err_set(&e, ERR_UNPROCESSABLE,
+			"a rehearsal is not possible with the catalog \"%s\", which another server keeps: what it writes would "
+			"be "
+			"visible at once",
+			config_get(s->config, "catalog.name"));
+		trigger_fail(cb, arg, &e);
+		return;
+	}
 	if (flow_params(t->flow, t->params, &params, &e) < 0) {
 		trigger_fail(cb, arg, &e);
 		return;
 	}
-	if (t->engine && flow_check_engine(t->flow, t->engine, &e) < 0) {
+	if ((t->engine && flow_check_engine(t->flow, t->engine, &e) < 0) || sched_check_installed(s, t, &e) < 0) {
 		json_decref(params);
 		trigger_fail(cb, arg, &e);
 		return;
@@ -994,8 +1088,9 @@ sched_status(struct sched *s)
 		queued += run->state == RUN_QUEUED;
 		running += run_active(run->state);
 	}
+	/* What shadows have beyond the total is theirs alone. */
 	return json_pack("{s:{s:i,s:i},s:{s:i,s:i}}", "runs", "queued", queued, "running", running, "slots", "used",
-			 s->slots_used, "total", s->slots_total);
+			 s->slots_used < s->slots_total ? s->slots_used : s->slots_total, "total", s->slots_total);
 }
 
 struct sched_sub *
@@ -1055,6 +1150,7 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 	s->began = clock_wall();
 	s->commits = json_array();
 	s->cleanup = json_array();
+	s->offsets = json_object();
 	s->abandoned = json_array();
 	s->handled = json_object();
 	s->nursery = nursery_open(loop, home, libdir, &attempt_nursery_events, s, e);
@@ -1068,6 +1164,7 @@ sched_open(uv_loop_t *loop, struct store *store, const struct config *config, st
 		return NULL;
 	}
 	list_init(&s->preparing);
+	shadow_open(s);
 	s->leftovers = json_array();
 	store_on_turn(store, sched_turn, sched_chores, s);
 	log_hold(true);
@@ -1139,9 +1236,11 @@ sched_close(struct sched *s, bool stop_nursery)
 	alarm_cancel(&s->recover_alarm);
 	alarm_cancel(&s->relist_alarm);
 	hold_release(s);
+	shadow_close(s);
 	json_decref(s->unbegun);
 	json_decref(s->commits);
 	json_decref(s->cleanup);
+	json_decref(s->offsets);
 	json_decref(s->abandoned);
 	json_decref(s->events);
 	json_decref(s->versions);

@@ -44,6 +44,9 @@ struct trigger {
 	const char *idempotency_key;          /* NULL: none */
 	wall_us scheduled_for;                /* 0: not scheduled */
 	wall_us interval_start, interval_end; /* 0: none */
+	bool rehearsal;                       /* what it writes to tables never becomes visible */
+	const char *shadow_of;                /* the run that it repeats; NULL: none */
+	const json_t *original;               /* of a shadow: see shadow.c */
 };
 
 /* `run_id` is NULL on failure. `created` is false when the idempotency key named an earlier run, whose id is given. */
@@ -113,6 +116,14 @@ void sched_on_cleanup(struct sched *s, sched_cleanup_fn fn, void *arg);
 json_t *sched_table_row(struct sched *s, const struct table_change *change, const char *who, const char *attempt);
 /* The event of a row of `commits` that was written with told = false. */
 void sched_table_told(struct sched *s, const json_t *row);
+
+/*
+ * How a run is compared with its shadow, by their ids: the answer goes to sched_compared, {equal, tables} or an error. Both
+ * borrowed.
+ */
+typedef void (*sched_compare_fn)(void *arg, const char *run, const char *shadow);
+void sched_on_shadowed(struct sched *s, sched_compare_fn fn, void *arg);
+void sched_compared(struct sched *s, const json_t *result, struct err *e);
 
 /* ---- maintenance of tables ---- */
 

@@ -77,6 +77,7 @@ struct task {
 	int attempts;            /* number of the last one */
 	struct attempt *attempt; /* the live one */
 	json_t *outputs;
+	json_t *reads; /* how far it has read streams, while that is not visible: see streams.c; NULL: none */
 	char *error;
 	wall_us started_at, ended_at, next_attempt_at;
 	struct alarm *retry;
@@ -100,6 +101,12 @@ struct run {
 	struct alarm *timeout;
 	struct list commits;      /* of struct commit: what it wrote and nobody else sees yet, oldest first */
 	bool asked;               /* while PUBLISHING: it is under way */
+	bool rehearsal;           /* none of its commits ever becomes visible */
+	bool shadowed;            /* a shadow follows it */
+	char *shadow_of;          /* the run that it repeats on another engine; NULL: it is nobody's shadow */
+	json_t *original;         /* of a shadow: what it takes from that run; see shadow_set */
+	wall_us original_at;      /* when that was made */
+	wall_us as_of;            /* when that began: the shadow sees tables as they were then */
 	bool dirty, fresh, check; /* check: sched_turn must look at it */
 	struct list queued;       /* in fs->queue while QUEUED */
 	struct list dirty_node;   /* in sched->dirty while dirty or check */
@@ -147,6 +154,7 @@ struct sched {
 	struct list ready, dirty, subs, preparing;
 	json_t *leftovers; /* paths to remove */
 	int slots_total, slots_used;
+	int slots_shadow; /* of those used: a run may have as many more */
 	int adhoc_used;
 	unsigned adhoc_seq;
 	char *nursery_id; /* NULL while it is down or not yet listed */
@@ -164,11 +172,13 @@ struct sched {
 	json_t *unbegun;             /* attempts whose rows go, of this turn */
 	json_t *commits, *abandoned; /* of this turn: rows of commits to tables, and the ids of those that are taken back */
 	int64_t last_commit;
+	json_t *offsets; /* see streams.c */
 	json_t *cleanup; /* of this turn: rows of where files may have been left */
 	wall_us began;   /* this daemon */
 	sched_rebase_fn rebase;
 	sched_cleanup_fn cleanup_cb;
 	void *rebase_arg, *cleanup_arg;
+	struct shadow_watch *shadows;
 	json_t *handled; /* "flow\tspec" -> wall_us as string: the last planned time that was dealt with */
 	int handles;
 };
@@ -180,6 +190,12 @@ json_t *sched_scope(const struct run *run);
 MUSTCHECK int sched_scope_env(json_t *scope, const struct task_def *def, json_t **out, struct err *e);
 void sched_wake(struct sched *s);
 struct flow_state *flow_state_get(struct sched *s, const char *id);
+/* That of the flow's shadows, which must count for nothing in the flow's own. */
+struct flow_state *flow_state_shadow(struct sched *s, const char *id);
+/* Are the engines there that the run's tasks need? */
+MUSTCHECK int sched_check_installed(const struct sched *s, const struct trigger *t, struct err *e);
+/* A shadow's run, made this turn; what a trigger of a person is refused for, it is not. */
+struct run *sched_trigger_shadow(struct sched *s, const struct trigger *t);
 void run_mark(struct run *run);
 void run_free(struct run *run);
 struct run *run_new(struct sched *s, struct flow *flow, const char *id);
@@ -207,6 +223,8 @@ void attempt_prepare(struct attempt *a);
 void attempt_spawn_after_commit(struct attempt *a);
 /* The settings and keys of the S3 store, for attempts' documents alone; NULL where nothing says that there is one. */
 json_t *attempts_s3(const struct sched *s);
+/* The task has ended: what its attempts handed on goes. */
+void task_kept_leave(const struct task *t);
 /* Removes the scratch folders that no attempt owns: those of a daemon that died between a commit and its chores. */
 void attempts_sweep(struct sched *s);
 /* Ends its process: TERM, and after the grace time KILL. */
@@ -228,6 +246,8 @@ void lake_take_back(const struct attempt *a);
 void lake_leave(const struct attempt *a);
 /* Takes back everything that is not visible: the run ends, and not well. */
 void lake_abandon(struct run *run);
+/* The end of a rehearsal: what was written stays for a while to be compared, and nobody sees it. */
+void lake_rehearsed(struct run *run);
 /* Queues what makes the run's commits visible, behind this turn's rows. */
 void lake_publish_run(struct run *run);
 void lake_publish_attempt(struct attempt *a);
@@ -238,6 +258,47 @@ void lake_recover(struct run *run, const json_t *rows);
 void lake_release(struct run *run);
 /* Adds the tables that it has written and nobody else sees yet: {"ns.table": a sentence}. */
 void lake_tables(const struct run *run, json_t *out);
+
+/* shadow.c */
+void shadow_open(struct sched *s);
+void shadow_close(struct sched *s);
+/* What was active before is loaded. */
+void shadow_start(struct sched *s);
+/* A run was made: notes that a shadow follows, where it was drawn. */
+void shadow_note(struct run *run);
+/* The same of a run that was active before, whose row is there. */
+void shadow_recovered(struct run *run);
+/*
+ * Makes the run a shadow. `original` is {started_at, created_at, trigger, tasks: {ID: {state, outputs}} of programs, pins:
+ * {"ns\x1fname": {type, location}} of the tables that are something else by now}.
+ */
+void shadow_set(struct run *run, const char *of, const json_t *original);
+/* A table that has changed since the run began that it repeats. */
+bool shadow_table_seen(const struct run *run, const char *ns, const char *name, struct table_seen *seen);
+void shadow_tables_seen(const struct run *run, const char *ns, sched_table_cb cb, void *arg);
+/* A table has changed for all to see: for the shadows under way it is what it was. `before` NULL: there was none. */
+void shadow_moved(struct sched *s, const char *ns, const char *name, const char *type, const char *before);
+/* A shadow's program is not run: what it did in the original holds. False: the task is none. */
+bool shadow_take_over(struct task *t);
+/* A run has ended. */
+void shadow_ended(struct run *run);
+/* Since when states of tables are needed by a comparison; 0: none is under way. */
+wall_us shadow_oldest(const struct sched *s);
+
+/* streams.c */
+/* What a stage task of a stream begins from: {name, cluster, offsets}; NULL: it reads none. The caller owns it. */
+json_t *streams_doc(const struct task *t, const json_t *spec);
+/* An attempt has ended well: takes from its report how far it read. */
+void streams_note(struct task *t, const json_t *report);
+void streams_forget(struct task *t);
+/* Have the run's tasks, or this one alone, read anything that is not visible? */
+bool streams_pending(const struct run *run, const struct task *t);
+/* That, as rows of `publish`: [{stream, cluster, topic, partition, base, next, task}]. The caller owns it. */
+json_t *streams_rows(const struct run *run, const struct task *t);
+/* It is visible now. */
+void streams_settle(struct run *run, const struct task *t);
+/* What the database has. */
+void streams_recover(struct sched *s, const json_t *rows);
 
 /* hold.c */
 /* The attempt could not be forked for a cause that will pass: its task is ready again. Frees the attempt. */

@@ -7,35 +7,57 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/log.h"
 #include "tasks/task.h"
 
-#define KEEP    4                /* a pipeline's worth */
-#define LINGER  (30 * US_PER_S)  /* after the last native task was heard of */
-#define QUIET   (50 * US_PER_MS) /* only then are more made than the one that the next task needs */
-#define AGAIN   (US_PER_S)       /* after a fork that failed, or a spare that died */
-#define GIVE_FD 4                /* in the spare: where the document comes from */
-#define DOC_MAX (1u << 20)       /* larger ones go the other way */
+#define KEEP          4                /* a pipeline's worth */
+#define MANY          16               /* of Python, while so many tasks run */
+#define LINGER        (30 * US_PER_S)  /* after the last task of the kind was heard of */
+#define LINGER_PYTHON (90 * US_PER_S)  /* an interpreter takes longer to come back; and flows run every minute */
+#define QUIET         (50 * US_PER_MS) /* only then are more made than those that the next task needs */
+#define AGAIN         (US_PER_S)       /* after a fork that failed, or a spare that died; twice as long each time in a row */
+#define AGAIN_MOST    6                /* times */
+#define GIVE_FD       4                /* in the spare: where the document comes from */
+#define DOC_MAX       (1u << 20)       /* larger ones go the other way */
 
 struct spare {
 	struct list node;
-	pid_t pid;
+	pid_t pid; /* 0: ordered from the server, and it has not said yet that it waits */
 	int fd;
 };
 
-void
-spares_init(struct spares *s, int null_fd, const sigset_t *mask)
+struct spares *
+spares_new(const struct spawner *by, const char *python, const char *engine)
 {
-	*s = (struct spares){ .null_fd = null_fd, .mask = mask };
+	struct spares *s = xcalloc(1, sizeof(*s));
+
+	s->by = by;
+	s->python = xstrdup_null(python);
+	s->engine = xstrdup_null(engine);
+	s->server_fd = -1;
+	list_init(&s->node);
 	list_init(&s->waiting);
+	return s;
 }
 
 void
-spares_want(struct spares *s)
+spares_free(struct spares *s)
 {
-	s->wanted_at = clock_mono();
+	spares_drop(s);
+	list_remove(&s->node);
+	free(s->python);
+	free(s->engine);
+	free(s);
+}
+
+bool
+spares_are(const struct spares *s, const char *python, const char *engine)
+{
+	return s->python && strcmp(s->python, python) == 0 && strcmp(s->engine ? s->engine : "", engine ? engine : "") == 0;
 }
 
 static void
@@ -92,19 +114,13 @@ static void __attribute__((noreturn)) spare_main(struct spares *s, int fd, pid_t
 	json_t *given;
 	const char *cwd;
 
-	/* As every child of the nursery: see its child_setup. */
-	setpgid(0, 0);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent)
-		_exit(125);
+	spawn_child_begin(parent);
 	prctl(PR_SET_NAME, "sluice-spare");
 	/* The report's place is held until it comes. */
-	if (dup2(s->null_fd, 0) < 0 || (fd != GIVE_FD && dup2(fd, GIVE_FD) < 0) || dup2(0, 3) < 0)
+	if (dup2(s->by->null_fd, 0) < 0 || (fd != GIVE_FD && dup2(fd, GIVE_FD) < 0) || dup2(0, 3) < 0)
 		_exit(126);
 	close_range(GIVE_FD + 1, ~0U, 0);
-	for (int sig = 1; sig < 32; sig++)
-		signal(sig, SIG_DFL);
-	sigprocmask(SIG_SETMASK, s->mask, NULL);
+	spawn_child_signals(s->by);
 	task_warm(GIVE_FD);
 	given = spare_wait();
 	prctl(PR_SET_NAME, "sluice-task");
@@ -114,12 +130,22 @@ static void __attribute__((noreturn)) spare_main(struct spares *s, int fd, pid_t
 	task_exit(task_main(json_object_get(given, "doc")));
 }
 
-/* ---- in the nursery ---- */
+/* ---- making them ---- */
+
+static void
+spare_add(struct spares *s, pid_t pid, int fd)
+{
+	struct spare *sp = xcalloc(1, sizeof(*sp));
+
+	sp->pid = pid;
+	sp->fd = fd;
+	list_append(&s->waiting, &sp->node);
+	s->count++;
+}
 
 static bool
 spare_fork(struct spares *s)
 {
-	struct spare *sp;
 	pid_t parent = getpid(), pid;
 	int fds[2];
 
@@ -135,118 +161,248 @@ spare_fork(struct spares *s)
 		close(fds[0]);
 		return false;
 	}
-	sp = xcalloc(1, sizeof(*sp));
-	sp->pid = pid;
-	sp->fd = fds[0];
-	list_append(&s->waiting, &sp->node);
-	s->count++;
+	spare_add(s, pid, fds[0]);
 	return true;
 }
 
-/* All or nothing, and without waiting: false when it is dead, or when the message is too large for its socket. */
+static void
+server_forget(struct spares *s)
+{
+	if (s->server_fd >= 0)
+		close(s->server_fd);
+	s->server_fd = -1;
+	s->server = 0;
+}
+
 static bool
-spare_give(const struct spare *sp, char *text, size_t len, const int fds[2])
+server_start(struct spares *s)
+{
+	/* What it says goes to the nursery's log; it reports nothing. */
+	struct spawn sp = { .by = s->by, .log_fd = 2, .report_fd = s->by->null_fd };
+	int fds[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+		return false;
+	s->server = spawn_server(&sp, s->python, s->engine ? s->engine : "", fds[1]);
+	close(fds[1]);
+	if (s->server < 0) {
+		log_warn("nursery: no fork server of %s: %s", s->python, sp.why);
+		free(sp.why);
+		close(fds[0]);
+		s->server = 0;
+		return false;
+	}
+	s->server_fd = fds[0];
+	return true;
+}
+
+/* All or nothing, and without waiting: false when the other end is gone, or when the message is too large for its socket. */
+static bool
+send_fds(int socket, char *text, size_t len, const int *fds, size_t nfds)
 {
 	union {
 		struct cmsghdr head;
 		char space[CMSG_SPACE(2 * sizeof(int))];
 	} control = { .space = { 0 } };
 	struct iovec iov = { .iov_base = text, .iov_len = len };
-	struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof(control) };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = CMSG_SPACE(nfds * sizeof(int))
+	};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
 
 	c->cmsg_level = SOL_SOCKET;
 	c->cmsg_type = SCM_RIGHTS;
-	c->cmsg_len = CMSG_LEN(2 * sizeof(int));
-	memcpy(CMSG_DATA(c), fds, 2 * sizeof(int));
-	return sendmsg(sp->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)len;
+	c->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, nfds * sizeof(int));
+	return sendmsg(socket, &msg, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)len;
+}
+
+/* Has the server fork one, which will say by its own socket that it waits. */
+static bool
+spare_order(struct spares *s)
+{
+	char parent[24];
+	bool sent;
+	int fds[2];
+
+	if ((s->server == 0 && !server_start(s)) || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, fds) < 0)
+		return false;
+	snprintf(parent, sizeof(parent), "%d", (int)getpid());
+	sent = send_fds(s->server_fd, parent, strlen(parent), &fds[1], 1);
+	close(fds[1]);
+	if (sent)
+		spare_add(s, 0, fds[0]);
+	else
+		close(fds[0]);
+	return sent;
+}
+
+/* ---- giving them away ---- */
+
+/* Does it wait? One that has gone is forgotten. */
+static bool
+spare_ready(struct spares *s, struct spare *sp)
+{
+	char text[24];
+	siginfo_t info;
+	ssize_t n;
+
+	if (sp->pid > 0)
+		return true;
+	n = recv(sp->fd, text, sizeof(text) - 1, MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return false;
+	text[n > 0 ? n : 0] = '\0';
+	sp->pid = (pid_t)strtol(text, NULL, 10);
+	if (sp->pid > 1 && waitid(P_PID, (id_t)sp->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0)
+		return true; /* it is our child */
+	spare_forget(s, sp);
+	return false;
+}
+
+/* The message to a spare, or NULL when the attempt must have a process of its own. */
+static char *
+spare_message(const struct spares *s, const json_t *doc, const json_t *env, const char *cwd)
+{
+	json_t *given;
+	char *text;
+
+	/* A folder that cannot be entered is told by a fork. DuckDB has read the environment when it began. */
+	if ((cwd && access(cwd, X_OK) < 0) || (s->python == NULL && json_object_size(env) > 0))
+		return NULL;
+	given = json_pack("{s:O,s:O,s:s?}", "doc", (json_t *)(uintptr_t)doc, "env", (json_t *)(uintptr_t)env, "cwd", cwd);
+	text = json_dumps(given, JSON_COMPACT);
+	json_decref(given);
+	return text;
 }
 
 pid_t
 spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *cwd, int log_fd, int report_fd)
 {
+	char *text = list_empty(&s->waiting) ? NULL : spare_message(s, doc, env, cwd);
 	int fds[2] = { log_fd, report_fd };
-	json_t *given;
+	size_t len = text ? strlen(text) : 0;
 	pid_t pid = 0;
-	char *text;
-	size_t len;
 
-	/* The engine has read the environment when it began; and a folder that cannot be entered is told by a fork. */
-	if (list_empty(&s->waiting) || json_object_size(env) > 0 || !task_fits_warm(doc) || (cwd && access(cwd, X_OK) < 0))
-		return 0;
-	given = json_pack("{s:O,s:s?}", "doc", (json_t *)(uintptr_t)doc, "cwd", cwd);
-	text = json_dumps(given, JSON_COMPACT);
-	json_decref(given);
-	len = text ? strlen(text) : 0;
-	if (len > 0 && len <= DOC_MAX) {
-		/* One that died in the meantime is passed over; it is reaped in time. */
-		LIST_FOR_EACH (it, &s->waiting) {
-			struct spare *sp = LIST_ENTRY(it, struct spare, node);
+	/* One that died in the meantime is passed over; it is reaped in time. */
+	for (struct list *it = s->waiting.next, *next; len > 0 && len <= DOC_MAX && pid == 0 && it != &s->waiting; it = next) {
+		struct spare *sp = LIST_ENTRY(it, struct spare, node);
 
-			if (!spare_give(sp, text, len, fds))
-				continue;
-			pid = sp->pid;
-			spare_forget(s, sp);
-			break;
-		}
-		explicit_bzero(text, len);
+		next = it->next;
+		if (!spare_ready(s, sp) || !send_fds(sp->fd, text, len, fds, 2))
+			continue;
+		pid = sp->pid;
+		s->failures = 0;
+		spare_forget(s, sp);
 	}
+	if (text)
+		explicit_bzero(text, len);
 	free(text);
 	return pid;
+}
+
+static void
+spares_clear(struct spares *s)
+{
+	while (!list_empty(&s->waiting)) {
+		struct spare *sp = LIST_ENTRY(s->waiting.next, struct spare, node);
+
+		if (sp->pid > 0)
+			kill(sp->pid, SIGKILL);
+		spare_forget(s, sp); /* one that is being made finds the other end closed */
+	}
+}
+
+static void
+spares_failed(struct spares *s)
+{
+	s->failed_at = clock_mono();
+	s->failures++;
 }
 
 bool
 spares_ended(struct spares *s, pid_t pid)
 {
+	if (pid == s->server) {
+		log_warn("nursery: the fork server of %s ended; its tasks start without one for a while", s->python);
+		server_forget(s);
+		spares_clear(s); /* of an installation that may have changed */
+		spares_failed(s);
+		return true;
+	}
 	LIST_FOR_EACH (it, &s->waiting) {
 		struct spare *sp = LIST_ENTRY(it, struct spare, node);
 
 		if (sp->pid != pid)
 			continue;
 		spare_forget(s, sp);
-		s->failed_at = clock_mono();
+		spares_failed(s);
 		return true;
 	}
 	return false;
 }
 
+/* ---- how many there are ---- */
+
+void
+spares_want(struct spares *s)
+{
+	s->wanted_at = clock_mono();
+}
+
 void
 spares_drop(struct spares *s)
 {
-	while (!list_empty(&s->waiting)) {
-		struct spare *sp = LIST_ENTRY(s->waiting.next, struct spare, node);
-
-		kill(sp->pid, SIGKILL);
-		spare_forget(s, sp);
-	}
+	spares_clear(s);
+	if (s->server > 0)
+		kill(s->server, SIGKILL);
+	server_forget(s);
 	s->wanted_at = 0;
 }
 
-int
-spares_turn(struct spares *s, bool native_runs)
+/* Milliseconds until another try after failures, 0: now. */
+static int
+spares_rest(struct spares *s, mono_us now)
 {
+	dur_us pause = AGAIN << (s->failures > AGAIN_MOST ? AGAIN_MOST : s->failures ? s->failures - 1 : 0);
+
+	if (s->failed_at && now - s->failed_at < pause)
+		return (int)((pause - (now - s->failed_at)) / US_PER_MS) + 1;
+	s->failed_at = 0;
+	return 0;
+}
+
+int
+spares_turn(struct spares *s, size_t running)
+{
+	/* Those of Python take a moment to be ready: there is one for whoever follows each task that runs, and one more. */
+	size_t least = s->python ? (running < MANY ? running : MANY) + 1 : 1;
+	bool task_runs = running > 0;
+	dur_us since, linger = s->python ? LINGER_PYTHON : LINGER;
 	mono_us now;
-	dur_us since;
+	int rest;
 
 	if (s->wanted_at == 0)
 		return -1;
 	now = clock_mono();
 	since = now - s->wanted_at;
-	if (native_runs)
+	if (task_runs)
 		s->wanted_at = now;
-	else if (since > LINGER) {
+	else if (since > linger) {
 		spares_drop(s);
 		return -1;
 	}
-	if (s->failed_at && now - s->failed_at < AGAIN)
-		return (int)(AGAIN / US_PER_MS);
-	s->failed_at = 0;
+	rest = spares_rest(s, now);
+	if (rest > 0)
+		return rest;
 	/* The next task finds one. More only while nothing else wants the processors. */
-	if (s->count == 0 || (s->count < KEEP && !native_runs && since >= QUIET)) {
-		if (!spare_fork(s))
-			s->failed_at = now;
-	}
-	if (native_runs)
+	do {
+		if (s->count >= least && (s->count >= KEEP || task_runs || since < QUIET))
+			break;
+		if (!(s->python ? spare_order(s) : spare_fork(s)))
+			spares_failed(s);
+	} while (s->count < least && s->failed_at == 0);
+	if (task_runs)
 		return -1;
-	return (int)((s->count < KEEP ? QUIET : LINGER - since) / US_PER_MS) + 1;
+	return (int)((s->count < KEEP ? QUIET : linger - since) / US_PER_MS) + 1;
 }

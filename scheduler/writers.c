@@ -112,7 +112,7 @@ sched_writers(struct sched *s, const char *attempt, dur_us soon)
 	struct run *run, *tmp;
 
 	HASH_ITER(hh, s->runs, run, tmp)
-	if (run->state == RUN_RUNNING || run->state == RUN_PUBLISHING)
+	if ((run->state == RUN_RUNNING && run->shadow_of == NULL) || run->state == RUN_PUBLISHING)
 		writers_of_run(run, a && a->task->run == run, out);
 	if (soon)
 		writers_due(s, clock_wall() + soon, out);
@@ -125,8 +125,13 @@ sched_oldest_reader(struct sched *s, const char *attempt)
 	const struct attempt *self = maintaining(s, attempt);
 	struct run *run, *next;
 	struct attempt *a, *tmp;
-	wall_us oldest = clock_wall();
+	wall_us oldest = clock_wall(), compared = shadow_oldest(s);
 
+	if (compared && compared < oldest)
+		oldest = compared;
+	HASH_ITER(hh, s->runs, run, next)
+	if (run->shadow_of && run->as_of < oldest) /* one that waits, too */
+		oldest = run->as_of;
 	HASH_ITER(hh, s->runs, run, next)
 	if ((run->state == RUN_RUNNING || run->state == RUN_PUBLISHING) && (self == NULL || self->task->run != run) &&
 	    run->started_at && run->started_at < oldest)

@@ -409,22 +409,6 @@ s3_remove(struct storage *s, const char *location, struct err *e)
 	return 0;
 }
 
-static void
-add_base64(struct buf *b, const unsigned char *data, size_t len)
-{
-	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-	for (size_t i = 0; i < len; i += 3) {
-		unsigned long v = (unsigned long)data[i] << 16 | (i + 1 < len ? (unsigned long)data[i + 1] << 8 : 0) |
-				  (i + 2 < len ? data[i + 2] : 0);
-
-		buf_addc(b, digits[v >> 18]);
-		buf_addc(b, digits[v >> 12 & 63]);
-		buf_addc(b, i + 1 < len ? digits[v >> 6 & 63] : '=');
-		buf_addc(b, i + 2 < len ? digits[v & 63] : '=');
-	}
-}
-
 /* A removal of many must come with a digest of its body. */
 static char *
 checksum_header(const struct buf *body)
@@ -439,7 +423,7 @@ checksum_header(const struct buf *body)
 		digest[i] = (unsigned char)strtoul(two, NULL, 16);
 	}
 	buf_adds(&b, "x-amz-checksum-sha256: ");
-	add_base64(&b, digest, sizeof(digest));
+	buf_add_base64(&b, digest, sizeof(digest));
 	return buf_detach(&b);
 }
 

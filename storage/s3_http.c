@@ -21,11 +21,7 @@
 void
 s3_add_encoded(struct buf *b, const char *s, bool slashes)
 {
-	for (; *s; s++)
-		if (strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~", *s) || (*s == '/' && slashes))
-			buf_addc(b, *s);
-		else
-			buf_addf(b, "%%%02X", (unsigned char)*s);
+	buf_add_encoded(b, s, slashes ? "/" : "");
 }
 
 /* A bucket with dots in its name has no certificate of its own. */

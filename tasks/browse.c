@@ -12,23 +12,12 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/names.h"
 #include "tasks/context.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/report.h"
 
 #define NAMES_MAX 100000
-
-static char *
-joined(const json_t *levels)
-{
-	struct buf b = BUF_INIT;
-	json_t *level;
-	size_t i;
-
-	json_array_foreach (levels, i, level)
-		buf_addf(&b, "%s%s", i ? "." : "", json_string_value(level));
-	return buf_detach(&b);
-}
 
 /* The other way round, with the separator that the specification has in queries. */
 static char *
@@ -127,7 +116,7 @@ add_below(struct context *cx, const char *parent, json_t *names)
 	if (spaces == NULL)
 		return -1;
 	json_array_foreach (spaces, i, levels) {
-		char *ns = joined(levels);
+		char *ns = names_joined(levels, ".");
 
 		/* A server that does not know `parent` gives what it gives without. */
 		if (rc == 0 && (parent == NULL || (strncmp(ns, parent, strlen(parent)) == 0 && ns[strlen(parent)] == '.')))

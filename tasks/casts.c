@@ -7,18 +7,6 @@
 #include "base/alloc.h"
 #include "tasks/engines/duckdb.h"
 
-static bool
-has_name(const json_t *names, const char *name)
-{
-	json_t *it;
-	size_t i;
-
-	json_array_foreach (names, i, it)
-		if (strcasecmp(json_string_value(it), name) == 0)
-			return true;
-	return false;
-}
-
 static int
 check_one(struct context *cx, const char *place, const char *name, const char *type, const json_t *names)
 {
@@ -26,7 +14,7 @@ check_one(struct context *cx, const char *place, const char *name, const char *t
 	const char *near = task_nearest(names, name);
 	int line, col, rc = 0;
 
-	if (!has_name(names, name)) {
+	if (!task_has_name(names, name)) {
 		rc = task_fail_at(cx, place, "cast: the source has no column \"%s\"%s%s%s", name, near ? "; did you mean \"" : "",
 				  near ? near : "", near ? "\"?" : "");
 	} else if (duck_check(cx->db, sql, &line, &col, &cx->err) < 0) {

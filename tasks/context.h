@@ -11,6 +11,7 @@
 #include "base/err.h"
 
 struct duck;
+struct mask;
 struct storage;
 
 struct context {
@@ -20,9 +21,11 @@ struct context {
 	bool s3_given;           /* the engine has its keys, good until then (0: for ever) */
 	wall_us s3_until;
 	struct err err;
-	int line, col;     /* where in the flow file, 0: unknown */
-	const char *cause; /* "conflict", "oom", or NULL */
-	bool attached;     /* the catalog's tables can be read in SQL */
+	int line, col;       /* where in the flow file, 0: unknown */
+	const char *cause;   /* "conflict", "oom", or NULL */
+	bool final;          /* another attempt would fail alike */
+	struct mask *hidden; /* what no error may show; NULL: nothing */
+	bool attached;       /* the catalog's tables can be read in SQL */
 };
 
 typedef int (*task_fn)(struct context *cx);
@@ -39,6 +42,8 @@ int cleanup_run(struct context *cx);
 int health_run(struct context *cx);
 int maintain_run(struct context *cx);
 int browse_run(struct context *cx);
+int export_run(struct context *cx);
+int compare_run(struct context *cx);
 
 /* Borrowed; NULL when absent or not a string. */
 const char *spec_text(const struct context *cx, const char *name);
@@ -54,6 +59,8 @@ int task_fail_at(struct context *cx, const char *key, const char *fmt, ...) __at
 int task_check_sql(struct context *cx, const char *key, const char *before, const char *text, const char *after);
 /* "local.stg.t" or "stg.t" -> namespace "stg" and table "t" (both owned by the caller); -1 with the error set. */
 int task_table_name(struct context *cx, const char *name, char **ns, char **table);
+/* Is the name in a list of names, however its letters are written? */
+bool task_has_name(const json_t *names, const char *name);
 /* The nearest of a list of names, or NULL. */
 const char *task_nearest(const json_t *names, const char *wanted);
 /* Makes the folder that a file will lie in; an S3 store needs none. */
@@ -75,6 +82,8 @@ int64_t task_file_size(struct context *cx, const char *path);
 void task_file_remove(struct context *cx, const char *path);
 /* Does the pattern name a file? 1, 0, or -1 with the error set. */
 int task_any_file(struct context *cx, const char *pattern);
+/* ["a", "b"] as a SQL list of the files that `from`, a pattern or a list, names; a pattern that names none is an error. */
+int task_file_list(struct context *cx, const json_t *from, struct buf *out);
 /* Gives the engine the extension and the keys for S3, unless it has good ones. */
 int task_s3(struct context *cx);
 /* The same where the document has a store, for statements that find out themselves where files lie. */

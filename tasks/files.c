@@ -189,3 +189,29 @@ task_any_file(struct context *cx, const char *pattern)
 		err_move(&cx->err, &e);
 	return rc < 0 ? -1 : rc;
 }
+
+int
+task_file_list(struct context *cx, const json_t *from, struct buf *out)
+{
+	size_t n = json_is_array(from) ? json_array_size(from) : 1;
+
+	buf_addc(out, '[');
+	for (size_t i = 0; i < n; i++) {
+		const char *given = json_string_value(json_is_array(from) ? json_array_get(from, i) : from), *path;
+		int any;
+
+		if (given == NULL)
+			return task_fail(cx, ERR_INVALID, "`from` must be a path or a list of paths");
+		if ((path = task_path(cx, "from", given)) == NULL)
+			return -1;
+		if ((any = task_any_file(cx, path)) < 0)
+			return -1;
+		if (any == 0)
+			return task_fail_at(cx, "from", "no file matches %s", path);
+		if (i)
+			buf_adds(out, ", ");
+		buf_add_sql_string(out, path);
+	}
+	buf_addc(out, ']');
+	return 0;
+}

@@ -21,12 +21,10 @@
 #include "tasks/engines/duckdb.h"
 #include "tasks/health.h"
 #include "tasks/iceberg/reach.h"
+#include "tasks/iceberg/write.h"
 #include "tasks/report.h"
 
-#define READ_AT_ONCE  200
-#define SMALL_SHARE   0.75 /* of the target size; what Iceberg's own rewriting takes for too small */
-#define MANIFEST_SIZE (8.0 * (1 << 20))
-#define FEW_MANIFESTS 100 /* from which on merging them pays: commit.manifest.min-count-to-merge */
+#define READ_AT_ONCE 200
 
 /* One of a table's partitions: manifests of several statements may tell of it. */
 struct partition {
@@ -354,11 +352,11 @@ static json_t *
 health_json(const struct table *t)
 {
 	size_t snapshots = json_array_size(json_object_get(t->md, "snapshots")), gone = expired(t);
-	double ideal_manifests = ceil((double)t->manifest_bytes / MANIFEST_SIZE),
+	double ideal_manifests = ceil((double)t->manifest_bytes / (double)MANIFEST_SIZE),
 	       files = share((double)t->ideal_files, (double)t->files),
 	       deletes = 100 - share((double)t->delete_files, (double)t->files),
 	       history = share((double)(snapshots - gone), (double)snapshots),
-	       manifests = share(ideal_manifests < FEW_MANIFESTS ? FEW_MANIFESTS : ideal_manifests, (double)t->manifests);
+	       manifests = share(ideal_manifests < MANIFESTS_MANY ? MANIFESTS_MANY : ideal_manifests, (double)t->manifests);
 	json_t *out;
 
 	if (t->delete_files == 0)

@@ -113,33 +113,6 @@ write_table(struct context *cx, struct write *w)
 	return rc;
 }
 
-/* ["a", "b"] as a SQL list of the files that the patterns name; a pattern that names none is an error. */
-static int
-parquet_list(struct context *cx, const json_t *from, struct buf *out)
-{
-	size_t n = json_is_array(from) ? json_array_size(from) : 1;
-
-	buf_addc(out, '[');
-	for (size_t i = 0; i < n; i++) {
-		const char *given = json_string_value(json_is_array(from) ? json_array_get(from, i) : from), *path;
-		int any;
-
-		if (given == NULL)
-			return task_fail(cx, ERR_INVALID, "`from` must be a path or a list of paths");
-		if ((path = task_path(cx, "from", given)) == NULL)
-			return -1;
-		if ((any = task_any_file(cx, path)) < 0)
-			return -1;
-		if (any == 0)
-			return task_fail_at(cx, "from", "no file matches %s", path);
-		if (i)
-			buf_adds(out, ", ");
-		buf_add_sql_string(out, path);
-	}
-	buf_addc(out, ']');
-	return 0;
-}
-
 /* ---- rejects ---- */
 
 /*
@@ -229,7 +202,7 @@ publish_files(struct context *cx, const json_t *path)
 	struct buf list = BUF_INIT;
 	struct write w = { .source_rows = -1 };
 	char *query = NULL;
-	int rc = parquet_list(cx, path, &list);
+	int rc = task_file_list(cx, path, &list);
 
 	if (rc == 0) {
 		w.query = query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = %s)", list.s,

@@ -1,6 +1,7 @@
 /*
  * rebase: gives snapshots that appended to a table a new place, on top of what was committed meanwhile. Only manifest lists are
- * written: each holds the manifests that its snapshot added, and those of the one before it.
+ * written: each holds the manifests of the files that its snapshot added, and those of the one before it. Old manifests that
+ * it had merged stay what they were; where it has put its own files among them there is no way to tell these apart.
  *
  *     {"tables": [{"format": 2, "head": LIST or null, "snapshots": [{"id", "sequence", "list": LIST, "into": LIST}]}]}
  */
@@ -63,6 +64,23 @@ list_ids(struct context *cx, const json_t *columns, struct buf *out)
 	return 0;
 }
 
+/* Are the snapshot's own files in manifests of their own? */
+static int
+check_own(struct context *cx, const char *list, long long id)
+{
+	struct buf b = BUF_INIT;
+	int64_t mixed;
+
+	buf_adds(&b, "SELECT count(*) FROM (");
+	list_select(list, LIST_FORMAT, &b);
+	buf_addf(&b, ") WHERE added_snapshot_id = %lld AND added_files_count > 0 AND existing_files_count > 0", id);
+	mixed = duck_count(cx->db, b.s, &cx->err);
+	buf_release(&b);
+	if (mixed > 0)
+		return task_fail(cx, ERR_CONFLICT, "a program merged the files that it added with those that were there");
+	return mixed < 0 ? -1 : 0;
+}
+
 /* One snapshot's new manifest list; `before` is the list that it comes on top of, or NULL. */
 static int
 rebase_one(struct context *cx, const json_t *snapshot, const char *before, int format)
@@ -72,13 +90,15 @@ rebase_one(struct context *cx, const json_t *snapshot, const char *before, int f
 	const char *list = json_string_value(json_object_get(snapshot, "list")),
 		   *into = json_string_value(json_object_get(snapshot, "into"));
 	struct buf select = BUF_INIT, copy = BUF_INIT;
-	json_t *columns;
+	json_t *columns = NULL;
 	int rc = -1;
 
+	if (check_own(cx, list, id) < 0)
+		goto out;
 	buf_addf(&select, "SELECT * REPLACE (%lld::BIGINT AS sequence_number, %lld::BIGINT AS min_sequence_number) FROM (",
 		 sequence, sequence);
 	list_select(list, LIST_FORMAT, &select);
-	buf_addf(&select, ") WHERE added_snapshot_id = %lld", id);
+	buf_addf(&select, ") WHERE added_snapshot_id = %lld AND added_files_count > 0", id);
 	if (before) {
 		buf_adds(&select, " UNION ALL BY NAME ");
 		list_select(before, LIST_FORMAT, &select);

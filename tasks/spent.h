@@ -9,7 +9,8 @@
 	X(LOAD,    "load_us")    /* its extensions */                                                                            \
 	X(ATTACH,  "attach_us")  /* it meets the catalog */                                                                      \
 	X(SQL,     "sql_us")     /* statements, with what they ask the catalog */                                                \
-	X(CATALOG, "catalog_us") /* our own requests to the catalog, with the commit */
+	X(CATALOG, "catalog_us") /* our own requests to the catalog, with the commit */                                          \
+	X(HTTP,    "http_us")    /* requests to APIs, with what is waited between them */
 /* clang-format on */
 
 enum spent {

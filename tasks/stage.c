@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <ftw.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -96,6 +97,8 @@ collect_rejects(struct stage *st)
 	}
 	if (st->bad.len && collect_bad(st) < 0)
 		return -1;
+	if (st->kafka && stage_kafka_rejects(st) < 0)
+		return -1;
 	st->rejected = duck_count(cx->db, "SELECT count(*) FROM sluice_rejects", &cx->err);
 	return st->rejected < 0 ? -1 : 0;
 }
@@ -122,7 +125,8 @@ judge_rejects(struct stage *st, bool copied)
 	if (st->rejected == 0)
 		return 0;
 	if (st->on_reject == REJECT_FAIL || (json_is_integer(max) && st->rejected > json_integer_value(max))) {
-		char *file, *message, *text, *hint;
+		const char *number = st->http ? ", record " : st->kafka ? ", offset " : ":";
+		char *file, *message, *text, *hint, *at;
 		int64_t line;
 
 		r = duck_query(
@@ -141,10 +145,12 @@ judge_rejects(struct stage *st, bool copied)
 		text[strcspn(text, "\r\n")] = '\0';
 		if (strlen(text) > 200)
 			strcpy(text + 197, "...");
+		at = line || st->kafka ? xasprintf("%s%" PRId64, number, line) : xstrdup(""); /* rows of a database have none */
 		rc = task_fail(cx, ERR_UNPROCESSABLE,
-			       "%s:%" PRId64 ": %s: \"%s\"; %" PRId64 " row%s of the source %s bad; nothing was written (%s)",
-			       file && *file ? file : json_string_value(json_array_get(st->files, 0)), line, message, text,
+			       "%s%s: %s: \"%s\"; %" PRId64 " row%s of the source %s bad; nothing was written (%s)",
+			       file && *file ? file : json_string_value(json_array_get(st->files, 0)), at, message, text,
 			       st->rejected, st->rejected == 1 ? "" : "s", st->rejected == 1 ? "is" : "are", hint);
+		free(at);
 		free(hint);
 		free(file);
 		free(message);
@@ -177,10 +183,33 @@ judge_rejects(struct stage *st, bool copied)
 
 /* ---- the target ---- */
 
-static int64_t
-write_target(struct stage *st, const char *query)
+/* How the file is written, behind FORMAT. */
+static void
+add_format(const struct stage *st, struct buf *b)
 {
-	const char *compression = json_string_value(json_object_get(st->target, "compression"));
+	const char *compression = json_string_value(json_object_get(st->target, "compression")),
+		   *delimiter = json_string_value(json_object_get(st->target, "delimiter"));
+	const json_t *header = json_object_get(st->target, "header");
+
+	if (st->writes == NULL) {
+		buf_addf(b, "parquet, COMPRESSION %s", compression ? compression : "zstd");
+		return;
+	}
+	buf_addf(b, "%s, COMPRESSION %s", st->writes,
+		 compression && strcmp(compression, "uncompressed") != 0 ? compression
+		 : compression                                           ? "none"
+		 : fnmatch("*.gz", st->suffix, 0) == 0                   ? "gzip"
+		 : fnmatch("*.zst", st->suffix, 0) == 0                  ? "zstd"
+									 : "none");
+	if (strcmp(st->writes, "csv") == 0) {
+		buf_addf(b, ", HEADER %s, DELIMITER ", json_is_false(header) ? "false" : "true");
+		buf_add_sql_string(b, delimiter ? delimiter : ",");
+	}
+}
+
+int64_t
+stage_write(struct stage *st, const char *query)
+{
 	const json_t *partitions = json_object_get(st->target, "partition_by");
 	json_t *row_group = json_object_get(st->target, "row_group_size"), *name;
 	struct buf b = BUF_INIT;
@@ -190,7 +219,8 @@ write_target(struct stage *st, const char *query)
 
 	buf_addf(&b, "COPY (%s) TO ", query);
 	buf_add_sql_string(&b, st->tmp);
-	buf_addf(&b, " (FORMAT parquet, COMPRESSION %s", compression ? compression : "zstd");
+	buf_adds(&b, " (FORMAT ");
+	add_format(st, &b);
 	if (json_is_integer(row_group) && json_integer_value(row_group) > 0)
 		buf_addf(&b, ", ROW_GROUP_SIZE_BYTES %lld", (long long)json_integer_value(row_group));
 	if (json_array_size(partitions)) {
@@ -201,7 +231,8 @@ write_target(struct stage *st, const char *query)
 			buf_add_sql_name(&b, json_string_value(name));
 		}
 		/* In the files too, so that reading them back loses no column. */
-		buf_adds(&b, "), WRITE_PARTITION_COLUMNS true");
+		buf_adds(&b, "), WRITE_PARTITION_COLUMNS true, FILE_EXTENSION ");
+		buf_add_sql_string(&b, st->suffix + 1);
 	}
 	if (st->back)
 		stage_add_mark(st, &b);
@@ -239,8 +270,13 @@ on_measure(const char *path, const struct stat *st, int type, struct FTW *ftw)
 static int
 explain_failure(struct stage *st)
 {
-	struct err first = st->cx->err;
-	bool rows = strstr(first.msg, STAGE_NULL_FOUND) || strncmp(first.msg, "Conversion Error", 16) == 0;
+	struct err first;
+	bool rows;
+
+	if (database_format(st->format))
+		stage_explain_database(st);
+	first = st->cx->err;
+	rows = strstr(first.msg, STAGE_NULL_FOUND) || strncmp(first.msg, "Conversion Error", 16) == 0;
 
 	if (!rows || st->on_reject != REJECT_FAIL || st->bad.len == 0)
 		return -1;
@@ -258,9 +294,10 @@ explain_failure(struct stage *st)
 }
 
 /* Puts the written file or folder where the target is, in one step; what was there before goes away after it. */
-static int
-take_place(struct stage *st)
+int
+stage_take_place(struct stage *st)
 {
+	nftw(st->tmp, on_measure, 16, FTW_PHYS);
 	if (storage_remote(st->path))
 		return stage_store_send(st);
 	if (rename(st->tmp, st->path) == 0)
@@ -271,8 +308,8 @@ take_place(struct stage *st)
 	return 0;
 }
 
-static void
-report_stage(const struct stage *st, int64_t rows)
+void
+stage_report(const struct stage *st, int64_t rows)
 {
 	report("metrics", json_pack("{s:I,s:I,s:I,s:I,s:I}", "files_read", (json_int_t)stage_files_read(st), "rows_in",
 				    (json_int_t)st->rows_in, "rows_out", (json_int_t)rows, "files_out", (json_int_t)stage_nfiles,
@@ -283,7 +320,7 @@ report_stage(const struct stage *st, int64_t rows)
 	/* A partitioned target is read by its files. */
 	if (stage_is_folder(st)) {
 		char *prefix = storage_remote(st->path) ? stage_store_prefix(st) : xstrdup("");
-		char *glob = xasprintf("%s/**/%s*.parquet", st->path, prefix);
+		char *glob = xasprintf("%s/**/%s*%s", st->path, prefix, st->suffix);
 
 		report_output("path", json_string(glob));
 		free(glob);
@@ -292,7 +329,10 @@ report_stage(const struct stage *st, int64_t rows)
 		report_output("path", json_string(st->path));
 	}
 	report_output("rows", json_integer((json_int_t)rows));
-	printf("%" PRId64 " rows from %zu files to %s\n", rows, json_array_size(st->files), st->path);
+	if (st->http || st->kafka || st->writes)
+		printf("%" PRId64 " rows to %s\n", rows, st->path);
+	else
+		printf("%" PRId64 " rows from %zu files to %s\n", rows, json_array_size(st->files), st->path);
 }
 
 /* For an attempt that died after its result was at its place. */
@@ -305,7 +345,7 @@ report_again(struct stage *st, int64_t rows)
 	if (there > 0)
 		report_output("rejects", json_string(rejects));
 	free(rejects);
-	report_stage(st, rows);
+	stage_report(st, rows);
 	return there < 0 ? -1 : 0;
 }
 
@@ -329,47 +369,40 @@ stage_work(struct stage *st)
 		buf_release(&query);
 		return -1;
 	}
-	rows = write_target(st, query.s);
+	rows = stage_write(st, query.s);
 	buf_release(&query);
 	if (rows < 0)
 		return explain_failure(st);
 	FAULT("stage.finish.before");
-	nftw(st->tmp, on_measure, 16, FTW_PHYS);
-	if (judge_rejects(st, true) < 0 || take_place(st) < 0)
+	if (judge_rejects(st, true) < 0 || stage_take_place(st) < 0)
 		return -1;
 	FAULT("stage.finish.after");
-	report_stage(st, rows);
+	if (st->kafka && stage_kafka_end(st) < 0)
+		return -1;
+	stage_report(st, rows);
 	return 0;
 }
 
 int
-stage_run(struct context *cx)
+stage_begin(struct stage *st)
 {
-	static const char *const reject_names[] = { "fail", "skip", "quarantine" };
-	struct stage st = { .cx = cx, .reader = BUF_INIT, .traced = BUF_INIT, .bad = BUF_INIT, .reasons = BUF_INIT };
-	const char *on_reject = spec_text(cx, "on_reject"), *path;
+	struct context *cx = st->cx;
+	const char *path;
 	char *base;
-	int rc = -1;
 
-	st.source = json_object_get(cx->spec, "source");
-	st.target = json_object_get(cx->spec, "target");
-	st.format = stage_source_text(&st, "format", "csv");
-	for (int i = 0; on_reject && i < 3; i++)
-		if (strcmp(on_reject, reject_names[i]) == 0)
-			st.on_reject = (enum on_reject)i;
-	path = json_string_value(json_object_get(st.target, "path"));
+	path = json_string_value(json_object_get(st->target, "path"));
 	if (path == NULL)
 		return task_fail(cx, ERR_INVALID, "target.path is missing");
 	if ((path = task_path(cx, "target", path)) == NULL)
 		return -1;
-	st.path = xstrdup(path);
-	for (size_t n = strlen(st.path); storage_remote(path) && n > 0 && st.path[n - 1] == '/'; n--)
-		st.path[n - 1] = '\0';
+	st->path = xstrdup(path);
+	for (size_t n = strlen(st->path); storage_remote(path) && n > 0 && st->path[n - 1] == '/'; n--)
+		st->path[n - 1] = '\0';
 	/* What goes to a store is first written here: it can be sent again, and nobody sees it before it is judged. */
 	base = storage_remote(path) ? xasprintf("%s/target", doc_text(cx, "scratch")) : xstrdup(path);
-	st.tmp = xasprintf("%s.tmp-%s-%lld", base, doc_text(cx, "run_id"),
-			   (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
-	st.tmp_rejects = xasprintf("%s.rejects", st.tmp);
+	st->tmp = xasprintf("%s.tmp-%s-%lld", base, doc_text(cx, "run_id"),
+			    (long long)json_integer_value(json_object_get(cx->doc, "attempt")));
+	st->tmp_rejects = xasprintf("%s.rejects", st->tmp);
 	/* What an earlier attempt left that was killed. */
 	for (long long n = 1; n < (long long)json_integer_value(json_object_get(cx->doc, "attempt")); n++) {
 		char *old = xasprintf("%s.tmp-%s-%lld", base, doc_text(cx, "run_id"), n), *rejects = xasprintf("%s.rejects", old);
@@ -379,22 +412,54 @@ stage_run(struct context *cx)
 		free(old);
 		free(rejects);
 	}
-	rc = stage_work(&st);
-	unlink(st.tmp_rejects);
-	if (rc < 0)
-		fs_remove_tree(st.tmp);
-	buf_release(&st.reader);
-	buf_release(&st.traced);
-	buf_release(&st.bad);
-	buf_release(&st.reasons);
-	json_decref(st.files);
-	json_decref(st.names);
-	json_decref(st.types);
-	json_decref(st.not_null);
-	json_decref(st.old);
 	free(base);
-	free(st.path);
-	free(st.tmp);
-	free(st.tmp_rejects);
+	return 0;
+}
+
+void
+stage_end(struct stage *st, int rc)
+{
+	if (st->tmp_rejects)
+		unlink(st->tmp_rejects);
+	if (rc < 0 && st->tmp)
+		fs_remove_tree(st->tmp);
+	buf_release(&st->reader);
+	buf_release(&st->traced);
+	buf_release(&st->bad);
+	buf_release(&st->reasons);
+	database_release(&st->database);
+	stage_http_release(st);
+	stage_kafka_release(st);
+	json_decref(st->files);
+	json_decref(st->names);
+	json_decref(st->types);
+	json_decref(st->lost);
+	json_decref(st->not_null);
+	json_decref(st->old);
+	free(st->path);
+	free(st->tmp);
+	free(st->tmp_rejects);
+}
+
+int
+stage_run(struct context *cx)
+{
+	static const char *const reject_names[] = { "fail", "skip", "quarantine" };
+	struct stage st = {
+		.cx = cx, .suffix = ".parquet", .reader = BUF_INIT, .traced = BUF_INIT, .bad = BUF_INIT, .reasons = BUF_INIT
+	};
+	const char *on_reject = spec_text(cx, "on_reject");
+	int rc;
+
+	st.source = json_object_get(cx->spec, "source");
+	st.target = json_object_get(cx->spec, "target");
+	st.format = stage_source_text(&st, "format", "csv");
+	for (int i = 0; on_reject && i < 3; i++)
+		if (strcmp(on_reject, reject_names[i]) == 0)
+			st.on_reject = (enum on_reject)i;
+	rc = stage_begin(&st);
+	if (rc == 0)
+		rc = stage_work(&st);
+	stage_end(&st, rc);
 	return rc;
 }

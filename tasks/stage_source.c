@@ -16,6 +16,7 @@
 #include "tasks/engines/reads.h"
 #include "tasks/iceberg/inspect.h"
 #include "tasks/iceberg/write.h"
+#include "tasks/json_fit.h"
 #include "tasks/report.h"
 
 int
@@ -99,6 +100,12 @@ stage_files(struct stage *st)
 	st->files = json_array();
 	if (strcmp(st->format, "iceberg") == 0)
 		return stage_table(st);
+	if (database_format(st->format))
+		return stage_database(st);
+	if (strcmp(st->format, "http") == 0)
+		return stage_http_begin(st);
+	if (strcmp(st->format, "kafka") == 0)
+		return stage_kafka_begin(st);
 	if (path == NULL || json_object_get(st->source, "at"))
 		return task_fail(cx, ERR_INVALID, "source.table and source.at go with format: iceberg, not with %s", st->format);
 	if (strcmp(st->format, "delta") == 0) { /* its log says which files it has */
@@ -344,6 +351,28 @@ csv_names(struct stage *st, bool header)
 	return 0;
 }
 
+/* How a row is known that has a part which does not fit: the cast itself would make NULL of it. */
+static int
+stage_lost(struct stage *st, const char *key, const char *name, const char *type)
+{
+	struct buf q = BUF_INIT, lost = BUF_INIT;
+	int rc;
+
+	buf_add_sql_name(&q, name);
+	rc = json_fit_add_lost(st->cx->db, q.s, type, &lost, &st->cx->err);
+	if (rc < 0) {
+		char *why = xstrdup(st->cx->err.msg);
+
+		rc = task_fail_at(st->cx, key, "column \"%s\" cannot be of type \"%s\": %s", name, type, why);
+		free(why);
+	} else {
+		json_object_set_new(st->lost, name, json_string(lost.s));
+	}
+	buf_release(&q);
+	buf_release(&lost);
+	return rc;
+}
+
 /* Notes one column's type, after the engine has been asked whether there is such a type. */
 static int
 stage_type(struct stage *st, const char *map, const char *name, const char *type)
@@ -361,6 +390,8 @@ stage_type(struct stage *st, const char *map, const char *name, const char *type
 	}
 	if (rc == 0)
 		json_object_set_new(st->types, name, json_string(type));
+	if (rc == 0 && stage_nested(st, type))
+		rc = stage_lost(st, key, name, type);
 	free(key);
 	free(sql);
 	return rc;
@@ -377,6 +408,7 @@ stage_types(struct stage *st)
 	const char *name;
 
 	st->types = json_object();
+	st->lost = json_object();
 	st->not_null = json_array();
 	for (size_t i = 0; i < 3; i++)
 		json_object_foreach ((json_t *)(uintptr_t)defs[i], name, type) {
@@ -396,6 +428,35 @@ stage_types(struct stage *st)
 	return 0;
 }
 
+/* Adds the condition that a value of the column does not fit its type. */
+static void
+add_unfit(const struct stage *st, struct buf *b, const char *column, const char *type)
+{
+	const char *lost = json_string_value(json_object_get(st->lost, column));
+	struct buf q = BUF_INIT;
+
+	buf_add_sql_name(&q, column);
+	if (lost)
+		buf_addf(b, "(%s IS NOT NULL AND %s)", q.s, lost);
+	else
+		buf_addf(b, "(%s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL)", q.s, q.s, type);
+	buf_release(&q);
+}
+
+/* The value in its type: a plain cast fails with the value; where rejects are left out they are known by `bad`. */
+static void
+add_cast(const struct stage *st, struct buf *b, const char *column, const char *q, const char *type)
+{
+	if (st->on_reject == REJECT_FAIL && json_object_get(st->lost, column)) {
+		/* A plain cast would want every member to be there, and APIs leave out what is empty. */
+		buf_adds(b, "CASE WHEN ");
+		add_unfit(st, b, column, type);
+		buf_addf(b, " THEN error('" STAGE_NULL_FOUND "') ELSE TRY_CAST(%s AS %s) END AS %s", q, type, q);
+		return;
+	}
+	buf_addf(b, "%sCAST(%s AS %s) AS %s", st->on_reject == REJECT_FAIL ? "" : "TRY_", q, type, q);
+}
+
 /* Notes what makes a row a reject beyond the reader's own refusals: values that do not fit and values that are missing. */
 static void
 stage_conditions(struct stage *st, bool casts)
@@ -409,10 +470,11 @@ stage_conditions(struct stage *st, bool casts)
 
 		buf_add_sql_name(&q, column);
 		buf_addf(&said, "column \"%s\": not of type %s: ", column, json_string_value(type));
-		buf_addf(&st->bad, "%s(%s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL)", st->bad.len ? " OR " : "", q.s, q.s,
-			 json_string_value(type));
-		buf_addf(&st->reasons, "%sCASE WHEN %s IS NOT NULL AND TRY_CAST(%s AS %s) IS NULL THEN ",
-			 st->reasons.len ? ", " : "", q.s, q.s, json_string_value(type));
+		buf_adds(&st->bad, st->bad.len ? " OR " : "");
+		add_unfit(st, &st->bad, column, json_string_value(type));
+		buf_addf(&st->reasons, "%sCASE WHEN ", st->reasons.len ? ", " : "");
+		add_unfit(st, &st->reasons, column, json_string_value(type));
+		buf_adds(&st->reasons, " THEN ");
 		buf_add_sql_string(&st->reasons, said.s);
 		buf_addf(&st->reasons, " || %s::VARCHAR END", q.s);
 		buf_release(&q);
@@ -479,7 +541,7 @@ stage_read_csv(struct stage *st)
 }
 
 /* JSON, Parquet and tables bring their own types; what is asked for beyond them is cast. `plain` is what FROM takes. */
-static int
+int
 stage_read_typed(struct stage *st, const char *plain)
 {
 	struct context *cx = st->cx;
@@ -490,6 +552,7 @@ stage_read_typed(struct stage *st, const char *plain)
 	free(query);
 	if (columns == NULL)
 		return -1;
+	json_decref(st->names);
 	st->names = json_array();
 	json_array_foreach (columns, i, column)
 		json_array_append(st->names, json_object_get(column, "name"));
@@ -505,16 +568,15 @@ stage_read_typed(struct stage *st, const char *plain)
 		buf_adds(&st->reader, "(SELECT * REPLACE (");
 		json_array_foreach (st->names, i, name) {
 			const char *n = json_string_value(name), *type = json_string_value(json_object_get(st->types, n));
+			struct buf q = BUF_INIT;
 
 			if (type == NULL)
 				continue;
-			/* A plain cast fails with the value; where rejects are left out they are known by `bad`. */
 			buf_adds(&st->reader, first ? "" : ", ");
 			first = false;
-			buf_adds(&st->reader, st->on_reject == REJECT_FAIL ? "CAST(" : "TRY_CAST(");
-			buf_add_sql_name(&st->reader, n);
-			buf_addf(&st->reader, " AS %s) AS ", type);
-			buf_add_sql_name(&st->reader, n);
+			buf_add_sql_name(&q, n);
+			add_cast(st, &st->reader, n, q.s, type);
+			buf_release(&q);
 		}
 		buf_addf(&st->reader, ") FROM %s", plain);
 		if (st->on_reject != REJECT_FAIL)
@@ -665,5 +727,11 @@ stage_read(struct stage *st)
 		return stage_read_table(st);
 	if (strcmp(st->format, "delta") == 0)
 		return stage_read_delta(st);
+	if (database_format(st->format))
+		return stage_read_database(st);
+	if (strcmp(st->format, "http") == 0)
+		return stage_http_read(st);
+	if (strcmp(st->format, "kafka") == 0)
+		return stage_kafka_read(st);
 	return task_fail(st->cx, ERR_UNSUPPORTED, "source.format \"%s\" is not supported yet", st->format);
 }

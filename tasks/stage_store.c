@@ -31,7 +31,7 @@ on_there(const char *location, int64_t size, wall_us modified, void *arg)
 {
 	struct looking *l = arg;
 	const char *name = strrchr(location, '/') + 1;
-	size_t n = strlen(name);
+	size_t n = strlen(name), suffix = strlen(l->st->suffix);
 	bool mark = strcmp(name, MARK) == 0;
 
 	(void)size;
@@ -40,7 +40,7 @@ on_there(const char *location, int64_t size, wall_us modified, void *arg)
 		l->st->marked = true;
 	else
 		json_array_append_new(l->st->old, json_string(location));
-	if (!mark && l->foreign == NULL && (n < 8 || strcmp(name + n - 8, ".parquet") != 0))
+	if (!mark && l->foreign == NULL && (n < suffix || strcmp(name + n - suffix, l->st->suffix) != 0))
 		l->foreign = json_string_value(json_array_get(l->st->old, json_array_size(l->st->old) - 1));
 	return 0;
 }
@@ -59,7 +59,7 @@ stage_store_check(struct stage *st)
 
 		if (strncmp(path, st->path, n) == 0 && path[n] == '/')
 			return task_fail_at(
-				st->cx, "target/path",
+				st->cx, stage_target_key(st),
 				"the folder %s holds the source %s, which the result would replace; on a store that takes "
 				"more than one step, so write to another folder",
 				st->path, path);
@@ -68,10 +68,10 @@ stage_store_check(struct stage *st)
 	if (task_storage(st->cx) == NULL || storage_list(st->cx->storage, st->path, on_there, &l, &st->cx->err) < 0)
 		return -1;
 	if (l.foreign)
-		return task_fail_at(st->cx, "target/path",
-				    "the folder %s holds %s, which is not Parquet; the result would replace it: name a folder of "
-				    "its own",
-				    st->path, l.foreign);
+		return task_fail_at(
+			st->cx, stage_target_key(st),
+			"the folder %s holds %s, which is not %s; the result would replace it: name a folder of its own",
+			st->path, l.foreign, st->writes ? st->suffix : "Parquet");
 	return 0;
 }
 

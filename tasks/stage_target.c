@@ -16,7 +16,8 @@
 static struct {
 	const json_t *sources; /* file_key -> true */
 	size_t read, others;
-	char *foreign; /* the first that is no Parquet file */
+	char *foreign; /* the first of another kind than is written */
+	const char *suffix;
 } there;
 
 /* The same file has the same key, however its path is written. The caller frees it. */
@@ -29,12 +30,12 @@ file_key(const struct stat *st)
 static int
 on_there(const char *path, const struct stat *st, int type, struct FTW *ftw)
 {
-	size_t n = strlen(path);
+	size_t n = strlen(path), suffix = strlen(there.suffix);
 	char *key;
 
 	if (type != FTW_F || ftw->level == 0)
 		return 0;
-	if (n < 8 || strcmp(path + n - 8, ".parquet") != 0) {
+	if (n < suffix || strcmp(path + n - suffix, there.suffix) != 0) {
 		there.foreign = xstrdup(path);
 		return 1;
 	}
@@ -76,15 +77,16 @@ check_folder(struct stage *st)
 	there.sources = keys;
 	there.read = there.others = 0;
 	there.foreign = NULL;
+	there.suffix = st->suffix;
 	nftw(st->path, on_there, 16, FTW_PHYS);
 	if (there.foreign)
 		rc = task_fail_at(
-			st->cx, "target/path",
-			"the folder %s holds %s, which is not Parquet; the result would replace it: name a folder of its own",
-			st->path, there.foreign);
+			st->cx, stage_target_key(st),
+			"the folder %s holds %s, which is not %s; the result would replace it: name a folder of its own",
+			st->path, there.foreign, st->writes ? st->suffix : "Parquet");
 	else if (there.read && there.others)
 		rc = task_fail_at(
-			st->cx, "target/path",
+			st->cx, stage_target_key(st),
 			"the folder %s holds %zu files that this task reads and %zu that it does not, and the result would "
 			"replace all of them; read the whole folder (%s/**/*.parquet), or name another one to write to",
 			st->path, there.read, there.others, st->path);
@@ -123,7 +125,7 @@ finds_target(const struct stage *st, const char *pattern)
 		for (size_t i = 0; i < json_array_size(json_object_get(st->target, "partition_by")); i++)
 			buf_addf(&written, "/%s=x",
 				 json_string_value(json_array_get(json_object_get(st->target, "partition_by"), i)));
-		buf_adds(&written, "/data_0.parquet");
+		buf_addf(&written, "/data_0%s", st->suffix);
 	}
 	finds = storage_matches(pattern, written.s);
 	buf_release(&written);
@@ -141,7 +143,7 @@ check_patterns(struct stage *st)
 
 		if (pattern && finds_target(st, strip_scheme(pattern)))
 			return task_fail_at(
-				st->cx, "target/path",
+				st->cx, stage_target_key(st),
 				"source.path %s also finds what is written to %s, so the next run would read this result "
 				"as a source; write it elsewhere, or name the files to read one by one",
 				pattern, st->path);
@@ -174,7 +176,7 @@ stage_check_target(struct stage *st)
 		rc = stage_store_check(st);
 	} else if (rc == 0 && lstat(st->path, &info) == 0) {
 		if (S_ISDIR(info.st_mode) && !stage_is_folder(st))
-			return task_fail_at(st->cx, "target/path",
+			return task_fail_at(st->cx, stage_target_key(st),
 					    "%s is a folder; name a file in it, or set partition_by to write a folder", st->path);
 		if (stage_is_folder(st))
 			rc = check_folder(st);
@@ -182,11 +184,17 @@ stage_check_target(struct stage *st)
 			st->back = reads_file(st, &info);
 	}
 	if (rc == 0 && st->back && strcmp(st->format, "parquet") != 0)
-		return task_fail_at(st->cx, "target/path",
+		return task_fail_at(st->cx, stage_target_key(st),
 				    "%s is the source, of format %s, and the result would be Parquet: name "
 				    "another file to write",
 				    st->path, st->format);
 	return rc;
+}
+
+const char *
+stage_target_key(const struct stage *st)
+{
+	return st->target == json_object_get(st->cx->spec, "to") ? "to/path" : "target/path";
 }
 
 /* ---- written back once ---- */

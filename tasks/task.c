@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,6 +17,7 @@
 #include "base/alloc.h"
 #include "base/fault.h"
 #include "base/fs.h"
+#include "base/mask.h"
 #include "tasks/context.h"
 #include "tasks/engines/duckdb.h"
 #include "tasks/engines/reads.h"
@@ -29,9 +31,10 @@ static const struct {
 	const char *type;
 	task_fn run;
 } task_types[] = {
-	{ "stage", stage_run },   { "publish", publish_run }, { "curate", curate_run },     { "validate", validate_run },
-	{ "query", query_run },   { "diff", diff_run },       { "rebase", rebase_run },     { "cleanup", cleanup_run },
-	{ "health", health_run }, { "browse", browse_run },   { "maintain", maintain_run },
+	{ "stage", stage_run },     { "publish", publish_run }, { "curate", curate_run },     { "validate", validate_run },
+	{ "query", query_run },     { "diff", diff_run },       { "rebase", rebase_run },     { "cleanup", cleanup_run },
+	{ "health", health_run },   { "browse", browse_run },   { "maintain", maintain_run }, { "export", export_run },
+	{ "compare", compare_run },
 };
 
 int
@@ -50,12 +53,6 @@ task_warm(int fd)
 	for (size_t step = 0; poll(&p, 1, 0) == 0 && duck_warm(step); step++) {}
 	if (poll(&p, 1, 0) == 0 && duck_warmed() && inspect_define(duck_warmed(), &e) < 0)
 		err_release(&e);
-}
-
-bool
-task_fits_warm(const json_t *doc)
-{
-	return duck_fits_warm(json_object_get(doc, "engine_options"));
 }
 
 const char *
@@ -171,6 +168,18 @@ distance(const char *a, const char *b)
 	return row[m];
 }
 
+bool
+task_has_name(const json_t *names, const char *name)
+{
+	json_t *it;
+	size_t i;
+
+	json_array_foreach (names, i, it)
+		if (strcasecmp(json_string_value(it), name) == 0)
+			return true;
+	return false;
+}
+
 const char *
 task_nearest(const json_t *names, const char *wanted)
 {
@@ -197,6 +206,12 @@ task_report_error(struct context *cx)
 	json_t *e;
 
 	task_explain_store(cx);
+	if (cx->hidden && cx->err.msg) {
+		char *said = cx->err.msg;
+
+		cx->err.msg = mask_text(cx->hidden, said);
+		free(said);
+	}
 	e = json_pack("{s:s}", "message", cx->err.msg ? cx->err.msg : "it failed without a reason");
 
 	if (e == NULL)
@@ -208,6 +223,8 @@ task_report_error(struct context *cx)
 	}
 	if (cx->cause)
 		json_object_set_new(e, "cause", json_string(cx->cause));
+	if (cx->final)
+		json_object_set_new(e, "final", json_true());
 	report("error", e);
 	if (cx->line)
 		fprintf(stderr, "%s:%d:%d: ", doc_text(cx, "file"), cx->line, cx->col);
@@ -219,11 +236,12 @@ static void
 task_report_reads(const struct context *cx)
 {
 	json_t *files = reads_files(), *bytes;
-	const char *scratch = doc_text(cx, "scratch"), *path;
+	const char *scratch = doc_text(cx, "scratch"), *kept = doc_text(cx, "kept"), *path;
 	json_int_t sum = 0;
 
 	json_object_foreach (files, path, bytes)
-		if (scratch == NULL || strncmp(path, scratch, strlen(scratch)) != 0)
+		if ((scratch == NULL || strncmp(path, scratch, strlen(scratch)) != 0) &&
+		    (kept == NULL || strncmp(path, kept, strlen(kept)) != 0))
 			sum += json_integer_value(bytes);
 	report_metric("bytes_read", sum);
 	json_decref(files);

@@ -19,8 +19,6 @@ int task_preload(const char *libdir, char **why);
  * fails here is told by the task that meets it.
  */
 void task_warm(int fd);
-/* May a child that has called task_warm run this task? Some settings of the engine can be made only when it is opened. */
-bool task_fits_warm(const json_t *doc);
 
 /*
  * In the child: runs one native task to its end and returns the exit status (0 success, 1 failure; the reason went to the

@@ -28,13 +28,9 @@ static void
 on_query_done(void *arg, const json_t *report, struct err *e)
 {
 	struct reading *r = arg;
-	json_t *result = json_object_get(report, "result");
+	json_t *result = reply_unless_result(r->rq, report, e, "the query");
 
-	if (report == NULL)
-		reply_err(r->rq, e);
-	else if (result == NULL)
-		reply_problem(r->rq, ERR_INTERNAL, "the query ended without a result");
-	else
+	if (result)
 		r->answer(r, result);
 	json_decref(r->snapshot);
 	free(r);
@@ -167,13 +163,9 @@ static void
 on_compared(void *arg, const json_t *report, struct err *e)
 {
 	struct comparing *c = arg;
-	json_t *result = json_object_get(report, "result");
+	json_t *result = reply_unless_result(c->rq, report, e, "the comparison");
 
-	if (report == NULL) {
-		reply_err(c->rq, e);
-	} else if (result == NULL) {
-		reply_problem(c->rq, ERR_INTERNAL, "the comparison ended without a result");
-	} else {
+	if (result) {
 		json_object_update(c->answer, result);
 		reply_json(c->rq, 200, json_incref(c->answer));
 	}

@@ -47,6 +47,7 @@ catalog_new(struct app *app, struct err *e)
 	list_init(&c->jobs);
 	list_init(&c->swaps);
 	sched_on_moved(app->sched, catalog_rebase, c);
+	sched_on_shadowed(app->sched, compare_shadow, c);
 	c->cleanup = cleanup_new(c);
 	c->gauges = gauges_new(c);
 	return c;

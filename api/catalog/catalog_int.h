@@ -153,6 +153,8 @@ bool warehouse_same(const char *a, const char *b);
 /* Removes a table's folder, if it lies inside the warehouse. */
 void warehouse_purge(const char *warehouse, const char *table_location);
 
+/* compare.c: for sched_on_shadowed; `arg` is the catalog. */
+void compare_shadow(void *arg, const char *run, const char *shadow);
 /* rebase.c: for sched_on_moved; `arg` is the catalog. */
 void catalog_rebase(void *arg, const json_t *tables, sched_rebased_cb cb, void *cb_arg);
 

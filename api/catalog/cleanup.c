@@ -30,6 +30,7 @@ struct cleanup {
 	dur_us after, pause;
 	wall_us armed; /* what the alarm is set to */
 	bool busy;
+	bool left;         /* rows came since it was last asked for them: the answer may be without */
 	unsigned strikes;  /* of the same rows */
 	char *ids, *table; /* rows that the child looks at */
 };
@@ -61,6 +62,7 @@ on_left(void *arg)
 {
 	struct cleanup *c = arg;
 
+	c->left = true;
 	cleanup_arm(c, clock_wall() + c->after);
 }
 
@@ -155,11 +157,16 @@ on_rows(void *arg, const struct rows *r, struct err *e)
 		c->pause = 0;
 		if (rows_get(r, 0, 0))
 			cleanup_arm(c, strtoll(rows_get(r, 0, 0), NULL, 10) + c->after);
+		else if (c->left)
+			cleanup_arm(c, clock_wall() + c->after);
 	}
 	json_decref(spec);
 }
 
 #define MICROSECONDS(t) "(extract(epoch FROM " t ") * 1000000)::bigint"
+
+/* What a shadow wrote is still to be compared; its row of `shadows` wakes us when it has been. */
+#define SQL_NOT_NEEDED "NOT EXISTS (SELECT 1 FROM sluice.shadows h WHERE h.shadow_id = c.run_id AND h.state = 'running')"
 
 /*
  * The rows of one folder that are due, with the metadata files whose tables must be able to read all they lead to (`keep`): of
@@ -170,7 +177,7 @@ on_rows(void *arg, const struct rows *r, struct err *e)
 #define SQL_DUE \
 	"WITH rows AS MATERIALIZED (SELECT *, rtrim(" \
 		SQL_SPELLED("coalesce(location, regexp_replace(metadata, '/metadata/[^/]*$', ''))") ", '/') AS folder" \
-	"  FROM sluice.cleanup WHERE at <= $2::timestamptz ORDER BY at, id LIMIT " CLEANUP_ROWS ")," \
+	"  FROM sluice.cleanup c WHERE at <= $2::timestamptz AND " SQL_NOT_NEEDED " ORDER BY at, id LIMIT " CLEANUP_ROWS ")," \
 	" first AS (SELECT namespace, name, folder FROM rows ORDER BY at, id LIMIT 1)," \
 	" due AS MATERIALIZED (SELECT r.* FROM rows r JOIN first f USING (namespace, name, folder))," \
 	" live AS MATERIALIZED (SELECT k.namespace, k.name, k.metadata_after FROM sluice.runs r" \
@@ -183,8 +190,8 @@ on_rows(void *arg, const struct rows *r, struct err *e)
 	"   OR starts_with(" SQL_SPELLED("l.metadata_after") ", f.folder || '/'))," \
 	" history AS (SELECT DISTINCT ON (k.run_id) k.metadata_after AS m FROM due d JOIN sluice.commits k" \
 	"  ON k.run_id = d.run_id AND NOT d.expired AND k.namespace = d.namespace AND k.name = d.name WHERE k.metadata_after IS NOT NULL" \
-	"  AND k.state NOT IN ('private', 'abandoned') ORDER BY k.run_id, k.id DESC)" \
-	" SELECT (SELECT " MICROSECONDS("min(at)") " FROM sluice.cleanup)," \
+	"  AND k.state NOT IN ('private', 'abandoned', 'rehearsed') ORDER BY k.run_id, k.id DESC)" \
+	" SELECT (SELECT " MICROSECONDS("min(at)") " FROM sluice.cleanup c WHERE " SQL_NOT_NEEDED ")," \
 	" (SELECT jsonb_build_object('table', f.namespace || '.' || f.name, 'location', f.folder," \
 	"  'asked', " MICROSECONDS("clock_timestamp()") ", 'ids', (SELECT jsonb_agg(id) FROM due)," \
 	"  'expired', (SELECT coalesce(jsonb_agg(DISTINCT metadata), '[]') FROM due WHERE expired)," \
@@ -205,6 +212,7 @@ cleanup_begin(void *arg)
 	if (c->catalog->closing)
 		return;
 	c->busy = true;
+	c->left = false;
 	store_query(c->catalog->app->store, SQL_DUE, 2,
 		    (const char *[]){ c->catalog->name, time_format(clock_wall() - c->after, until) }, on_rows, c);
 }

@@ -377,7 +377,7 @@ part_found(struct job *j, struct part *p, const char *location, const char *type
 	if (j->kind == KIND_UNDO) {
 		part_forget_base(p);
 		p->old = xstrdup_null(location);
-		p->moved = !same_text(location, p->expect);
+		p->moved = !same_text(location, p->expect) || json_array_size(p->later);
 		return true;
 	}
 	if (location && (other || creates) && !(j->kind == KIND_REGISTER && j->overwrite && !other) &&

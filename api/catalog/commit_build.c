@@ -217,7 +217,7 @@ part_build(struct job *j, struct part *p, struct err *e)
 		return e->code;
 	if (part_write(p, job_attempt(j), j->kind == KIND_STAGE, e) < 0)
 		return e->code;
-	p->facts = part_facts(p, p->old ? "commit" : "create");
+	p->facts = part_facts(p, j->keeper ? "maintain" : p->old ? "commit" : "create");
 	return 0;
 }
 

@@ -166,7 +166,7 @@ on_found(void *arg, const struct rows *r, struct err *e)
 			rq, ERR_UNSUPPORTED,
 			"the catalog \"%s\" is kept by another server (%s): what run %s wrote there is not taken back as one; "
 			"`sluice rollback TABLE --to previous` sets a table back",
-			config_get(rq->app->config, "catalog.name"), config_get(rq->app->config, "catalog.uri"), rq->param[0]);
+			config_get(rq->app->config, "catalog.name"), config_place(rq->app->config), rq->param[0]);
 	} else if (rows_get(r, 0, 1) == NULL) {
 		reply_problem(rq, ERR_CONFLICT,
 			      strcmp(rows_get(r, 0, 7), "t") == 0 ? "run %s has been undone already"
@@ -184,6 +184,24 @@ on_found(void *arg, const struct rows *r, struct err *e)
 	free(u);
 }
 
+/*
+ * For each table of the run: where it goes back to, where it stands as far as commits tell, and who changed rows or columns after
+ * the run. Neither maintenance nor an undo of something later does: what they leave is what the run left.
+ */
+/* clang-format off */
+#define SQL_UNDO                                                                                                                \
+	"WITH m AS (SELECT namespace, name, (array_agg(metadata_before ORDER BY id))[1] AS back, (array_agg(type ORDER BY id))" \
+	"[1] AS type, json_agg(id) AS ids, max(visible_at) AS at FROM commits WHERE run_id = $1 AND state = 'visible'"          \
+	" GROUP BY namespace, name) "                                                                                           \
+	"SELECT r.state, m.namespace, m.name, m.back, l.now, m.ids, l.later, EXISTS (SELECT 1 FROM commits c WHERE c.run_id ="  \
+	" r.id AND c.state = 'undone'), m.type FROM runs r LEFT JOIN m ON true LEFT JOIN LATERAL ("                             \
+	"SELECT (array_agg(c.metadata_after ORDER BY c.visible_at DESC, c.id DESC))[1] AS now, json_agg(json_build_object("     \
+	"'id', c.id, 'at', " SQL_TIME("c.visible_at") ", 'run', c.run_id, 'who', c.who) ORDER BY c.visible_at, c.id) FILTER ("  \
+	"WHERE c.run_id IS DISTINCT FROM r.id AND c.action NOT IN ('maintain', 'undo') AND c.operation IS DISTINCT FROM"        \
+	" 'replace') AS later FROM commits c WHERE c.namespace = m.namespace AND c.name = m.name AND c.state = 'visible'"       \
+	" AND c.visible_at >= m.at) l ON true WHERE r.id = $1"
+/* clang-format on */
+
 static void
 undo_run(struct request *rq)
 {
@@ -196,20 +214,7 @@ undo_run(struct request *rq)
 	u->rq = rq;
 	u->with_later = json_is_true(json_object_get(body, "with_later"));
 	json_decref(body);
-	store_query(rq->app->store,
-		    "WITH m AS (SELECT namespace, name, (array_agg(metadata_before ORDER BY id))[1] AS back,"
-		    " (array_agg(metadata_after ORDER BY id DESC))[1] AS expect, (array_agg(type ORDER BY id))[1] AS type,"
-		    " json_agg(id) AS ids, max(visible_at) AS at FROM commits WHERE run_id = $1 AND state = 'visible'"
-		    " GROUP BY namespace, name)"
-		    "SELECT r.state, m.namespace, m.name, m.back, m.expect, m.ids, (SELECT json_agg(json_build_object('id', c.id,"
-		    " 'at', " SQL_TIME(
-			    "c.visible_at") ", 'run', c.run_id, 'who', c.who) ORDER BY c.visible_at, c.id) FROM commits c WHERE"
-					    " c.namespace = m.namespace AND c.name = m.name AND c.state = 'visible' AND c.run_id "
-					    "IS DISTINCT FROM r.id AND"
-					    " c.visible_at >= m.at), EXISTS (SELECT 1 FROM commits c WHERE c.run_id = r.id AND "
-					    "c.state = 'undone'), m.type"
-					    " FROM runs r LEFT JOIN m ON true WHERE r.id = $1",
-		    1, (const char *[]){ rq->param[0] }, on_found, u);
+	store_query(rq->app->store, SQL_UNDO, 1, (const char *[]){ rq->param[0] }, on_found, u);
 }
 
 /* ---- what a run did ---- */

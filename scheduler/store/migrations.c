@@ -4,6 +4,11 @@
 /* Inside of sluice.publish: the tables that it moves, by its variable `moving`. */
 #define MOVING "jsonb_to_recordset(moving) AS m(namespace text, name text, type text, base text, after text)"
 
+/* The same of its second form: what the run has read of streams. */
+#define READ                                                                                                                     \
+	"jsonb_to_recordset(reads) AS r(stream text, topic text, partition int, base bigint, next bigint, cluster text, task "   \
+	"text)"
+
 const char *const migrations[] = {
 	/* 1: everything that a first release needs. Our tables live in the schema `sluice`; the catalog's keep the names and
 	 * the place (the default schema) that PyIceberg's SqlCatalog and Spark's JdbcCatalog expect. */
@@ -145,5 +150,73 @@ const char *const migrations[] = {
 	"    WHERE c.run_id = run AND c.state = 'undone' ORDER BY u.at DESC NULLS LAST LIMIT 1); END $$;",
 	/* 8: what a metadata file leads to, and the tables do not any more, goes as well: its snapshots have expired. */
 	"ALTER TABLE sluice.cleanup ADD COLUMN expired boolean NOT NULL DEFAULT false;",
+	/* 9: a run whose commits nobody ever sees; they end as `rehearsed`. */
+	"ALTER TABLE sluice.runs ADD COLUMN rehearsal boolean NOT NULL DEFAULT false;",
+	/* 10: shadows: see scheduler/shadow.c. The figures stay when the runs are gone. */
+	"ALTER TABLE sluice.runs ADD COLUMN shadow_of text;"
+	"CREATE TABLE sluice.shadows ("
+	"  run_id text PRIMARY KEY, shadow_id text, flow text NOT NULL, engine text NOT NULL, shadow_engine text NOT NULL,"
+	"  at timestamptz NOT NULL, keep_us bigint NOT NULL, state text NOT NULL, reason text, real jsonb, shadow jsonb, result "
+	"jsonb);"
+	"CREATE INDEX shadows_by_flow ON sluice.shadows (flow, at DESC);"
+	"CREATE INDEX shadows_by_age ON sluice.shadows (at);"
+	"CREATE INDEX shadows_open ON sluice.shadows (at) WHERE state IN ('due','running');"
+	/* What the tasks of a run took that are on another engine in the other run. */
+	"CREATE FUNCTION sluice.shadow_figures(run text, other text) RETURNS jsonb LANGUAGE sql STABLE AS $$"
+	"  SELECT jsonb_build_object('state', (SELECT r.state FROM sluice.runs r WHERE r.id = run),"
+	"    'elapsed_us', coalesce(sum(a.wall_us), 0), 'cpu_us', coalesce(sum(a.user_us + a.system_us), 0),"
+	"    'max_rss_bytes', coalesce(max(a.max_rss_bytes), 0), 'rows', coalesce(sum(w.rows), 0), 'files', "
+	"coalesce(sum(w.files), 0))"
+	"  FROM sluice.tasks t JOIN sluice.tasks o ON o.run_id = other AND o.id = t.id AND o.engine <> t.engine"
+	"  JOIN sluice.attempts a ON a.run_id = t.run_id AND a.task_id = t.id"
+	"  LEFT JOIN LATERAL (SELECT sum((x->>'rows')::bigint) AS rows, sum((x->>'files')::bigint) AS files"
+	"    FROM jsonb_array_elements(a.report->'tables') x WHERE a.state = 'success') w ON true"
+	"  WHERE t.run_id = run HAVING run IS NOT NULL AND other IS NOT NULL $$;"
+	/* What a shadow takes from its run: when that began, what its programs did, and, of each table that has changed since,
+	 * what it was; of those that its programs wrote, as these left it. Commits are numbered by their time: those that were
+	 * made before and became visible since are of runs that were under way then. */
+	"CREATE FUNCTION sluice.shadow_original(run text) RETURNS jsonb LANGUAGE sql STABLE AS $$"
+	"  WITH r AS (SELECT * FROM sluice.runs x WHERE x.id = run),"
+	"  later AS (SELECT c.* FROM r JOIN sluice.commits c ON c.id > (extract(epoch FROM r.started_at) * 1000000)::bigint"
+	"     AND c.visible_at > r.started_at"
+	"   UNION SELECT c.* FROM r JOIN sluice.runs o ON o.created_at BETWEEN r.started_at - interval '7 days' AND r.started_at"
+	"     AND (o.ended_at IS NULL OR o.ended_at > r.started_at) JOIN sluice.commits c ON c.run_id = o.id"
+	"     AND c.visible_at > r.started_at),"
+	"  base AS (SELECT DISTINCT ON (namespace, name) namespace, name, type, metadata_before AS location FROM later"
+	"    ORDER BY namespace, name, visible_at, id),"
+	"  programs AS (SELECT DISTINCT ON (c.namespace, c.name) c.namespace, c.name, c.type, c.metadata_after AS location"
+	"    FROM sluice.commits c JOIN sluice.tasks t ON t.run_id = c.run_id AND t.id = c.task_id AND t.type IN ('command', "
+	"'python')"
+	"    WHERE c.run_id = run AND c.state IN ('visible', 'undone') ORDER BY c.namespace, c.name, c.id DESC),"
+	"  pins AS (SELECT * FROM programs UNION ALL SELECT b.* FROM base b WHERE NOT EXISTS"
+	"    (SELECT 1 FROM programs p WHERE p.namespace = b.namespace AND p.name = b.name))"
+	"  SELECT jsonb_build_object('trigger', r.trigger, 'created_at', r.created_at, 'started_at', r.started_at,"
+	"    'tasks', (SELECT coalesce(jsonb_object_agg(t.id, jsonb_build_object('state', t.state, 'outputs', t.outputs)), '{}')"
+	"      FROM sluice.tasks t WHERE t.run_id = run AND t.type IN ('command', 'python')),"
+	"    'pins', (SELECT coalesce(jsonb_object_agg(namespace || chr(31) || name,"
+	"      jsonb_build_object('type', type, 'location', location)), '{}') FROM pins)) FROM r $$;",
+	/* 11: how far streams of messages are read; it moves with what the run wrote, if it is still where the run began (`base`,
+	 * null: nothing was read yet). What stands there from this very run is not in its way: the statement may be sent again.
+	 */
+	"CREATE TABLE sluice.offsets ("
+	"  stream text NOT NULL, topic text NOT NULL, partition int NOT NULL, next bigint NOT NULL, cluster text,"
+	"  run_id text NOT NULL, at timestamptz NOT NULL, PRIMARY KEY (stream, topic, partition));"
+	"CREATE FUNCTION sluice.publish(catalog text, run text, task text, ended timestamptz, news jsonb, reads jsonb) RETURNS "
+	"jsonb"
+	" LANGUAGE plpgsql AS $$ DECLARE moved jsonb; BEGIN"
+	"  IF task IS NULL THEN"
+	"    PERFORM 1 FROM sluice.runs r WHERE r.id = run AND r.state = 'publishing' FOR UPDATE;"
+	"    IF NOT FOUND THEN RETURN '[]'; END IF;"
+	"  END IF;"
+	"  SELECT jsonb_agg(jsonb_build_object('stream', r.stream, 'topic', r.topic, 'partition', r.partition, 'task', r.task))"
+	"    INTO moved FROM " READ " LEFT JOIN sluice.offsets o USING (stream, topic, partition)"
+	"    WHERE o.next IS DISTINCT FROM r.base AND NOT coalesce(o.run_id = run AND o.next = r.next, false);"
+	"  IF moved IS NOT NULL THEN RETURN moved; END IF;"
+	"  moved := sluice.publish(catalog, run, task, ended, news);"
+	"  IF moved <> '[]' THEN RETURN moved; END IF;"
+	"  INSERT INTO sluice.offsets SELECT r.stream, r.topic, r.partition, r.next, r.cluster, run, ended FROM " READ
+	"    ON CONFLICT (stream, topic, partition) DO UPDATE SET next = excluded.next, cluster = excluded.cluster,"
+	"      run_id = excluded.run_id, at = excluded.at;"
+	"  RETURN '[]'; END $$;",
 };
 const int migrations_count = sizeof(migrations) / sizeof(migrations[0]);

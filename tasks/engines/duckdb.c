@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/murmur.h"
+#include "tasks/engines/duckdb_int.h"
 #include "tasks/engines/installed.h"
 #include "tasks/engines/reads.h"
 #include "tasks/spent.h"
@@ -190,22 +191,8 @@ duck_preload(const char *libdir, char **why)
 
 /* ---- life ---- */
 
-static int duck_start(const json_t *options, const char *scratch, struct duck **out, struct err *e);
+static int duck_start(struct duck **out, struct err *e);
 static int duck_load(struct duck *db, size_t i, struct err *e);
-
-static int
-err_option(struct err *e, const char *name, const char *value)
-{
-	return err_set(e, ERR_INVALID, "engine_options.%s: DuckDB does not take \"%s\"", name, value);
-}
-
-static int
-config_set(duckdb_config config, const char *name, const char *value, struct err *e)
-{
-	if (api.set_config(config, name, value) == DuckDBError)
-		return err_option(e, name, value);
-	return 0;
-}
 
 /* A database that was opened before anybody asked for it. */
 static struct duck *duck_opened;
@@ -238,18 +225,6 @@ static const char *const duck_exercises[] = {
 	"DROP TABLE sluice_warm",
 };
 
-bool
-duck_fits_warm(const json_t *options)
-{
-	const char *name;
-	json_t *value;
-
-	json_object_foreach ((json_t *)(uintptr_t)options, name, value)
-		if (strcmp(name, "threads") != 0 && strcmp(name, "memory_limit") != 0)
-			return false;
-	return true;
-}
-
 static void
 duck_exercise(struct duck *db)
 {
@@ -273,7 +248,7 @@ duck_warm(size_t step)
 	int rc = -1;
 
 	if (step == 0)
-		rc = duck_start(NULL, NULL, &duck_opened, &e);
+		rc = duck_start(&duck_opened, &e);
 	else if (step <= extensions)
 		rc = duck_load(duck_opened, step - 1, &e);
 	else
@@ -288,12 +263,12 @@ duck_warmed(void)
 	return duck_opened;
 }
 
-/* Gives the database that was opened before its options. */
+/* Gives the database its options; those of other engines are not for it. */
 static int
 duck_settle(struct duck *db, const json_t *options, const char *scratch, struct err *e)
 {
+	static const char *const names[] = { "memory_limit", "threads" };
 	struct buf b = BUF_INIT;
-	const char *name;
 	json_t *value;
 	char *text;
 	int rc;
@@ -301,17 +276,17 @@ duck_settle(struct duck *db, const json_t *options, const char *scratch, struct 
 	buf_adds(&b, "SET GLOBAL temp_directory = ");
 	buf_add_sql_string(&b, scratch);
 	rc = duck_exec(db, b.s, e);
-	json_object_foreach ((json_t *)(uintptr_t)options, name, value) {
-		if (rc < 0)
-			break;
+	for (size_t i = 0; rc == 0 && i < sizeof(names) / sizeof(names[0]); i++) {
+		if ((value = json_object_get(options, names[i])) == NULL)
+			continue;
 		text = json_is_string(value) ? xstrdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
 		buf_clear(&b);
-		buf_addf(&b, "SET GLOBAL %s = ", name);
+		buf_addf(&b, "SET GLOBAL %s = ", names[i]);
 		buf_add_sql_string(&b, text);
 		rc = duck_exec(db, b.s, e);
 		if (rc < 0) {
 			err_release(e);
-			rc = err_option(e, name, text);
+			rc = err_set(e, ERR_INVALID, "engine_options.%s: DuckDB does not take \"%s\"", names[i], text);
 		}
 		free(text);
 	}
@@ -325,12 +300,10 @@ duck_open(const json_t *options, const char *scratch, struct duck **out, struct 
 	struct duck *db = duck_opened;
 
 	duck_opened = NULL;
-	if (db && duck_fits_warm(options)) {
-		*out = db;
-		return duck_settle(db, options, scratch, e);
-	}
-	duck_close(db);
-	return duck_start(options, scratch, out, e);
+	if (db == NULL && duck_start(&db, e) < 0)
+		return -1;
+	*out = db;
+	return duck_settle(db, options, scratch, e);
 }
 
 static void
@@ -363,13 +336,11 @@ duck_prepare(struct duck *db, struct err *e)
 }
 
 static int
-duck_start(const json_t *options, const char *scratch, struct duck **out, struct err *e)
+duck_start(struct duck **out, struct err *e)
 {
 	struct duck *db;
 	duckdb_config config = NULL;
-	const char *name;
-	json_t *value;
-	char *why = NULL, *text;
+	char *why = NULL;
 	int rc = 0;
 
 	if (duck_lib == NULL)
@@ -378,18 +349,9 @@ duck_start(const json_t *options, const char *scratch, struct duck **out, struct
 	db = xcalloc(1, sizeof(*db));
 	api.create_config(&config);
 	/* Signatures are checked when the files are installed (SHA-256), not in every child. */
-	rc = config_set(config, "allow_unsigned_extensions", "true", e);
-	if (rc == 0)
-		rc = config_set(config, "autoinstall_known_extensions", "false", e);
-	if (rc == 0 && scratch)
-		rc = config_set(config, "temp_directory", scratch, e);
-	json_object_foreach ((json_t *)(uintptr_t)options, name, value) {
-		text = json_is_string(value) ? xstrdup(json_string_value(value)) : json_dumps(value, JSON_ENCODE_ANY);
-		if (rc == 0)
-			rc = config_set(config, name, text, e);
-		free(text);
-	}
-	if (rc == 0 && api.open_ext(NULL, &db->db, config, &why) == DuckDBError)
+	api.set_config(config, "allow_unsigned_extensions", "true");
+	api.set_config(config, "autoinstall_known_extensions", "false");
+	if (api.open_ext(NULL, &db->db, config, &why) == DuckDBError)
 		rc = err_set(e, ERR_INTERNAL, "DuckDB does not start: %s", why ? why : "unknown");
 	if (why)
 		api.free(why);
@@ -445,6 +407,32 @@ duck_load_delta(struct duck *db, struct err *e)
 
 	spent_leave(part);
 	return rc;
+}
+
+int
+duck_load_scanner(struct duck *db, const char *format, struct err *e)
+{
+	enum spent part = spent_enter(SPENT_LOAD);
+	int rc = duck_execf(db, e, "LOAD '%s/%s_scanner.duckdb_extension'", duck_libdir, format);
+
+	spent_leave(part);
+	return rc;
+}
+
+void *
+duck_symbol(const char *name)
+{
+	void *found = dlsym(duck_lib, name);
+
+	if (found == NULL)
+		BUG("libduckdb has no %s", name);
+	return found;
+}
+
+duckdb_connection
+duck_connection(const struct duck *db)
+{
+	return db->con;
 }
 
 struct duck *
@@ -589,7 +577,7 @@ duck_query(struct duck *db, const char *sql, struct err *e)
 	bool failed;
 
 	failed = api.query(db->con, sql, &r->res) == DuckDBError;
-	if (getenv("SLUICE_TRACE_SQL"))
+	if (getenv("SLUICE_TRACE_SQL") && strstr(sql, " SECRET ") == NULL)
 		fprintf(stderr, "sql, %.2f ms: %s\n", (double)(clock_mono() - began) / US_PER_MS, sql);
 	spent_leave(part);
 	if (failed) {

@@ -20,12 +20,11 @@ int duck_preload(const char *libdir, char **why);
 
 /*
  * Opens a database before it is known what for, in steps from 0 on; false when there is nothing left to do. The next duck_open
- * gets it, if its options fit: those that can also be set later.
+ * gets it.
  */
 bool duck_warm(size_t step);
 /* The database that was opened so, or NULL. Borrowed. */
 struct duck *duck_warmed(void);
-bool duck_fits_warm(const json_t *options);
 
 /* A database in memory, with memory_limit and threads from `options`, spilling to `scratch`. */
 MUSTCHECK int duck_open(const json_t *options, const char *scratch, struct duck **out, struct err *e);
@@ -34,6 +33,8 @@ void duck_close(struct duck *db);
 MUSTCHECK int duck_load_iceberg(struct duck *db, struct err *e);
 /* Loads delta, which costs 30 ms and is mapped nowhere before; harmless twice. */
 MUSTCHECK int duck_load_delta(struct duck *db, struct err *e);
+/* Loads what reads and writes databases of another kind: postgres, sqlite or mysql; as duck_load_delta. */
+MUSTCHECK int duck_load_scanner(struct duck *db, const char *format, struct err *e);
 
 /* A second connection to the same database, for what is asked while a statement of the first is being bound; duck_close ends it.
  */

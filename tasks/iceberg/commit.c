@@ -283,7 +283,8 @@ commit_try(struct writer *wr)
 {
 	struct context *cx = wr->cx;
 	struct write *w = wr->w;
-	struct commit c = { .snapshot = random_id(), .parent = wr->create ? NULL : current_snapshot(wr->meta) };
+	struct commit c = { .snapshot = wr->kept.commit.snapshot ? wr->kept.commit.snapshot : random_id(),
+			    .parent = wr->create ? NULL : current_snapshot(wr->meta) };
 	json_t *body, *answer = NULL;
 	int status = -1;
 

@@ -1,5 +1,6 @@
 #include "tasks/iceberg/entries.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,14 +9,10 @@
 #include "tasks/iceberg/partition.h"
 #include "tasks/iceberg/types.h"
 
-#define READ_AT_ONCE  200
-#define MANIFEST_SIZE (8 << 20) /* what manifests are made to be: commit.manifest.target-size-bytes */
-#define ENTRY_SIZE    400       /* where nobody can tell */
+#define READ_AT_ONCE 200
+#define ENTRY_SIZE   400 /* where nobody can tell */
 
-/* Fields of a data_file that are the same in every spec, beside its content and partition. */
-static const struct {
-	const char *name, *type;
-} fields[] = {
+const struct entry_field entry_fields[ENTRY_FIELDS] = {
 	{ "file_path", "VARCHAR" },
 	{ "file_format", "VARCHAR" },
 	{ "record_count", "BIGINT" },
@@ -35,10 +32,9 @@ static const struct {
 	{ "content_offset", "BIGINT" },
 	{ "content_size_in_bytes", "BIGINT" },
 };
-#define FIELDS (sizeof(fields) / sizeof(fields[0]))
 
-static json_t *
-spec_of(struct writer *wr, json_int_t id)
+json_t *
+entries_spec(struct writer *wr, json_int_t id)
 {
 	json_t *spec = element_by_id(wr->meta, "partition-specs", "spec-id", id);
 
@@ -104,14 +100,13 @@ add_partition(const json_t *spec, struct buf *b)
 	buf_adds(b, i ? "} AS p" : "");
 }
 
-/* A data_file of nulls with every field, so that what a manifest lacks is there. */
-static int
-add_template(struct writer *wr, const json_t *spec, struct buf *b)
+int
+entries_template(struct writer *wr, const json_t *spec, struct buf *b)
 {
-	buf_adds(b, " UNION ALL BY NAME SELECT NULL::INTEGER AS status, NULL::BIGINT AS snapshot_id, NULL::BIGINT AS "
+	buf_adds(b, "SELECT NULL::INTEGER AS status, NULL::BIGINT AS snapshot_id, NULL::BIGINT AS "
 		    "sequence_number, NULL::BIGINT AS file_sequence_number, {'content': NULL::INTEGER");
-	for (size_t i = 0; i < FIELDS; i++)
-		buf_addf(b, ", '%s': NULL::%s", fields[i].name, fields[i].type);
+	for (size_t i = 0; i < ENTRY_FIELDS; i++)
+		buf_addf(b, ", '%s': NULL::%s", entry_fields[i].name, entry_fields[i].type);
 	if (partitioned(spec)) {
 		buf_adds(b, ", 'partition': ");
 		if (partition_struct(wr, spec, NULL, b) < 0)
@@ -137,8 +132,8 @@ read_batch(struct writer *wr, const json_t *spec, const json_t *manifests, size_
 		     "coalesce(e.snapshot_id, m.snapshot)::BIGINT AS snapshot_id, "
 		     "coalesce(e.sequence_number, m.sequence)::BIGINT AS sequence_number, "
 		     "coalesce(e.file_sequence_number, m.sequence)::BIGINT AS file_sequence_number");
-	for (size_t i = 0; i < FIELDS; i++)
-		buf_addf(&b, ", e.d.%s::%s AS %s", fields[i].name, fields[i].type, fields[i].name);
+	for (size_t i = 0; i < ENTRY_FIELDS; i++)
+		buf_addf(&b, ", e.d.%s::%s AS %s", entry_fields[i].name, entry_fields[i].type, entry_fields[i].name);
 	if (partitioned(spec))
 		buf_adds(&b, ", e.p AS \"partition\", concat(");
 	else
@@ -158,8 +153,8 @@ read_batch(struct writer *wr, const json_t *spec, const json_t *manifests, size_
 		buf_adds(&b, i > from ? ", " : "");
 		buf_add_sql_string(&b, strip_scheme(json_string_value(json_array_get(m, M_PATH))));
 	}
-	buf_adds(&b, "])");
-	if (add_template(wr, spec, &b) < 0)
+	buf_adds(&b, "]) UNION ALL BY NAME ");
+	if (entries_template(wr, spec, &b) < 0)
 		goto out;
 	buf_adds(&b, ") WHERE status <> 2) e JOIN (VALUES ");
 	for (size_t i = from; i < from + n; i++) {
@@ -225,26 +220,35 @@ make_view(struct writer *wr)
 	return rc;
 }
 
-int
-entries_read(struct writer *wr)
+static int
+read_list(struct writer *wr)
 {
-	const char *path = json_string_value(json_object_get(current_snapshot(wr->meta), "manifest-list")), *id;
-	json_t *rows = NULL, *row, *fresh = json_object(), *list;
+	const char *path = json_string_value(json_object_get(current_snapshot(wr->meta), "manifest-list"));
 	struct buf b = BUF_INIT;
+	int rc;
+
+	buf_adds(&b, "CREATE OR REPLACE TEMP TABLE sluice_list AS ");
+	list_select(path, writer_format(wr), &b);
+	rc = duck_exec(wr->cx->db, b.s, &wr->cx->err);
+	if (rc < 0)
+		err_prefix(&wr->cx->err, "table %s: %s", wr->w->name, path);
+	buf_release(&b);
+	return rc;
+}
+
+/* Reads those of the list for which `where` holds. */
+static int
+read_entries(struct writer *wr, const char *where)
+{
+	char *sql = xasprintf(
+		"SELECT manifest_path, partition_spec_id, sequence_number, added_snapshot_id FROM sluice_list WHERE %s", where);
+	json_t *rows = duck_query_json(wr->cx->db, sql, &wr->cx->err), *row, *fresh = json_object(), *list;
+	const char *id;
 	int rc = -1;
 	size_t i;
 
 	if (wr->read == NULL)
 		wr->read = json_object();
-	buf_adds(&b, "CREATE OR REPLACE TEMP TABLE sluice_list AS ");
-	list_select(path, writer_format(wr), &b);
-	if (duck_exec(wr->cx->db, b.s, &wr->cx->err) < 0) {
-		err_prefix(&wr->cx->err, "table %s: %s", wr->w->name, path);
-		goto out;
-	}
-	rows = duck_query_json(wr->cx->db,
-			       "SELECT manifest_path, partition_spec_id, sequence_number, added_snapshot_id FROM sluice_list",
-			       &wr->cx->err);
 	if (rows == NULL)
 		goto out;
 	json_array_foreach (rows, i, row) {
@@ -260,7 +264,7 @@ entries_read(struct writer *wr)
 	}
 	rc = 0;
 	json_object_foreach (fresh, id, list) {
-		json_t *spec = spec_of(wr, atoll(id)), *known = json_object_get(wr->read, id);
+		json_t *spec = entries_spec(wr, atoll(id)), *known = json_object_get(wr->read, id);
 
 		if (spec == NULL || read_spec(wr, spec, list, known == NULL) < 0) {
 			rc = -1;
@@ -276,8 +280,14 @@ entries_read(struct writer *wr)
 out:
 	json_decref(rows);
 	json_decref(fresh);
-	buf_release(&b);
+	free(sql);
 	return rc;
+}
+
+int
+entries_read(struct writer *wr)
+{
+	return read_list(wr) < 0 ? -1 : read_entries(wr, "true");
 }
 
 void
@@ -328,8 +338,8 @@ add_entry_columns(const struct commit *c, const struct rewrite *r, struct buf *b
 		 "SELECT (CASE WHEN gone THEN 2 ELSE 0 END)::INTEGER AS status, (CASE WHEN gone THEN %lld ELSE snapshot_id "
 		 "END)::BIGINT AS snapshot_id, sequence_number, file_sequence_number, {'content': kind",
 		 (long long)c->snapshot);
-	for (size_t i = 0; i < FIELDS; i++)
-		buf_addf(b, ", '%s': %s", fields[i].name, fields[i].name);
+	for (size_t i = 0; i < ENTRY_FIELDS; i++)
+		buf_addf(b, ", '%s': %s", entry_fields[i].name, entry_fields[i].name);
 	buf_addf(b, ", 'partition': %s} AS data_file ",
 		 partitioned(r->spec) ? "\"partition\"" : "{'__duckdb_empty_struct_marker': true}");
 }
@@ -422,7 +432,7 @@ int
 entries_manifest(struct writer *wr, struct commit *c, json_int_t spec, bool deletes, const char *where, const char *path,
 		 struct buf *list)
 {
-	struct rewrite r = { .spec = spec_of(wr, spec), .deletes = deletes, .where = where };
+	struct rewrite r = { .spec = entries_spec(wr, spec), .deletes = deletes, .where = where };
 
 	return r.spec ? write_rewritten(wr, c, &r, path, list) : -1;
 }
@@ -431,27 +441,73 @@ entries_manifest(struct writer *wr, struct commit *c, json_int_t spec, bool dele
 
 /* Those of one spec and content that are touched: in as few manifests as their size allows. */
 static int
-rewrite_touched(struct writer *wr, struct commit *c, json_int_t spec, bool deletes, size_t entries, size_t bytes, size_t *index,
+rewrite_touched(struct writer *wr, struct commit *c, struct rewrite *r, size_t entries, size_t bytes, size_t *index,
 		struct buf *list)
 {
-	struct rewrite r = { .spec = spec_of(wr, spec),
-			     .deletes = deletes,
-			     .where = "manifest IN (SELECT manifest FROM sluice_touched)",
-			     .gone = "file_path IN (SELECT file_path FROM sluice_gone)" };
 	size_t each = bytes && entries ? bytes / entries + 1 : ENTRY_SIZE;
 
-	if (r.spec == NULL)
-		return -1;
-	r.limit = MANIFEST_SIZE / each + 1;
-	for (r.index = 0; r.index * r.limit < entries; r.index++) {
+	r->where = "manifest IN (SELECT manifest FROM sluice_touched)";
+	r->limit = MANIFEST_SIZE / each + 1;
+	for (r->index = 0; r->index * r->limit < entries; r->index++) {
 		char *path = xasprintf("%s/metadata/%s-%lld-r%zu.avro", wr->local, wr->stem, (long long)c->snapshot, (*index)++);
-		int rc = write_rewritten(wr, c, &r, path, list);
+		int rc = write_rewritten(wr, c, r, path, list);
 
 		free(path);
 		if (rc < 0)
 			return -1;
 	}
 	return 0;
+}
+
+/* The list's manifests in `list`, those of sluice_touched written anew; `gone` (SQL over the entries, NULL: none) are taken out.
+ */
+static int
+write_anew(struct writer *wr, struct commit *c, const char *gone, struct buf *list)
+{
+	struct buf made = BUF_INIT;
+	size_t i, index = 0, replaced = 0;
+	json_t *row,
+		*rows = duck_query_json(
+			wr->cx->db,
+			"SELECT spec, kind <> 0, count(*), any_value(bytes), any_value(manifests) FROM sluice_live JOIN (SELECT "
+			"partition_spec_id AS spec, \"content\" <> 0 AS deletes, sum(manifest_length)::BIGINT AS bytes, count(*) "
+			"AS "
+			"manifests FROM sluice_list WHERE manifest_path IN (SELECT manifest FROM sluice_touched) GROUP BY ALL) l "
+			"USING "
+			"(spec) WHERE manifest IN (SELECT manifest FROM sluice_touched) AND (kind <> 0) = l.deletes GROUP BY ALL",
+			&wr->cx->err);
+	int rc = rows ? 0 : -1;
+
+	json_array_foreach (rows, i, row) {
+		struct rewrite r = { .spec = entries_spec(wr, json_integer_value(json_array_get(row, 0))),
+				     .deletes = json_is_true(json_array_get(row, 1)),
+				     .gone = gone };
+
+		if (rc == 0)
+			rc = r.spec ? rewrite_touched(wr, c, &r, (size_t)json_integer_value(json_array_get(row, 2)),
+						      (size_t)json_integer_value(json_array_get(row, 3)), &index, &made)
+				    : -1;
+		replaced += (size_t)json_integer_value(json_array_get(row, 4));
+	}
+	if (rc == 0) {
+		c->manifests_replaced = replaced;
+		c->manifests_created = index;
+		if (made.len)
+			buf_addf(list, "%s%s", list->len ? " UNION ALL " : "", made.s);
+	}
+	buf_release(&made);
+	json_decref(rows);
+	return rc;
+}
+
+/* And the others. */
+static void
+list_rest(struct buf *list)
+{
+	buf_addf(list,
+		 "%sSELECT * FROM sluice_list WHERE manifest_path NOT IN (SELECT manifest FROM sluice_touched) AND "
+		 "(deleted_files_count = 0 OR added_files_count + existing_files_count > 0)",
+		 list->len ? " UNION ALL " : "");
 }
 
 /* What the commit takes out, by kind: files, rows, bytes. */
@@ -515,44 +571,109 @@ int
 entries_commit(struct writer *wr, struct commit *c, struct buf *list)
 {
 	bool merge = wr->w->mode == WRITE_MANIFESTS;
-	json_t *rows = NULL, *row;
-	size_t i, index = 0;
-	int rc = -1;
 
 	if (entries_read(wr) < 0 || (!merge && check_gone(wr) < 0) ||
 	    duck_exec(wr->cx->db,
 		      merge ? "CREATE OR REPLACE TEMP TABLE sluice_touched AS SELECT manifest_path AS manifest FROM sluice_list "
-			      "WHERE "
-			      "manifest_path IN (SELECT manifest FROM sluice_merge)"
+			      "WHERE manifest_path IN (SELECT manifest FROM sluice_merge)"
 			    : "CREATE OR REPLACE TEMP TABLE sluice_touched AS SELECT DISTINCT manifest FROM sluice_live WHERE "
-			      "file_path IN "
-			      "(SELECT file_path FROM sluice_gone)",
+			      "file_path IN (SELECT file_path FROM sluice_gone)",
 		      &wr->cx->err) < 0 ||
-	    count_gone(wr, c) < 0)
+	    (!merge && count_gone(wr, c) < 0) ||
+	    write_anew(wr, c, merge ? NULL : "file_path IN (SELECT file_path FROM sluice_gone)", list) < 0)
 		return -1;
-	rows = duck_query_json(
-		wr->cx->db,
-		"SELECT spec, kind <> 0, count(*), any_value(bytes), any_value(manifests) FROM sluice_live JOIN (SELECT "
-		"partition_spec_id AS spec, \"content\" <> 0 AS deletes, sum(manifest_length)::BIGINT AS bytes, count(*) AS "
-		"manifests FROM sluice_list WHERE manifest_path IN (SELECT manifest FROM sluice_touched) GROUP BY ALL) l USING "
-		"(spec) WHERE manifest IN (SELECT manifest FROM sluice_touched) AND (kind <> 0) = l.deletes GROUP BY ALL",
-		&wr->cx->err);
-	if (rows == NULL)
+	wr->kept = (struct kept){ .commit = *c, .list = xstrdup(list->s ? list->s : ""), .made = wr->made.count };
+	list_rest(list);
+	return 0;
+}
+
+int
+entries_again(struct writer *wr, struct commit *c, struct buf *list)
+{
+	struct commit now = *c;
+	int64_t missing;
+
+	if (entries_read(wr) < 0 || (wr->w->mode != WRITE_MANIFESTS && check_gone(wr) < 0) ||
+	    (missing = duck_count(
+		     wr->cx->db,
+		     "SELECT count(*) FROM sluice_touched WHERE manifest NOT IN (SELECT manifest_path FROM sluice_list)",
+		     &wr->cx->err)) < 0)
 		return -1;
-	json_array_foreach (rows, i, row) {
-		rc = rewrite_touched(wr, c, json_integer_value(json_array_get(row, 0)), json_is_true(json_array_get(row, 1)),
-				     (size_t)json_integer_value(json_array_get(row, 2)),
-				     (size_t)json_integer_value(json_array_get(row, 3)), &index, list);
-		if (rc < 0)
-			goto out;
-		c->manifests_replaced += (size_t)json_integer_value(json_array_get(row, 4));
+	if (missing || wr->kept.list[0] == '\0') {
+		writer_unmake(wr, true);
+		c->snapshot = random_id();
+		return 0;
 	}
-	c->manifests_created = index;
-	buf_adds(list, list->len ? " UNION ALL " : "");
-	buf_adds(list, "SELECT * FROM sluice_list WHERE manifest_path NOT IN (SELECT manifest FROM sluice_touched) AND "
-		       "(deleted_files_count = 0 OR added_files_count + existing_files_count > 0)");
-	rc = 0;
-out:
-	json_decref(rows);
-	return rc;
+	*c = wr->kept.commit;
+	c->sequence = now.sequence;
+	c->parent = now.parent;
+	buf_addf(list, "SELECT * REPLACE (%lld::BIGINT AS sequence_number) FROM (%s)", (long long)c->sequence, wr->kept.list);
+	list_rest(list);
+	return 1;
+}
+
+/* ---- appends ---- */
+
+/*
+ * Which to merge: of those with some files, of those with hundreds, of those with ten thousands, as soon as there are `many` of
+ * a kind, and no more at once than one manifest is to hold. So an entry is written again once for each kind, not with every
+ * append that finds many.
+ */
+#define SQL_MANY                                                                                                                 \
+	"CREATE OR REPLACE TEMP TABLE sluice_touched AS SELECT manifest_path AS manifest FROM (SELECT *, count(*) OVER k AS "    \
+	"taken FROM (SELECT *, count(*) OVER k AS n, sum(manifest_length) OVER (PARTITION BY partition_spec_id, \"content\", "   \
+	"kind ORDER BY manifest_length, manifest_path) AS bytes FROM (SELECT *, "                                                \
+	"floor(log10(added_files_count + existing_files_count) / 2) AS kind FROM sluice_list WHERE added_files_count + "         \
+	"existing_files_count > 0 AND manifest_length < %lld) WINDOW k AS (PARTITION BY partition_spec_id, \"content\", kind)) " \
+	"WHERE n >= %lld AND bytes <= %lld WINDOW k AS (PARTITION BY partition_spec_id, \"content\", kind)) WHERE taken > 1"
+
+static int64_t
+number_property(const struct writer *wr, const char *name, int64_t usual)
+{
+	const char *text = writer_property(wr, name);
+	int64_t n = text ? strtoll(text, NULL, 10) : 0;
+
+	return n > 0 ? n : usual;
+}
+
+static int
+merge_some(struct writer *wr, struct commit *c, struct buf *list)
+{
+	int64_t many = number_property(wr, "commit.manifest.min-count-to-merge", MANIFESTS_MANY), n;
+	const char *enabled = writer_property(wr, "commit.manifest-merge.enabled");
+	struct err none = ERR_INIT;
+
+	/* A commit has a manifest of some file, mostly: what is known without a look tells whether to have one. */
+	if (writer_format(wr) != 2 || (enabled && strcasecmp(enabled, "false") == 0) ||
+	    summary_number(c->parent, "total-data-files") + summary_number(c->parent, "total-delete-files") < many)
+		return 0;
+	if (read_list(wr) < 0 ||
+	    duck_execf(wr->cx->db, &wr->cx->err, SQL_MANY, (long long)(MANIFEST_SIZE * SMALL_SHARE), (long long)many,
+		       (long long)MANIFEST_SIZE) < 0 ||
+	    (n = duck_count(wr->cx->db, "SELECT count(*) FROM sluice_touched", &wr->cx->err)) < 0)
+		return -1;
+	if (n > 0) {
+		/* The rows may have been read in a transaction, which the first damaged file would end for all that follows. */
+		(void)!duck_exec(wr->cx->db, "COMMIT", &none);
+		err_release(&none);
+		if (read_entries(wr, "manifest_path IN (SELECT manifest FROM sluice_touched)") < 0 ||
+		    write_anew(wr, c, NULL, list) < 0)
+			return -1;
+	}
+	list_rest(list); /* read once, whether or not some were merged */
+	return 1;
+}
+
+bool
+entries_append(struct writer *wr, struct commit *c, struct buf *list)
+{
+	int rc = merge_some(wr, c, list);
+
+	if (rc < 0) {
+		fprintf(stderr, "warning: the manifests of table %s cannot be merged: %s\n", wr->w->name, wr->cx->err.msg);
+		err_release(&wr->cx->err);
+		json_decref(wr->read);
+		wr->read = NULL;
+	}
+	return rc > 0;
 }

@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "tasks/engines/duckdb.h"
+#include "tasks/iceberg/entries.h"
 #include "tasks/iceberg/partition.h"
 #include "tasks/iceberg/types.h"
 #include "tasks/iceberg/values.h"
@@ -536,12 +537,12 @@ write_list(struct writer *wr, struct commit *c, struct buf *list)
 	return rc;
 }
 
-int
-commit_manifests(struct writer *wr, struct commit *c)
+/* Those of the new files. */
+static int
+new_manifests(struct writer *wr, struct commit *c, struct buf *list)
 {
 	const struct data_file **group = xcalloc(wr->nfiles + 1, sizeof(*group));
 	bool *done = xcalloc(wr->nfiles + 1, sizeof(*done));
-	struct buf list = BUF_INIT;
 	int rc = 0;
 
 	for (size_t i = 0; i < wr->nfiles && rc == 0; i++) {
@@ -554,13 +555,25 @@ commit_manifests(struct writer *wr, struct commit *c)
 			group[n++] = &wr->files[k];
 		}
 		if (n)
-			rc = write_manifest(wr, c, group, n, i, &list);
+			rc = write_manifest(wr, c, group, n, i, list);
 	}
 	free(group);
 	free(done);
-	if (rc == 0 && c->parent)
-		rc = commit_old_manifests(wr, c, &list);
-	if (rc == 0)
+	return rc;
+}
+
+int
+commit_manifests(struct writer *wr, struct commit *c)
+{
+	struct buf list = BUF_INIT;
+	int rc = wr->kept.commit.snapshot ? entries_again(wr, c, &list) : 0;
+
+	if (rc == 0) {
+		rc = new_manifests(wr, c, &list);
+		if (rc == 0 && c->parent)
+			rc = commit_old_manifests(wr, c, &list);
+	}
+	if (rc >= 0)
 		rc = write_list(wr, c, &list);
 	buf_release(&list);
 	return rc;

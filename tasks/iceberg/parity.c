@@ -158,18 +158,6 @@ check_rows(struct parity *p)
 	buf_release(&b);
 }
 
-static bool
-is_required(const json_t *names, const char *name)
-{
-	json_t *it;
-	size_t i;
-
-	json_array_foreach (names, i, it)
-		if (strcasecmp(json_string_value(it), name) == 0)
-			return true;
-	return false;
-}
-
 static int
 check_column(struct parity *p, size_t i)
 {
@@ -182,7 +170,7 @@ check_column(struct parity *p, size_t i)
 	struct buf b = BUF_INIT;
 
 	buf_addf(&b, "%s%s in the source, ", text_of(column, "type"),
-		 is_required(p->wr->w->new_required, name) ? " required" : "");
+		 task_has_name(p->wr->w->new_required, name) ? " required" : "");
 	if (json_is_string(type))
 		buf_adds(&b, json_string_value(type));
 	else if (iceberg_to_duck(type, &b, &p->wr->cx->err) < 0) {

@@ -47,29 +47,6 @@ parent_list(const struct commit *c)
 	return json_string_value(json_object_get(c->parent, "manifest-list"));
 }
 
-/* A data_file of nulls with every field, so that what a manifest lacks is there. */
-static int
-entry_template(struct writer *wr, const json_t *spec, struct buf *b)
-{
-	buf_adds(b,
-		 "SELECT NULL::INTEGER AS status, NULL::BIGINT AS snapshot_id, NULL::BIGINT AS sequence_number, NULL::BIGINT AS "
-		 "file_sequence_number, {'content': NULL::INTEGER, 'file_path': NULL::VARCHAR, 'file_format': NULL::VARCHAR, "
-		 "'record_count': NULL::BIGINT, 'file_size_in_bytes': NULL::BIGINT, 'column_sizes': NULL::MAP(INTEGER, BIGINT), "
-		 "'value_counts': NULL::MAP(INTEGER, BIGINT), 'null_value_counts': NULL::MAP(INTEGER, BIGINT), "
-		 "'nan_value_counts': NULL::MAP(INTEGER, BIGINT), 'lower_bounds': NULL::MAP(INTEGER, BLOB), 'upper_bounds': "
-		 "NULL::MAP(INTEGER, BLOB), 'split_offsets': NULL::BIGINT[], 'sort_order_id': NULL::INTEGER, 'key_metadata': "
-		 "NULL::BLOB, 'equality_ids': NULL::INTEGER[], 'first_row_id': NULL::BIGINT, 'referenced_data_file': "
-		 "NULL::VARCHAR, "
-		 "'content_offset': NULL::BIGINT, 'content_size_in_bytes': NULL::BIGINT");
-	if (json_array_size(json_object_get(spec, "fields"))) {
-		buf_adds(b, ", 'partition': ");
-		if (partition_struct(wr, spec, NULL, b) < 0)
-			return -1;
-	}
-	buf_adds(b, "} AS data_file WHERE false");
-	return 0;
-}
-
 /* "(SELECT status, …, data_file AS d FROM a manifest) WHERE it is not deleted" */
 static int
 entry_source(struct writer *wr, const json_t *manifest, const json_t *spec, struct buf *b)
@@ -78,7 +55,7 @@ entry_source(struct writer *wr, const json_t *manifest, const json_t *spec, stru
 		    "read_avro(");
 	buf_add_sql_string(b, strip_scheme(old_path(manifest)));
 	buf_adds(b, ") UNION ALL BY NAME ");
-	if (entry_template(wr, spec, b) < 0)
+	if (entries_template(wr, spec, b) < 0)
 		return -1;
 	buf_adds(b, ")) WHERE status <> 2");
 	return 0;
@@ -89,13 +66,6 @@ static int
 entry_select(struct writer *wr, const struct commit *c, const json_t *manifest, const json_t *spec, const char *gone,
 	     struct buf *b)
 {
-	static const char *const plain[] = {
-		"file_path",      "file_format",          "record_count",      "file_size_in_bytes",
-		"column_sizes",   "value_counts",         "null_value_counts", "nan_value_counts",
-		"lower_bounds",   "upper_bounds",         "split_offsets",     "sort_order_id",
-		"key_metadata",   "equality_ids",         "first_row_id",      "referenced_data_file",
-		"content_offset", "content_size_in_bytes"
-	};
 	long long sequence = old_int(manifest, L_SEQUENCE);
 
 	buf_addf(b,
@@ -105,8 +75,8 @@ entry_select(struct writer *wr, const struct commit *c, const json_t *manifest, 
 		 "coalesce(file_sequence_number, %lld)::BIGINT AS file_sequence_number, {'content': coalesce(d.\"content\", "
 		 "0)::INTEGER",
 		 gone, gone, (long long)c->snapshot, (long long)old_int(manifest, L_SNAPSHOT), sequence, sequence);
-	for (size_t i = 0; i < sizeof(plain) / sizeof(plain[0]); i++)
-		buf_addf(b, ", '%s': d.%s", plain[i], plain[i]);
+	for (size_t i = 0; i < ENTRY_FIELDS; i++)
+		buf_addf(b, ", '%s': d.%s", entry_fields[i].name, entry_fields[i].name);
 	if (json_array_size(json_object_get(spec, "fields")))
 		buf_adds(b, ", 'partition': d.\"partition\"");
 	else
@@ -151,18 +121,6 @@ slim_select(const struct commit *c, const json_t *manifest, const json_t *spec, 
 	buf_adds(b, ") WHERE status <> 2");
 }
 
-static json_t *
-spec_by_id(struct writer *wr, json_int_t id)
-{
-	json_t *spec = element_by_id(wr->meta, "partition-specs", "spec-id", id);
-
-	if (spec == NULL)
-		task_fail(wr->cx, ERR_UNPROCESSABLE,
-			  "table %s: a manifest has the partition spec %lld, which the table's metadata lacks", wr->w->name,
-			  (long long)id);
-	return spec;
-}
-
 /* Writes what `select` gives as a manifest and adds it to the list. */
 static int
 add_rewritten(struct writer *wr, struct commit *c, const json_t *spec, const char *select, struct list_entry *e, size_t index,
@@ -193,7 +151,7 @@ static int
 delete_group(struct writer *wr, struct commit *c, const json_t *old, size_t first, struct buf *list)
 {
 	const json_t *like = json_array_get(old, first);
-	json_t *spec = spec_by_id(wr, old_int(like, L_SPEC)), *manifest;
+	json_t *spec = entries_spec(wr, old_int(like, L_SPEC)), *manifest;
 	struct list_entry e = { .content = (int)old_int(like, L_CONTENT),
 				.partitions = NO_PARTITIONS,
 				.min_sequence = c->sequence };
@@ -328,7 +286,7 @@ survey(struct writer *wr, const json_t *old, const char *gone)
 
 		if (!concerned(wr, manifest))
 			continue;
-		spec = spec_by_id(wr, old_int(manifest, L_SPEC));
+		spec = entries_spec(wr, old_int(manifest, L_SPEC));
 		if (spec == NULL)
 			goto out;
 		buf_addf(&b,
@@ -368,7 +326,7 @@ count_gone(struct commit *c, const json_t *manifest, const json_t *found)
 static int
 rewrite_one(struct writer *wr, struct commit *c, const json_t *manifest, const json_t *found, const char *gone, struct buf *list)
 {
-	json_t *spec = spec_by_id(wr, old_int(manifest, L_SPEC));
+	json_t *spec = entries_spec(wr, old_int(manifest, L_SPEC));
 	struct buf b = BUF_INIT, kept = BUF_INIT;
 	struct list_entry e = { .content = (int)old_int(manifest, L_CONTENT),
 				.min_sequence = old_int(manifest, L_MIN_SEQUENCE),
@@ -504,7 +462,7 @@ old_partitions(struct writer *wr)
 
 		if (old_int(manifest, L_CONTENT) != CONTENT_DATA)
 			continue;
-		if ((spec = spec_by_id(wr, old_int(manifest, L_SPEC))) == NULL)
+		if ((spec = entries_spec(wr, old_int(manifest, L_SPEC))) == NULL)
 			goto out;
 		buf_addf(&b, "%sSELECT d.file_path, %lld::BIGINT, [", b.len ? " UNION ALL " : "",
 			 (long long)old_int(manifest, L_SPEC));
@@ -548,6 +506,8 @@ commit_old_manifests(struct writer *wr, struct commit *c, struct buf *list)
 		return entries_commit(wr, c, list);
 	if (mode == WRITE_APPEND || mode == WRITE_ADD_FILES || (mode == WRITE_UPSERT && json_array_size(wr->gone) == 0) ||
 	    (mode == WRITE_PARTITIONS && wr->nfiles == 0)) {
+		if (entries_append(wr, c, list))
+			return 0;
 		buf_adds(list, list->len ? " UNION ALL " : "");
 		list_select(parent_list(c), writer_format(wr), list);
 		/* One that only tells what was deleted has told it. */

@@ -17,7 +17,7 @@
 #include "tasks/report.h"
 #include "tasks/spent.h"
 
-#define COMMIT_TRIES 6
+#define COMMIT_TRIES 20
 #define FORMAT_MAX   3
 
 const char *const write_mode_names[] = { "append",    "overwrite", "replace", "overwrite_partitions", "upsert",
@@ -288,16 +288,29 @@ writer_reload(struct writer *wr)
 	return rc;
 }
 
-/* Forgets the manifests and lists that were made, and removes them when nothing leads to them. */
-void
-writer_unmake(struct writer *wr, bool away)
+static void
+unmake_from(struct writer *wr, size_t first, bool away)
 {
-	for (size_t i = 0; i < wr->made.count; i++) {
+	for (size_t i = first; i < wr->made.count; i++) {
 		if (away)
 			task_file_remove(wr->cx, wr->made.items[i]);
 		free(wr->made.items[i]);
 	}
-	wr->made.count = 0;
+	wr->made.count = first;
+}
+
+void
+writer_unmake(struct writer *wr, bool away)
+{
+	unmake_from(wr, 0, away);
+	free(wr->kept.list);
+	wr->kept = (struct kept){ 0 };
+}
+
+void
+writer_unmake_try(struct writer *wr)
+{
+	unmake_from(wr, wr->kept.made, true);
 }
 
 /*
@@ -378,11 +391,10 @@ writer_open(struct writer *wr)
 	return status < 0 || (status == 200 && writer_location(wr) < 0) ? -1 : 0;
 }
 
-/* Where files of this attempt may lie from now on, whatever becomes of it. */
 void
-writer_tell(const struct writer *wr)
+iceberg_tell(const char *ns, const char *table, const char *location)
 {
-	report("writing", json_pack("[{s:s,s:s,s:s}]", "namespace", wr->w->ns, "name", wr->w->table, "location", wr->location));
+	report("writing", json_pack("[{s:s,s:s,s:s}]", "namespace", ns, "name", table, "location", location));
 }
 
 int
@@ -409,7 +421,7 @@ iceberg_write(struct context *cx, struct write *w)
 		status = 200;
 		goto out;
 	}
-	writer_tell(&wr);
+	iceberg_tell(w->ns, w->table, wr.location);
 	FAULT("write.data.before");
 	if ((w->mode == WRITE_ADD_FILES ? add_files_data(&wr) : writer_data(&wr)) < 0 ||
 	    (w->mode == WRITE_UPSERT && upsert_deletes(&wr) < 0) || (w->parity != PARITY_NONE && parity_check(&wr) < 0)) {

@@ -11,6 +11,10 @@
 
 #include "tasks/context.h"
 
+#define MANIFEST_SIZE  (8 << 20) /* bytes, what manifests are made to be: Iceberg's commit.manifest.target-size-bytes */
+#define MANIFESTS_MANY 100       /* from which on merging them pays: its commit.manifest.min-count-to-merge */
+#define SMALL_SHARE    0.75      /* of the size that a file is to have: what its own rewriting takes for too small */
+
 enum write_mode {
 	WRITE_APPEND,     /* rows are added */
 	WRITE_OVERWRITE,  /* all rows are replaced, the schema stays */
@@ -68,6 +72,8 @@ extern const char *const write_mode_names[];
 /* {column: SQL type} of a table; an empty object when there is none. NULL with the error set. The caller's. */
 json_t *iceberg_columns(struct context *cx, const char *ns, const char *table);
 int iceberg_write(struct context *cx, struct write *w);
+/* Tells the daemon that files of this attempt may lie there from now on, whatever becomes of it. */
+void iceberg_tell(const char *ns, const char *table, const char *location);
 /* After a write with a parity: does the table have its rows, as others read it? Reports it. 0, or -1 with the error set. */
 int parity_table(struct context *cx, const struct write *w);
 /* Makes a table of a metadata file; fills in what its current snapshot says. */

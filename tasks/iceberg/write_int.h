@@ -23,6 +23,18 @@ struct data_file {
 	json_t *splits;    /* list of offsets */
 };
 
+struct commit {
+	int64_t snapshot, sequence;
+	json_t *parent;      /* borrowed; NULL: none */
+	char *manifest_list; /* URL */
+	/* What this commit takes out. */
+	int64_t deleted_rows, deleted_bytes, removed_position_deletes, removed_equality_deletes;
+	size_t deleted_files, removed_delete_files;
+	size_t manifests_created, manifests_replaced;
+	int64_t first_row_id; /* version 3 */
+	bool keep_parent;     /* the new snapshot descends from it */
+};
+
 struct writer {
 	struct context *cx;
 	struct write *w;
@@ -52,18 +64,15 @@ struct writer {
 		char **items;
 		size_t count;
 	} made; /* metadata files of ours, to remove if the commit fails */
-};
-
-struct commit {
-	int64_t snapshot, sequence;
-	json_t *parent;      /* borrowed; NULL: none */
-	char *manifest_list; /* URL */
-	/* What this commit takes out. */
-	int64_t deleted_rows, deleted_bytes, removed_position_deletes, removed_equality_deletes;
-	size_t deleted_files, removed_delete_files;
-	size_t manifests_created, manifests_replaced;
-	int64_t first_row_id; /* version 3 */
-	bool keep_parent;     /* the new snapshot descends from it */
+	/*
+	 * Maintenance: the manifests of a try that somebody else came before, which the next one has, too, where these still
+	 * replace what they did; see entries_again.
+	 */
+	struct kept {
+		struct commit commit; /* with its snapshot's id, 0: none is kept, and what it takes out */
+		char *list;           /* their SELECTs */
+		size_t made;          /* that many of `made` */
+	} kept;
 };
 
 /* ---- write.c: the steps ---- */
@@ -76,10 +85,10 @@ void writer_take_table(struct writer *wr);
 void writer_name(struct writer *wr);
 /* Somebody else committed first: the table as it is now. */
 int writer_reload(struct writer *wr);
-/* Tells the daemon where files of this attempt may lie from now on, whatever becomes of it. */
-void writer_tell(const struct writer *wr);
 /* Forgets the manifests and lists that were made; `away`: and removes them. */
 void writer_unmake(struct writer *wr, bool away);
+/* Removes those of a try that was refused, but for what is kept. */
+void writer_unmake_try(struct writer *wr);
 void writer_release(struct writer *wr, bool failed);
 
 /* ---- metadata ---- */

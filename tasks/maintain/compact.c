@@ -18,7 +18,6 @@
 #include "tasks/maintain/maintain.h"
 #include "tasks/report.h"
 
-#define SMALL          0.75         /* of the target size: too small */
 #define GROUP_FILES    5000         /* each costs memory while it is read */
 #define GROUP_BYTES    (4LL << 30)  /* read and written in one go */
 #define TOGETHER_BYTES (64LL << 20) /* small partitions are done together, up to this */
@@ -155,7 +154,7 @@ plan_groups(struct compaction *p)
 {
 	long long order = (long long)json_integer_value(json_object_get(p->wr.order, "order-id"));
 
-	if (duck_execf(p->wr.cx->db, &p->wr.cx->err, SQL_GROUPS, (long long)((double)p->target * SMALL),
+	if (duck_execf(p->wr.cx->db, &p->wr.cx->err, SQL_GROUPS, (long long)((double)p->target * SMALL_SHARE),
 		       p->sort && order ? "true" : "false", order, (long long)p->min_files, (long long)p->target, GROUP_BYTES,
 		       GROUP_FILES, TOGETHER_BYTES / 4, TOGETHER_BYTES, TOGETHER_FILES) < 0)
 		return -1;
@@ -465,7 +464,7 @@ compaction_do(struct compaction *p, json_t *out)
 	size_t n = json_array_size(p->groups);
 	int rc = 1;
 
-	writer_tell(&p->wr);
+	care_tell(p->k, p->wr.location);
 	for (size_t i = 0; i < n && rc > 0; i++) {
 		compaction_progress(p, i);
 		rc = group_rewrite(p, json_array_get(p->groups, i)) < 0 ? -1 : 1;
@@ -530,11 +529,11 @@ compaction_sort(struct compaction *p)
 static int
 compaction_run(struct compaction *p, json_t *out)
 {
-	int rc;
+	int rc, plan;
 
 	if (compaction_sort(p) < 0)
 		return -1;
-	for (int plan = 0; plan < PLANS; plan++) {
+	for (plan = 0; plan < PLANS; plan++) {
 		if (compaction_plan(p) < 0)
 			return -1;
 		if (p->k->duty->dry_run) {
@@ -555,8 +554,11 @@ compaction_run(struct compaction *p, json_t *out)
 		if (p->wr.cx->err.code != ERR_CONFLICT || compaction_again(p) < 0)
 			return -1;
 	}
-	step_state(out, p->commits ? "done" : "nothing", p->left ? "%lld files are left for another time" : NULL,
-		   (long long)p->left);
+	if (plan == PLANS)
+		step_state(out, "skipped", "others changed the same rows each of the %d times that it was tried", PLANS);
+	else
+		step_state(out, p->commits ? "done" : "nothing", p->left ? "%lld files are left for another time" : NULL,
+			   (long long)p->left);
 	return 0;
 }
 

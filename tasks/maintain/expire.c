@@ -13,8 +13,6 @@
 #include "tasks/maintain/maintain.h"
 #include "tasks/report.h"
 
-#define COMMIT_TRIES 50
-
 static struct table_expiry
 expiry_of(const struct care *k, const json_t *md)
 {
@@ -113,6 +111,7 @@ expiry_try(struct care *k, json_t *out)
 		k->after_expiry = metadata_without(md, ids);
 		goto out;
 	}
+	care_tell(k, json_string_value(json_object_get(md, "location")));
 	/* Said before it is done: whoever reads this looks what is needed and removes only the rest. */
 	report("expiring", json_pack("[{s:s,s:s,s:s}]", "namespace", k->ns, "name", k->name, "metadata", location));
 	body = expiry_body(md, ids, refs);
@@ -187,5 +186,6 @@ expire_run(struct care *k, json_t *out)
 		if (status != 409)
 			return status < 0 ? -1 : 0;
 	}
-	return task_fail(k->cx, ERR_CONFLICT, "table %s is being changed by others all the time", k->title);
+	step_state(out, "skipped", "others committed first, each of the %d times that it was tried", COMMIT_TRIES);
+	return 0;
 }

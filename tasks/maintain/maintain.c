@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -19,6 +20,7 @@
 #include "tasks/report.h"
 
 #define PAGE 1000 /* tables that are looked at together */
+#define NICE 10
 
 /* The steps in their order; `key` switches one on in the task's spec. */
 static const struct {
@@ -386,6 +388,10 @@ maintain_run(struct context *cx)
 	if (session_foreign(cx))
 		return task_fail(cx, ERR_UNSUPPORTED,
 				 "the tables belong to another server's catalog, which is the one to maintain them");
+	/* Who writes goes first, on the processors, too. The attempt is a process group; its engine's threads are there already.
+	 */
+	if (setpriority(PRIO_PGRP, 0, NICE) < 0)
+		fprintf(stderr, "warning: maintenance cannot step behind others: setpriority: %s\n", strerror(errno));
 	round_begin(&r, cx);
 	/* What is read once need not be remembered. */
 	if (duck_load_iceberg(cx->db, &cx->err) == 0 && task_s3_if_any(cx) == 0 &&

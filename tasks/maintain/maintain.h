@@ -23,13 +23,15 @@ struct care {
 	wall_us oldest_reader;   /* since then somebody may be reading what was current */
 	json_t *md;              /* see care_metadata */
 	char *md_at;
-	json_t *policy;       /* as base/table_policy.h has it */
-	const json_t *health; /* before anything was done */
-	char *before_expiry;  /* the metadata file that leads to what has expired; NULL: nothing has */
-	json_t *after_expiry; /* dry run: the metadata as it would be then */
-	json_t *expiry;       /* what that step tells, for the files that go with it; borrowed */
-	bool changed;
+	json_t *policy;        /* as base/table_policy.h has it */
+	const json_t *health;  /* before anything was done */
+	char *before_expiry;   /* the metadata file that leads to what has expired; NULL: nothing has */
+	json_t *after_expiry;  /* dry run: the metadata as it would be then */
+	json_t *expiry;        /* what that step tells, for the files that go with it; borrowed */
+	bool changed, telling; /* telling: see care_tell */
 };
+
+#define COMMIT_TRIES 100 /* of one commit, while others commit: then it is left for another time */
 
 /*
  * The steps, in their order. Each tells what it did in `out`: {"state": "done" | "nothing" | "planned" | "skipped", "why",
@@ -53,6 +55,8 @@ MUSTCHECK int care_look(struct care *k, dur_us soon);
  * `out` tells; -1 with the error set.
  */
 MUSTCHECK int care_wait(struct care *k, dur_us soon, json_t *out);
+/* Tells the daemon, once a table, where the commits of this attempt may leave files. To be called before the first. */
+void care_tell(struct care *k, const char *location);
 /*
  * Commits what the writer has made, on top of whatever others commit meanwhile. 1; 0 when a writer kept it waiting too long,
  * which `out` tells; -1 with the error set, cause `conflict` when what was read is not there any more.

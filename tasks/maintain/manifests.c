@@ -11,21 +11,20 @@
 #include "tasks/iceberg/entries.h"
 #include "tasks/maintain/maintain.h"
 
-#define MANIFEST_SIZE (8LL << 20)
-#define MANY          10 /* from which on merging them is worth a commit */
+#define MANY 10 /* from which on merging them is worth a commit */
 
 /* Those that are too small, of each spec and content that has several. Returns how many, or -1 with the error set. */
 static int64_t
 choose(struct writer *wr, bool always)
 {
 	if (duck_execf(wr->cx->db, &wr->cx->err,
-		       "CREATE OR REPLACE TEMP TABLE sluice_gone(file_path VARCHAR); "
 		       "CREATE OR REPLACE TEMP TABLE sluice_merge AS SELECT manifest_path AS manifest FROM (SELECT *, count(*) "
 		       "OVER w AS n, "
 		       "sum(manifest_length) OVER w AS bytes FROM sluice_list WHERE manifest_length < %lld WINDOW w AS "
 		       "(PARTITION BY "
 		       "partition_spec_id, \"content\")) WHERE n > greatest(%d, %s * ceil(bytes / %lld.0))",
-		       MANIFEST_SIZE * 3 / 4, always ? 1 : MANY - 1, always ? "1" : "2", MANIFEST_SIZE) < 0)
+		       (long long)(MANIFEST_SIZE * SMALL_SHARE), always ? 1 : MANY - 1, always ? "1" : "2",
+		       (long long)MANIFEST_SIZE) < 0)
 		return -1;
 	return duck_count(wr->cx->db, "SELECT count(*) FROM sluice_merge", &wr->cx->err);
 }

@@ -9,10 +9,13 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/names.h"
 #include "storage/storage.h"
 #include "tasks/folder.h"
 #include "tasks/iceberg/reach.h"
 #include "tasks/maintain/maintain.h"
+
+#define CLOCKS US_PER_MIN /* two clocks that are no further apart agree */
 
 static bool
 any_old(const struct folder *f)
@@ -41,19 +44,6 @@ mark_old(struct folder *f)
 			file->kind = folder_kind_of(file->location);
 }
 
-/* The names of others in the folder. The caller frees it. */
-static char *
-neighbours_text(const json_t *neighbours)
-{
-	struct buf b = BUF_INIT;
-	json_t *name;
-	size_t i;
-
-	json_array_foreach (neighbours, i, name)
-		buf_addf(&b, "%s%s", i ? ", " : "", json_string_value(name));
-	return buf_detach(&b);
-}
-
 /* May orphans be looked for? Else `out` tells why not. */
 static bool
 may_look(struct care *k, const json_t *md, json_t *out)
@@ -68,7 +58,7 @@ may_look(struct care *k, const json_t *md, json_t *out)
 	}
 	if (json_array_size(neighbours) == 0)
 		return true;
-	names = neighbours_text(neighbours);
+	names = names_joined(neighbours, ", ");
 	step_state(out, "skipped", "its folder also holds, or lies in that of, %s: what is an orphan there nobody can tell",
 		   names);
 	free(names);
@@ -97,8 +87,26 @@ sweep(struct folder *f, json_t *out)
 	return rc;
 }
 
+/*
+ * The table's metadata file says when it was made by the catalog's clock, and its store when by its own. Where that is behind,
+ * files look older there than they are, and are given as much more time.
+ */
+static void
+allow_for_clocks(struct care *k, struct folder *f, const json_t *md, json_t *out)
+{
+	const struct folder_file *file = folder_file(f, json_string_value(json_object_get(k->told, "location")));
+	wall_us made = json_integer_value(json_object_get(md, "last-updated-ms")) * US_PER_MS;
+
+	if (file == NULL || file->modified >= made - CLOCKS)
+		return;
+	f->until -= made - file->modified;
+	step_number(out, "clock_behind_s", (made - file->modified) / US_PER_S);
+	fprintf(stderr, "warning: table %s: the clock of its store is %lld s behind; orphans are given as much more time\n",
+		k->title, (long long)((made - file->modified) / US_PER_S));
+}
+
 static int
-folder_sweep(struct care *k, struct folder *f, bool orphans, json_t *out)
+folder_sweep(struct care *k, struct folder *f, const json_t *md, bool orphans, json_t *out)
 {
 	json_t *expired = k->before_expiry ? json_pack("[s]", k->before_expiry) : json_array();
 	struct reach *r = folder_reach(f);
@@ -108,6 +116,7 @@ folder_sweep(struct care *k, struct folder *f, bool orphans, json_t *out)
 		rc = task_fail(k->cx, ERR_NOT_FOUND, "%s has no file at all: is a disk not mounted?", f->location);
 	if (rc < 0)
 		goto out;
+	allow_for_clocks(k, f, md, out);
 	orphans = orphans && any_old(f);
 	if (!orphans && k->before_expiry == NULL)
 		goto out;
@@ -166,7 +175,7 @@ orphans_run(struct care *k, json_t *out)
 	f.until = now - age < k->oldest_reader ? now - age : k->oldest_reader;
 	orphans = k->duty->orphans && may_look(k, md, out);
 	if (orphans || k->before_expiry)
-		rc = folder_sweep(k, &f, orphans, out);
+		rc = folder_sweep(k, &f, md, orphans, out);
 	folder_release(&f);
 	return rc;
 }

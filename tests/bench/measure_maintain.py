@@ -14,7 +14,9 @@ from results import ROOT
 FILES, SNAPSHOTS, ORPHANS, TABLES = 1000, 1000, 10000, 1000
 TARGET = 128 << 20
 ROWS = 40_000_000  # about 1 GB
+LARGE_FILES, LARGE_SNAPSHOTS = 100_000, 10_000
 OLD = 10 * 86400
+WRITERS, RATE = 2, 24  # commits a second, of all
 MODULES = "lang lang.invoke lang.reflect io net nio util util.concurrent util.concurrent.atomic".split()
 SETTINGS = {
     "spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1", "spark.sql.session.timeZone": "UTC",
@@ -108,7 +110,10 @@ def maintain(daemon, name, **keys):
 
 def age(folder):
     for root, _, names in os.walk(folder):
+        own = max((n for n in names if n.endswith(".metadata.json")), default=None)
         for name in names:
+            if name == own:  # it tells the clock of the store
+                continue
             path = os.path.join(root, name)
             os.utime(path, (os.path.getmtime(path) - OLD,) * 2)
 
@@ -136,6 +141,37 @@ def measure_compaction(daemon, program, base, spark, results):
         rows, theirs = spark.sql(f"CALL local.system.rewrite_data_files(table => 'b.spark', options => map('target-file-size-bytes', '{TARGET}'))")
         results.add(f"Spark's rewrite_data_files of the same ({rows[0][1]} files)", theirs, floor=floor)
         results.add("compaction against Spark", theirs / seconds, "x", at_least=5, digits=1)
+
+
+def rows_of(daemon, table):
+    return next(i["records"] for i in json.loads(daemon.request("GET", f"/api/v1/tables/health?match={table}")[1])["items"])
+
+
+def measure_writers(daemon, python, results):
+    """The same compaction while others append to the table; they are PyIceberg, which tries a refused commit again, as it does by default."""
+    uri, token = read(os.path.join(daemon.home, "url")).strip() + "/iceberg", read(os.path.join(daemon.home, "token")).strip()
+    writers = []
+    for _ in range(WRITERS):  # each says when it is ready, and begins when all are
+        writers.append(subprocess.Popen([python, os.path.join(ROOT, "tests", "bench", "appender.py"), uri, token, "b.warm", str(RATE / WRITERS)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        writers[-1].stdout.readline()
+    before = rows_of(daemon, "b.warm")
+    for w in writers:
+        w.stdin.write("go\n")
+        w.stdin.flush()
+    try:
+        report, seconds, _ = maintain(daemon, "busy", tables="b.warm", compact={"target_file_size": f"{TARGET}B"})
+    finally:
+        told = [json.loads(w.communicate()[0].splitlines()[-1]) for w in writers]
+    step = report["items"][0]["steps"][0]
+    done, failed = sum(t["done"] for t in told), [f for t in told for f in t["failed"]]
+    lost = before + done - rows_of(daemon, "b.warm")
+    if step["state"] != "done" or failed:
+        raise Failed(f"compaction among writers: {step}; {failed[:3]}")
+    results.add(f"compaction while {WRITERS} others append, {done} commits: trigger to answer", seconds)
+    results.add("appends meanwhile", sum(t["done"] / t["seconds"] for t in told), "commits/s", at_least=20)
+    results.add("appends meanwhile: the slowest", max(t["slowest"] for t in told))
+    results.add("rows lost, appends failed", lost + len(failed), "", at_most=0)
 
 
 def measure_expiry(daemon, spark, results):
@@ -194,6 +230,27 @@ def measure_lake(daemon, results):
     results.add(f"full maintenance of {TABLES:,} tables that need nothing: a table", took, "ms", at_most=5, digits=2)
 
 
+def measure_large(binary, folder, results):
+    """One table of 100,000 files and 10,000 snapshots, by every step, with no limit of memory set."""
+    base = os.path.join(folder, "large")
+    os.makedirs(os.path.join(base, "flows"))
+    python = os.path.join(os.path.dirname(binary), "venv", "bin", "python")
+    daemon = Daemon(binary, base)
+    try:
+        uri, token = read(os.path.join(daemon.home, "url")).strip() + "/iceberg", read(os.path.join(daemon.home, "token")).strip()
+        subprocess.run([python, os.path.join(ROOT, "tests", "bench", "large_table.py"), uri, token, "l.large", str(LARGE_FILES), str(LARGE_SNAPSHOTS)], check=True)
+        age(os.path.join(daemon.home, "warehouse"))
+        before = rows_of(daemon, "l.large")
+        report, seconds, attempt = maintain(daemon, "large", tables="l.large")
+        done = {s["step"]: s for s in report["items"][0]["steps"]}
+        if rows_of(daemon, "l.large") != before or report["snapshots_expired"] != LARGE_SNAPSHOTS or done["compact"]["files"] != LARGE_FILES:
+            raise Failed(f"maintenance of the large table: {done}")
+        results.add(f"full maintenance of {LARGE_FILES:,} files, {LARGE_SNAPSHOTS:,} snapshots ({report['files_removed']:,} files removed)", seconds)
+        results.add("full maintenance of that table: most memory", attempt["max_rss_bytes"] / 1e6, "MB", at_most=1000)
+    finally:
+        daemon.stop()
+
+
 def measure_maintain(binary, program, folder, results):
     base = os.path.join(folder, "maintain")
     os.makedirs(os.path.join(base, "flows"))
@@ -213,4 +270,9 @@ def measure_maintain(binary, program, folder, results):
         if spark:  # what it does first takes a while longer
             spark.sql("CALL local.system.rewrite_data_files(table => 'e.spark')")
         measure_compaction(daemon, program, base, spark, results)
+        python = os.path.join(os.path.dirname(binary), "venv", "bin", "python")
+        if os.path.exists(python):
+            measure_writers(daemon, python, results)
+        else:
+            print("maintain: PyIceberg is not there, so nobody writes during a compaction: run make check")
         measure_lake(daemon, results)

@@ -8,7 +8,7 @@ import sys
 import time
 
 from daemon import Failed, command, cpu_seconds, parents, pss_kb
-from programs import CHAIN, FAN, FAN_SLOTS, number_of
+from programs import CHAIN, FAN, FIB, FAN_SLOTS, number_of
 from results import quantile
 
 
@@ -34,6 +34,31 @@ def measure_chain(daemon, floor, rounds, results):
     base = results.add(f"floor: {CHAIN} x /bin/true and two commits each", commits)
     results.add(f"chain of {CHAIN} x /bin/true: started to ended", inside, floor=base)
     results.add(f"chain of {CHAIN} x /bin/true: trigger to answer", total, floor=base, ratio_at_most=1.5)
+
+
+def cold_interpreters():
+    """Seconds of as many interpreters, one after the other, that do what the tasks do and write nothing down."""
+    began = time.perf_counter()
+    for _ in range(CHAIN):
+        pid = os.posix_spawn(sys.executable, [sys.executable, "-c", f"{FIB}\nfib(10)"], os.environ)
+        if os.waitpid(pid, 0)[1] != 0:
+            raise Failed(f"{sys.executable} cannot compute fib(10)")
+    return time.perf_counter() - began
+
+
+def measure_python(daemon, rounds, results):
+    cold, inside, total = [], [], []
+    results.add(f"{CHAIN} x python fib(10), the first time", daemon.run("fibs")[1])
+    for _ in range(rounds):
+        cold.append(cold_interpreters())
+        run, seconds = daemon.run("fibs")
+        if any(task["outputs"] != {"fib": 55} for task in run["tasks"]):
+            raise Failed(f"run {run['id']}: fib(10) is not 55 everywhere")
+        inside.append(in_run(run))
+        total.append(seconds)
+    base = results.add(f"floor: {CHAIN} cold interpreters, fib(10) each, nothing kept", cold)
+    results.add(f"{CHAIN} x python fib(10) in a row: started to ended", inside, floor=base)
+    results.add(f"{CHAIN} x python fib(10) in a row: trigger to answer", total, floor=base, at_most=0.4)
 
 
 def measure_fan(daemon, rounds, results):

@@ -3,11 +3,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 from daemon import Failed, read, write
 from results import HERE, ROOT
 
 CHAIN = 40
+FIB = "fib = lambda n: n if n < 2 else fib(n - 1) + fib(n - 2)"
 FAN = 200
 FAN_SLOTS = 4
 WIDE = 50
@@ -29,6 +31,9 @@ def write_flows(folder):
     middle = [f"m{i:03}" for i in range(1, FAN + 1)]
     flow("fan", [task("first")] + [task(name, ["first"]) for name in middle] + [task("last", middle)],
          f"concurrency: {{max_active_tasks: {FAN_SLOTS}}}\n")
+    python = "type: python, python: %s, args: {n: 10}, code: \"def main(n):\\n    global fib\\n    %s\\n    return {'fib': fib(n)}\"" % (sys.executable, FIB)
+    flow("fibs", [f"  - {{id: {name}, depends_on: [{before or ''}]}}\n" for before, name in zip([None] + names, names)],
+         f"defaults: {{{python}}}\n")
     # The process itself says when it started.
     flow("clock", [task("only", command="/bin/date, +%s%N")])
     flow("victim", [task("only", command="/bin/sleep, 1000")])

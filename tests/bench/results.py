@@ -20,7 +20,10 @@ def quantile(values, share):
 
 class Results:
     def __init__(self):
-        self.rows = []
+        self.parts, self.part = {}, None
+
+    def begin(self, part):
+        self.part = self.parts.setdefault(part, [])
 
     def add(self, what, values, unit="s", floor=None, at_most=None, at_least=None, ratio_at_most=None, digits=None):
         """A row of one or several values; `floor` is what the median is divided by. The bars are judged on the median."""
@@ -40,14 +43,14 @@ class Results:
             met.append(ratio is not None and ratio <= ratio_at_most)
         row = (what, low, f"{middle:.{digits}f}", high, unit, f"{ratio:.2f} x" if ratio else "", ", ".join(bars),
                ("yes" if all(met) else "**no**") if met else "")
-        self.rows.append(row)
+        self.part.append(row)
         print("{:88} {:>8} {:>8} {:>8} {:7} {:8} {:30} {}".format(*row), flush=True)
         return middle
 
-    def markdown(self):
+    def markdown(self, part):
         text = ("| what | min | median | max | unit | to the floor | bar | met |\n"
                 "| --- | ---: | ---: | ---: | --- | ---: | --- | --- |\n")
-        return text + "".join("| " + " | ".join(row) + " |\n" for row in self.rows)
+        return text + "".join("| " + " | ".join(row) + " |\n" for row in self.parts[part])
 
 
 def machine():
@@ -67,13 +70,17 @@ def commit():
     return (name or "unknown") + (" with changes" if dirty else "")
 
 
-def write_readme(results, load):
+def write_readme(results, load, order):
+    """Each part has a heading of its own; those that were not measured now stay as they are."""
     path = os.path.join(HERE, "README.md")
     text = read(path)
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    part = f"{BEGIN}\n{now}, commit {commit()}; {machine()}; load average {load[0]:.1f} before, {os.getloadavg()[0]:.1f} after.\n\n"
-    part += results.markdown() + END
     if BEGIN not in text or END not in text:
         raise Failed(f"{path} lacks the marks {BEGIN} and {END}")
     head, _, rest = text.partition(BEGIN)
-    write(path, head + part + rest.partition(END)[2])
+    have, _, rest = rest.partition(END)
+    parts = dict(part.split("\n", 1) for part in have.split("### ")[1:])
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    about = f"{now}, commit {commit()}; {machine()}; load average {load[0]:.1f} before, {os.getloadavg()[0]:.1f} after."
+    for part in results.parts:
+        parts[part] = f"\n{about}\n\n{results.markdown(part)}\n"
+    write(path, head + BEGIN + "\n" + "".join(f"### {p}\n{parts[p]}" for p in order if p in parts) + END + rest)

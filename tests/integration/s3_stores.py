@@ -1,5 +1,6 @@
 """Real S3 stores on loopback: SeaweedFS and MinIO, where they are installed (tools/stores)."""
 
+import contextlib
 import datetime
 import hashlib
 import hmac
@@ -11,7 +12,10 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import urllib.parse
+
+import pytest
 
 from conftest import die_with_parent, wait_until
 
@@ -134,3 +138,22 @@ class Store:
         status, body = self.request("GET", f"/{bucket}", query=f"list-type=2&prefix={urllib.parse.quote(prefix, safe='')}")
         assert status == 200, body
         return [urllib.parse.unquote(k.split("</Key>")[0]) for k in body.decode().split("<Key>")[1:]]
+
+
+PROGRAMS = {"seaweedfs": "weed", "minio": "minio"}
+STORES = ["seaweedfs"] + ["minio"] * bool(program("minio"))  # which take part: MinIO where somebody has had Go make it
+BUCKET = "ways-test"
+
+
+@contextlib.contextmanager
+def running(name, bucket=BUCKET, **options):
+    """A store with that bucket, and nothing else."""
+    if program(PROGRAMS[name]) is None:
+        pytest.skip(f"{name} is not installed: run tools/stores build{' minio' if name == 'minio' else ''}")
+    made = Store(name, pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s", **options).start()
+    try:
+        made.make_bucket(bucket)
+        yield made
+    finally:
+        made.stop()
+        made.folder.parent.rmdir()

@@ -495,11 +495,11 @@ def test_a_daemon_that_stops_during_a_commit_keeps_the_table(daemon):
             wait_until(waits, "the commit to wait for the row")
             assert daemon.stop() >= 0  # no signal
             answer = late.result()
-            assert answer in (None, 500, 503)
+            assert answer in (None, 500, 504)  # never 503: clients would make it anew
     daemon.start()
     # PostgreSQL ends both sessions at once; should the holder's be the first, the commit may still be made: whole, and not denied.
     after = table(daemon, "stopped", "t")
-    assert after == before or (answer != 503 and after["metadata"]["properties"] == {"a": "1"})
+    assert after == before or after["metadata"]["properties"] == {"a": "1"}
     ask(daemon, "POST", path("stopped") + "/tables/t", set_property(b="1"))
 
 

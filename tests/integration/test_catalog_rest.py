@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 from pyiceberg.catalog import load_catalog
 
-from conftest import ROOT, postgres, task_of, why
+from conftest import ROOT, link_engine, postgres, task_of, why
 from s3_stores import KEY, SECRET, Store, program
 
 FLOW = """
@@ -41,6 +41,7 @@ FLOW = """
         table: cur.c
         checks: [{row_count: {min: 1, max: 1}}, {sql: SELECT n >= 10 FROM this}]
 """
+JARS = os.environ.get("SLUICE_BENCH_ICEBERG")  # a folder: tests/bench/README.md
 
 
 class Relay:
@@ -170,15 +171,12 @@ def seaweedfs():
 
 @contextlib.contextmanager
 def java(daemon, folder):
-    jars = os.environ.get("SLUICE_BENCH_ICEBERG")
-    if not jars:
-        pytest.skip("SLUICE_BENCH_ICEBERG names no folder of Iceberg's jars (tests/bench/README.md)")
     with contextlib.closing(postgres(daemon)) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE DATABASE java")
     (folder / "java").mkdir()
     sock = glob.glob(f"{(daemon.home / 'pg.run').resolve()}/.s.PGSQL.*[0-9]")[0]
     with open(folder / "java.log", "wb") as log:
-        argv = ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{jars}/*", ROOT / "tests" / "bench" / "RestServer.java", sock, folder / "java"]
+        argv = ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", f"{JARS}/*", ROOT / "tests" / "bench" / "RestServer.java", sock, folder / "java"]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         port = process.stdout.readline().split()[1]
@@ -188,7 +186,7 @@ def java(daemon, folder):
         process.wait(30)
 
 
-@pytest.fixture(params=["sluice", "seaweedfs", "java"])
+@pytest.fixture(params=["sluice", "seaweedfs"] + ["java"] * bool(JARS))
 def lake(request, folder):
     if request.param == "seaweedfs":
         with seaweedfs() as made:
@@ -236,6 +234,21 @@ def test_writes_and_reads(lake, make_daemon):
         assert refused.returncode != 0 and "read-only" in refused.stderr, refused
     refused = daemon.cli("sql", f"ATTACH '' AS x (TYPE iceberg, ENDPOINT '{lake.url}', SECRET sluice_catalog)", check=False)
     assert refused.returncode != 0 and "sluice_catalog" in refused.stderr, refused
+
+
+def test_writes_and_reads_with_polars(lake, make_daemon):
+    daemon = make_daemon(config=lake.config())
+    link_engine(daemon.home, "polars")
+    rows = " UNION ALL ".join(f"SELECT {i} AS id, 'r{i}' AS name" for i in range(10))
+    flow = FLOW.replace("SELECT range AS id, 'r' || range AS name FROM range(10)", rows)
+    daemon.flow("f", flow.replace("id: f", "id: f\n    defaults: {engine: polars}"))
+    for n in (10, 20):
+        run = daemon.trigger("f")
+        assert run["state"] == "success", why(run)
+        assert {t["engine"] for t in run["tasks"]} == {"polars"}
+        assert lake.rows("cur.c") == [{"n": n}] == daemon.sql("SELECT n FROM lake.cur.c")
+    snapshots = lake.catalog().load_table("stg.t").snapshots()
+    assert [s.summary.additional_properties.get("sluice.run-id") for s in snapshots][1] == run["id"]
 
 
 def test_tables_and_their_states(lake, make_daemon):

@@ -241,7 +241,7 @@ def test_trigger(busy):
     keyed = {busy.cli("trigger", "hello", "--key", "k1").stdout for _ in range(3)}
     assert len(keyed) == 1
 
-    for args, word in ((("helo",), "did you mean hello"), (("hello", "-p", "times=x"), "whole number"), (("hello", "-p", "nobody=1"), "nobody"), (("hello", "--engine", "a=b", "--engine", "c"), "--engine")):
+    for args, word in ((("helo",), "did you mean hello"), (("hello", "-p", "times=x"), "whole number"), (("hello", "-p", "nobody=1"), "nobody"), (("hello", "--engine", "a=b", "--engine", "c"), "unknown engine")):
         done = busy.cli("trigger", *args, check=False)
         assert done.returncode == 2 and word in done.stderr and done.stdout == "", done
 

@@ -2,9 +2,13 @@
 
 import csv
 import json
+import re
 from collections import Counter
 
-from conftest import sluice, task_of, why
+import pytest
+
+import examples
+from conftest import link_engine, sluice, task_of, why
 
 RUN_SECONDS = 30  # the aim is below one; this only catches a run that hangs
 
@@ -83,3 +87,16 @@ def test_an_empty_result_fails_validation_and_says_which_check(make_daemon, empl
     assert run["state"] == "failed", why(run)
     assert task_of(run, "validate")["state"] == "failed", why(run)
     assert "row_count" in why(run) and "cur.employee_counts" in why(run)
+
+
+@pytest.mark.timeout(300)
+def test_from_polars_to_spark_sql(employees):
+    """The first and the last phase by their one command, with the same rows; and one engine for all tasks, another for some."""
+    for engine in ("polars", "spark"):
+        link_engine(employees / "data" / "home", engine)
+    done = examples.run(employees / "phases", timeout=280, PHASES="1 4", ENGINES="duckdb,polars")
+    _, counted = expected(employees)
+    lines = "".join(rf"{d} +{n}\n" for d, n in sorted(counted.items()))
+    assert len(re.findall(rf"department +cnt\n{lines}", done.stdout)) == 2, done.stdout
+    with open(employees / "data" / "serve.log") as log:
+        assert " error: " not in log.read()

@@ -64,9 +64,9 @@ def grown(daemon):
 
 
 def age(daemon, days=10):
-    """Every file of the warehouse is as old as that."""
+    """Every file of the warehouse is as old as that, but for the tables' own metadata, by which their store's clock is told."""
     for path in (pathlib.Path(daemon.home) / "warehouse").rglob("*"):
-        if path.is_file():
+        if path.is_file() and path != max(path.parent.glob("*.metadata.json"), default=None):
             os.utime(path, (path.stat().st_atime, path.stat().st_mtime - days * 86400))
 
 
@@ -152,6 +152,18 @@ def test_orphans(grown):
     assert report["orphans"] == 3 and report["bytes_reclaimed"] == 30
     assert not any(p.exists() for p in spare) and young.exists() and beside.exists()
     assert rows(grown) == before and not missing_and_spare(grown)[0]
+
+
+def test_orphans_where_the_clock_of_the_store_is_behind(grown):
+    """Files that were written a moment ago look four days old there."""
+    lost = pathlib.Path(grown.home) / "warehouse/m/plain/data/lost.parquet"
+    lost.write_bytes(b"x")
+    for path in lost.parents[1].rglob("*"):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 4 * 86400))
+    step = steps_of(maintain(grown, tables="m.plain", remove_orphan_files={}), "m.plain")["remove_orphan_files"]
+    assert lost.exists() and abs(step["clock_behind_s"] - 4 * 86400) < 60
+    os.utime(lost, (lost.stat().st_atime, lost.stat().st_mtime - 4 * 86400))
+    assert maintain(grown, tables="m.plain", remove_orphan_files={})["orphans"] == 1 and not lost.exists()
 
 
 def test_a_folder_of_two_tables(grown):

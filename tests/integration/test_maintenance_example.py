@@ -1,13 +1,11 @@
 """examples/maintenance: the flows as they stand, on their rows; and the whole example by its one command."""
 
-import os
 import re
-import shutil
-import subprocess
 
 import pytest
 
-from conftest import BINARY, ROOT, clean_env, task_of, why
+import examples
+from conftest import task_of, why
 
 ROWS = "SELECT region, batch, n, value FROM bronze.measurements ORDER BY ALL"
 LATEST = "SELECT region, batch, value FROM gold.latest ORDER BY ALL"
@@ -15,9 +13,7 @@ LATEST = "SELECT region, batch, value FROM gold.latest ORDER BY ALL"
 
 @pytest.fixture
 def example(folder):
-    target = folder / "maintenance"
-    shutil.copytree(ROOT / "examples" / "maintenance", target, ignore=shutil.ignore_patterns("data"))
-    return target
+    return examples.copied(folder, "maintenance")
 
 
 @pytest.fixture
@@ -63,9 +59,7 @@ def test_the_flows_as_they_stand(fed):
 
 
 def test_its_one_command(binary, example):
-    env = clean_env(PATH=f"{BINARY.parent}{os.pathsep}{os.environ['PATH']}")
-    done = subprocess.run([str(example / "run")], env=env, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = examples.run(example / "run")
     first, second = re.split(r"(?m)^Dry run of maintenance", done.stdout)
     assert re.search(r"bronze\.measurements +\d\d +\S+ KB +24 of 24 ", first)
     assert "24 files of" in second and re.search(r"bronze\.measurements +100 ", second)

@@ -1,31 +1,24 @@
 """S3: the same verbs, flow and catalog on every store that is installed, and what goes wrong there."""
 
+import json
 import os
-import pathlib
 import socket
 import subprocess
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import BINARY, postgres, task_of, wait_until, why
-from s3_stores import KEY, SECRET, Store, program
+from conftest import BINARY, link_engine, postgres, task_of, wait_until, why
+from s3_stores import KEY, SECRET, STORES, running
 from test_transactions import rows_of
 
-PROGRAMS = {"seaweedfs": "weed", "minio": "minio"}
 
-
-@pytest.fixture(scope="module", params=PROGRAMS)
+@pytest.fixture(scope="module", params=STORES)
 def store(request):
-    if program(PROGRAMS[request.param]) is None:
-        pytest.skip(f"{request.param} is not installed: run tools/stores build{' minio' if request.param == 'minio' else ''}")
-    made = Store(request.param, pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s").start()
-    for bucket in ("storage-test", "data-raw", "data-staging", "iceberg-warehouse"):
-        made.make_bucket(bucket)
-    yield made
-    made.stop()
-    made.folder.parent.rmdir()
+    with running(request.param, "storage-test") as made:
+        for bucket in ("data-raw", "data-staging", "iceberg-warehouse"):
+            made.make_bucket(bucket)
+        yield made
 
 
 def environment(store, **more):
@@ -50,8 +43,9 @@ def test_every_verb_and_odd_names(store):
 
 def test_employees_with_one_changed_config(make_daemon, store, employees):
     daemon = lake(make_daemon, store, employees)
-    for _ in range(2):
-        run = daemon.trigger("employees_pipeline")
+    link_engine(daemon.home, "polars")
+    for engine in ("duckdb", "polars"):
+        run = json.loads(daemon.cli("trigger", "employees_pipeline", "--engine", engine, "--wait", "--json").stdout)
         assert run["state"] == "success", why(run)
     counted = daemon.sql("SELECT sum(cnt)::INT AS n FROM cur.employee_counts")
     assert counted == daemon.sql("SELECT count(*)::INT AS n FROM stg.active_employees") != [{"n": 0}]

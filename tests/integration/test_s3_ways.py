@@ -1,12 +1,9 @@
 """The ways to reach a store: certificates of one's own, buckets in the host's name, keys lent to a role."""
 
-import contextlib
 import datetime
 import http.server
-import pathlib
 import re
 import subprocess
-import tempfile
 import threading
 import time
 import urllib.parse
@@ -16,23 +13,7 @@ import pytest
 
 from conftest import http as ask
 from conftest import task_of, wait_until, why
-from s3_stores import KEY, SECRET, Store, program
-
-PROGRAMS = {"seaweedfs": "weed", "minio": "minio"}
-BUCKET = "ways-test"
-
-
-@contextlib.contextmanager
-def running(name, **options):
-    if program(PROGRAMS[name]) is None:
-        pytest.skip(f"{name} is not installed: run tools/stores build{' minio' if name == 'minio' else ''}")
-    made = Store(name, pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s", **options).start()
-    try:
-        made.make_bucket(BUCKET)
-        yield made
-    finally:
-        made.stop()
-        made.folder.parent.rmdir()
+from s3_stores import BUCKET, KEY, SECRET, STORES, running
 
 
 def keys(**more):
@@ -69,7 +50,7 @@ def certificate(folder):
     return cert, key
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", STORES)
 def test_a_certificate_of_ones_own(make_daemon, folder, name):
     cert, key = certificate(folder)
     with running(name, tls=(cert, key)) as store:
@@ -87,7 +68,7 @@ def test_a_certificate_of_ones_own(make_daemon, folder, name):
         assert "certificate" in why(none.trigger("read"))
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", STORES)
 def test_buckets_in_the_hosts_name(make_daemon, name):
     with running(name, domain="s3.localhost") as store:
         daemon = make_daemon(config=config(store.endpoint), env=keys())

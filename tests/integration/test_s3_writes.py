@@ -6,11 +6,11 @@ from pyiceberg.catalog.rest import RestCatalog
 
 from conftest import task_of, wait_until, why
 from s3_stores import free_ports
-from test_s3_ways import BUCKET, PROGRAMS, config, keys, running
+from test_s3_ways import BUCKET, STORES, config, keys, running
 from test_write_modes import Lake
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
+@pytest.fixture(scope="module", params=STORES)
 def store(request):
     with running(request.param) as made:
         yield made

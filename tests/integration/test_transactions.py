@@ -1,6 +1,7 @@
 """A run is a transaction over the tables it writes: seen by the run alone, then by everybody at once, or by nobody ever."""
 
 import contextlib
+import json
 import pathlib
 import sys
 import sys
@@ -383,6 +384,36 @@ def test_undo_is_refused_when_somebody_came_after(lake, catalog):
     assert refused.status == 409 and f"by run {lake.runs[1]}" in refused.json["detail"]
     lake.post(f"/api/v1/runs/{lake.runs[1]}/undo", {"with_later": True})
     assert lake.sql("SELECT n FROM x.a") == [{"n": 1}] and names(lake) == ["x.a", "x.c", "x.d"]
+
+
+def keep(daemon, **steps):
+    daemon.flow("keep", json.dumps({"id": "keep", "tasks": [{"id": "keep", "type": "maintain", "tables": "x.*", **steps}]}))
+    run = daemon.trigger("keep")
+    assert run["state"] == "success", why(run)
+    return run["id"]
+
+
+def test_undo_looks_through_maintenance(lake, catalog):
+    """What keeps a table in order changes none of its rows: it is not in the way of an undo, nor is what was undone already."""
+    run = keep(lake, compact={}, rewrite_manifests="always")
+    shown = lake.cli("show", run).stdout
+    assert "x.a  maintained, replace by keep" in shown, shown
+    lake.flow("three", "id: three\ntasks:\n  - {id: a, type: curate, into: x.a, sql: SELECT 3 AS n}\n")
+    third = lake.trigger("three")["id"]
+    keep(lake, rewrite_manifests="always")
+    refused = lake.request("POST", f"/api/v1/runs/{lake.runs[1]}/undo", {})
+    assert refused.status == 409 and refused.json["detail"].count("was changed") == refused.json["detail"].count(f"by run {third} at") == 1
+    for later in (third, lake.runs[1]):
+        lake.post(f"/api/v1/runs/{later}/undo")
+    assert names(lake) == ["x.a", "x.c", "x.d"] and [lake.sql(f"SELECT * FROM x.{t}") for t in "acd"] == [[{"n": 1}]] * 3
+    assert catalog.load_table("x.c").scan().to_arrow().to_pylist() == [{"n": 1}]
+
+
+def test_undo_of_what_was_expired(lake):
+    keep(lake, expire_snapshots={"older_than": "0s", "keep_last": 1}, remove_orphan_files={"older_than": "3d"})
+    refused = lake.request("POST", f"/api/v1/runs/{lake.runs[1]}/undo", {})
+    assert refused.status == 409 and "table x.a: the snapshot" in refused.json["detail"] and "has been expired" in refused.json["detail"]
+    assert names(lake) == ["x.a", "x.b", "x.c"]
 
 
 def test_undo_of_nothing(daemon):

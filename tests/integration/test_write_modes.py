@@ -15,14 +15,17 @@ from pyiceberg.schema import Schema
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import LongType, NestedField, StringType
 
-from conftest import task_of, why
+from conftest import both, link_engine, task_of, why
 
 
 class Lake:
     """A daemon, PyIceberg beside it, and a task to write with."""
 
-    def __init__(self, daemon, folder):
+    def __init__(self, daemon, folder, engine="duckdb"):
         self.daemon, self.folder, self.n = daemon, folder, 0
+        self.engine = engine
+        if engine != "duckdb":
+            link_engine(daemon.home, engine)
         self.catalog = RestCatalog("local", uri=daemon.url + "/iceberg", token=daemon.token)
 
     def file(self, rows, schema=None):
@@ -35,7 +38,7 @@ class Lake:
         source = rows if isinstance(rows, (str, pathlib.Path)) else self.file(rows, schema)
         self.n += 1
         name = f"w{self.n}"
-        lines = "".join(f"    {k}: {v}\n" for k, v in keys.items())
+        lines = "".join(f"    {k}: {v}\n" for k, v in {"engine": self.engine, **keys}.items())
         self.daemon.flow(name, f"id: {name}\ntasks:\n  - id: publish\n    type: publish\n    from: \"{source}\"\n    into: {into}\n{lines}")
         return self.daemon.trigger(name)
 
@@ -72,8 +75,8 @@ class Lake:
 
 
 @pytest.fixture
-def lake(daemon, folder):
-    return Lake(daemon, folder)
+def lake(daemon, folder, engine):
+    return Lake(daemon, folder, engine)
 
 
 def local(url):
@@ -96,6 +99,7 @@ def rows_of(n, first=0):
     ]
 
 
+@both
 def test_identity_partitions_are_folders_and_prune(lake):
     rows = rows_of(50)
     lake.write(rows, partition_by="[region]")
@@ -223,6 +227,7 @@ def test_many_partitions_and_two_fields(lake):
     )
 
 
+@both
 def test_sorted_files_with_their_order_in_the_table(lake):
     rows = rows_of(200)
     random.Random(7).shuffle(rows)
@@ -277,6 +282,7 @@ def test_big_files_have_the_size_that_was_asked_for(lake):
     assert lake.daemon.sql("SELECT count(*)::INT AS n, sum(id)::BIGINT AS s FROM a.p") == [{"n": n, "s": n * (n - 1) // 2}]
 
 
+@both
 def test_overwrite_partitions_replaces_what_it_touches(lake):
     schema = pa.schema([("p", pa.string()), ("id", pa.int64())])
     model = [{"p": p, "id": i} for i in range(30) for p in ("a", "b", None)]
@@ -303,6 +309,7 @@ def test_overwrite_partitions_replaces_what_it_touches(lake):
     lake.check([{"p": "z", "id": 1}])
 
 
+@both
 def test_tables_that_others_partitioned(lake):
     lake.catalog.create_namespace("a")
     schema = Schema(NestedField(1, "id", LongType(), required=True), NestedField(2, "p", StringType(), doc="the part"), NestedField(3, "2 odd-name", StringType()))
@@ -374,6 +381,7 @@ def test_upsert(lake, how, parts):
     assert summary["total-delete-files"] == "0" and summary["total-position-deletes"] == "0"
 
 
+@both
 def test_upsert_says_what_is_wrong_with_a_key(lake):
     rows = [{"id": 1, "v": 1}, {"id": 1, "v": 2}]
     told = lake.refused(rows, mode="upsert", key="[id]")
@@ -385,6 +393,7 @@ def test_upsert_says_what_is_wrong_with_a_key(lake):
     assert "needs `key`" in lake.refused(rows, mode="upsert")
 
 
+@both
 def test_upsert_from_sql_reads_and_writes_the_same_table(lake):
     lake.write([{"id": i, "n": i} for i in range(10)])
     lake.daemon.flow(
@@ -394,17 +403,19 @@ def test_upsert_from_sql_reads_and_writes_the_same_table(lake):
         tasks:
           - id: curate
             type: curate
+            engine: ENGINE
             into: a.t
             mode: upsert
             key: id
             sql: SELECT id + 5 AS id, n * 10 AS n FROM a.t
-        """,
+        """.replace("ENGINE", lake.engine),
     )
     run = lake.daemon.trigger("again")
     assert run["state"] == "success", why(run)
     lake.check([{"id": i, "n": i if i < 5 else (i - 5) * 10} for i in range(15)])
 
 
+@both
 def test_columns_are_added_and_widened(lake):
     one = pa.schema([("id", pa.int32()), ("x", pa.float32()), ("s", pa.struct([("a", pa.int32())])), ("l", pa.list_(pa.struct([("b", pa.int32())])))])
     first = {"id": 1, "x": 0.5, "s": {"a": 1}, "l": [{"b": 1}]}
@@ -501,12 +512,14 @@ def test_what_makes_no_sense_is_explained(lake, keys, words):
     assert not list(pathlib.Path(lake.daemon.home).rglob("warehouse/**/*.parquet"))
 
 
+@both
 def test_rejects_go_to_a_table_of_their_own(lake):
     (lake.folder / "in.csv").write_text("id,n\n1,10\n2,x\n3,30\n,40\n")
     lake.daemon.flow(
         "go",
         f"""
         id: go
+        defaults: {{engine: {lake.engine}}}
         tasks:
           - id: stage
             type: stage

@@ -1,7 +1,6 @@
 """One daemon, one PostgreSQL and one JVM a Spark for all tests; each test has a table of its own."""
 
 import concurrent.futures
-import os
 import pathlib
 import sys
 
@@ -10,13 +9,12 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import spark
+from harness import die_with_parent, wait_until  # noqa: F401  s3_stores.py asks its conftest for them
 from engines import DuckDB, PyIceberg, Sluice, Spark
 from lake import Lake
 from values import state
 
-# `make check` leaves Spark 3.5 out: SLUICE_INTEROP_SPARKS says which take part.
-SPARKS = os.environ.get("SLUICE_INTEROP_SPARKS", "4.1 3.5").split()
-NAMES = ["sluice", "duckdb-rest", "pyiceberg-rest", "pyiceberg-jdbc"] + [f"spark{v}-{t}" for v in SPARKS for t in ("rest", "jdbc")]
+NAMES = ["sluice", "duckdb-rest", "pyiceberg-rest", "pyiceberg-jdbc"] + [f"spark{v}-{t}" for v in spark.SPARKS for t in ("rest", "jdbc")]
 
 
 def class_of(name):
@@ -37,7 +35,7 @@ def engines(lake):
     """By name; those that can be had here."""
     jvms = {}
     made = [Sluice(lake), DuckDB(lake), PyIceberg(lake, "rest"), PyIceberg(lake, "jdbc")]
-    versions = [v for v in SPARKS if not spark.missing(v)]
+    versions = [v for v in spark.SPARKS if not spark.missing(v)]
     try:
         jvms.update((v, spark.Jvm(v, lake.folder)) for v in versions)
         for jvm in jvms.values():

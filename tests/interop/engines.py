@@ -16,6 +16,7 @@ from pyiceberg.transforms import BucketTransform, HourTransform, IdentityTransfo
 from pyiceberg.types import LongType
 
 from harness import why
+from s3_stores import KEY, SECRET
 from spark import BUILD
 from values import arrow_table, duck_literal, duck_type, of_duck, of_ice, spark_literal, state
 
@@ -47,6 +48,9 @@ class DuckDB:
         for extension in ("avro", "httpfs", "iceberg"):
             self.db.execute(f"LOAD '{BUILD}/lib/{extension}.duckdb_extension'")
         self.db.execute("SET TimeZone = 'UTC'")
+        if lake.store:
+            at = lake.store.endpoint.removeprefix("http://")
+            self.db.execute(f"CREATE SECRET store (TYPE s3, KEY_ID '{KEY}', SECRET '{SECRET}', ENDPOINT '{at}', URL_STYLE path, USE_SSL false)")
         self.db.execute(f"CREATE SECRET lake (TYPE iceberg, TOKEN '{lake.token}')")
         self.db.execute(f"ATTACH '' AS lake (TYPE iceberg, ENDPOINT '{lake.rest}', SECRET lake)")
 
@@ -211,10 +215,12 @@ class PyIceberg:
 class Spark:
     def __init__(self, lake, through, version, jvm):
         self.name, self.jvm = f"spark{version}-{through}", jvm
-        self.session, self.catalog = f"{lake.name}-{through}", lake.name
+        self.session, self.catalog = f"{lake.label}-{through}", lake.name
         options = {"": "org.apache.iceberg.spark.SparkCatalog", ".cache-enabled": "false"}
         if through == "rest":
             options |= {".type": "rest", ".uri": lake.rest, ".token": lake.token}
+            if lake.store:  # with the keys that the catalog lends
+                options |= {".io-impl": "org.apache.iceberg.aws.s3.S3FileIO", ".header.X-Iceberg-Access-Delegation": "vended-credentials"}
         else:
             options |= {".type": "jdbc", ".uri": lake.jdbc, ".warehouse": lake.warehouse, ".jdbc.user": "sluice", ".jdbc.password": lake.database.password}
             options |= {".jdbc.schema-version": "V1"}

@@ -8,5 +8,6 @@ _path = pathlib.Path(__file__).resolve().parents[1] / "integration" / "conftest.
 _spec = importlib.util.spec_from_file_location("integration_conftest", _path)
 _module = importlib.util.module_from_spec(_spec)
 sys.modules["integration_conftest"] = _module
+sys.path.append(str(_path.parent))  # for the modules beside it
 _spec.loader.exec_module(_module)
 globals().update({k: v for k, v in vars(_module).items() if not k.startswith("__")})

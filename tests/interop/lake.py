@@ -12,6 +12,7 @@ import tempfile
 import psycopg2
 
 from harness import Daemon, die_with_parent, wait_until
+from s3_stores import KEY, SECRET
 
 
 def programs():
@@ -68,19 +69,26 @@ class Lake:
 
     name = "local"
 
-    def __init__(self):
+    def __init__(self, store=None, bucket=None):
+        """With a store the warehouse lies there, in that bucket."""
+        self.store, self.bucket, self.label = store, bucket, "s3" if store else "local"
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
         self.folder.chmod(0o755)
         (self.folder / "flows").mkdir()
         self.database = Database(self.folder)
         # By the environment: a password has no place among a program's arguments.
-        self.daemon = Daemon(self.folder / "home", self.folder / "flows", env={"SLUICE_DATABASE": self.database.dsn})
+        env, config = {"SLUICE_DATABASE": self.database.dsn}, None
+        if store:
+            env |= {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
+            config = self.folder / "flows" / "sluice.yaml"
+            config.write_text(f"catalog: {{warehouse: 's3://{bucket}/lake'}}\ns3: {{endpoint: '{store.endpoint}'}}\n")
+        self.daemon = Daemon(self.folder / "home", self.folder / "flows", config, env=env)
         self.count = 0
 
     def start(self):
         self.daemon.start()
         self.rest, self.token = self.daemon.url + "/iceberg", self.daemon.token
-        self.warehouse = f"file://{self.daemon.home}/warehouse"
+        self.warehouse = f"s3://{self.bucket}/lake" if self.store else f"file://{self.daemon.home}/warehouse"
         at = f"127.0.0.1:{self.database.port}/postgres"
         self.jdbc, self.sqlalchemy = f"jdbc:postgresql://{at}", f"postgresql+psycopg2://sluice:{self.database.password}@{at}"
         return self

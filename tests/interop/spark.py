@@ -14,6 +14,8 @@ from harness import die_with_parent
 
 HERE = pathlib.Path(__file__).parent
 BUILD = pathlib.Path(os.environ.get("SLUICE_BUILD") or HERE.parents[1] / "build")
+# `make check` leaves Spark 3.5 out: SLUICE_INTEROP_SPARKS says which take part.
+SPARKS = os.environ.get("SLUICE_INTEROP_SPARKS", "4.1 3.5").split()
 OPEN = "lang lang.invoke lang.reflect io net nio util util.concurrent util.concurrent.atomic".split()
 OPEN_SUN = ["sun.nio.ch", "sun.nio.cs", "sun.security.action", "sun.util.calendar"]
 SETTINGS = {

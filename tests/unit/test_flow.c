@@ -187,21 +187,21 @@ test_later(void **state)
 	(void)state;
 	expect("id: a\npriority: 3\ntriggers: []\nschedule: {every: 5m}\nconcurrency: {overlap: fail}\n"
 	       "tasks:\n"
-	       "  - {id: a, type: export, tables: [x]}\n"
-	       "  - {id: b, type: publish, from: x, into: a.b, mode: merge, branch: run, engine: spark}\n"
+	       "  - {id: a, type: notify, tables: [x]}\n"
+	       "  - {id: b, type: publish, from: x, into: a.b, mode: merge, branch: run, engine: pyiceberg}\n"
 	       "  - {id: c, type: command, command: x, for_each: [1], depends_on: [{task: a, state: done}]}\n",
 	       "f.yaml:2:1: error: \"priority\" in the flow is not supported yet\n"
 	       "f.yaml:3:1: error: \"triggers\" in the flow is not supported yet\n"
 	       "f.yaml:4:12: error: \"every\" in \"schedule\" of the flow is not supported yet\n"
 	       "f.yaml:5:24: error: overlap \"fail\" in \"concurrency\" of the flow is not supported yet; supported: queue, "
 	       "skip, allow\n"
-	       "f.yaml:7:19: error: task type \"export\" in task \"a\" is not supported yet; supported: stage, publish, "
-	       "curate, validate, maintain, "
-	       "command\n"
+	       "f.yaml:7:19: error: task type \"notify\" in task \"a\" is not supported yet; supported: stage, publish, "
+	       "curate, validate, maintain, export, command, python\n"
 	       "f.yaml:8:54: error: mode \"merge\" in task \"b\" is not supported yet; supported: append, replace, "
 	       "overwrite, overwrite_partitions, upsert, add_files, register\n"
 	       "f.yaml:8:61: error: \"branch\" in task \"b\" is not supported yet\n"
-	       "f.yaml:8:82: error: engine \"spark\" in task \"b\" is not supported yet; supported: duckdb\n"
+	       "f.yaml:8:82: error: engine \"pyiceberg\" in task \"b\" is not supported yet; supported: duckdb, polars, spark, "
+	       "spark_sql\n"
 	       "f.yaml:9:40: error: \"for_each\" in task \"c\" is not supported yet\n"
 	       "f.yaml:9:68: error: a map in \"depends_on\" of task \"c\" is not supported yet; give the task's id\n");
 }
@@ -610,12 +610,11 @@ test_states_of_tables(void **state)
 	       "  - {id: c, type: stage, source: {format: csv, path: x, at: v1}, target: {path: x}}\n"
 	       "  - {id: d, type: validate, sql: SELECT 1, at: v1, checks: [{unique: a}]}\n"
 	       "  - {id: e, type: stage, source: {format: iceberg, table: b.t, at: 2026-11-21}, target: {path: x}}\n",
-	       "f.yaml:3:55: error: \"source\" of task \"a\": \"table\" and \"at\" go with format: iceberg, files with another "
-	       "format\n"
-	       "f.yaml:4:43: error: \"source\" of task \"b\": \"table\" and \"at\" go with format: iceberg, files with another "
-	       "format\n"
-	       "f.yaml:5:61: error: \"source\" of task \"c\": \"table\" and \"at\" go with format: iceberg, files with another "
-	       "format\n"
+	       "f.yaml:3:43: error: \"source\" of task \"a\": format: csv needs path\n"
+	       "f.yaml:3:55: error: \"source\" of task \"a\": \"table\" does not go with format: csv\n"
+	       "f.yaml:4:43: error: \"source\" of task \"b\": format: iceberg needs table\n"
+	       "f.yaml:4:58: error: \"source\" of task \"b\": \"path\" does not go with format: iceberg\n"
+	       "f.yaml:5:61: error: \"source\" of task \"c\": \"at\" does not go with format: csv\n"
 	       "f.yaml:6:48: error: \"at\" of task \"d\" goes with \"table\"; in SQL it is as_of('namespace.table', 'state')\n");
 }
 
@@ -630,8 +629,7 @@ test_keys_of_other_types(void **state)
 	       "f.yaml:3:40: error: unknown key \"sql\" in task \"a\"; it belongs to tasks of type stage, curate and validate, "
 	       "and this one is of type command\n"
 	       "f.yaml:3:55: error: unknown key \"engine\" in task \"a\"; it belongs to tasks of type stage, publish, "
-	       "curate, validate and maintain, and "
-	       "this one is of type command\n"
+	       "curate, validate, maintain and export, and this one is of type command\n"
 	       "f.yaml:4:5: error: task \"b\" needs exactly one of these keys: sql sql_file\n"
 	       "f.yaml:4:63: error: cannot read the file \"/nonexistent/x.sql\" of task \"b\": No such file or directory\n"
 	       "f.yaml:5:5: error: task \"c\" needs exactly one of these keys: table sql\n"
@@ -730,9 +728,12 @@ test_engine_override(void **state)
 	(void)state;
 	assert_int_equal(flow_check_engine(f, j, &e), 0);
 	json_decref(j);
-	j = json_string("spark");
+	j = json_string("pyiceberg");
 	assert_int_equal(flow_check_engine(f, j, &e), ERR_UNSUPPORTED);
-	assert_string_equal(e.msg, "engine \"spark\" is not supported yet; supported: duckdb");
+	assert_string_equal(e.msg, "engine \"pyiceberg\" is not supported yet; supported: duckdb, polars, spark, spark_sql");
+	json_decref(j);
+	j = json_string("polars");
+	assert_int_equal(flow_check_engine(f, j, &e), 0);
 	json_decref(j);
 	j = json_pack("{s:s}", "curat", "duckdb");
 	assert_int_equal(flow_check_engine(f, j, &e), ERR_UNPROCESSABLE);
@@ -741,6 +742,42 @@ test_engine_override(void **state)
 	j = json_pack("{s:s}", "curate", "duckbd");
 	assert_int_equal(flow_check_engine(f, j, &e), ERR_UNPROCESSABLE);
 	assert_string_equal(e.msg, "unknown engine \"duckbd\"; did you mean \"duckdb\"?");
+	json_decref(j);
+	err_release(&e);
+	flow_unref(f);
+}
+
+/* What an engine cannot do is told when the flow is loaded, at the key that it cannot do. */
+static void
+test_engine_fits(void **state)
+{
+	struct flow *f;
+	struct err e = ERR_INIT;
+	json_t *j;
+
+	(void)state;
+	expect("id: a\ndefaults:\n  engine: polars\ntasks:\n"
+	       "  - {id: m, type: maintain, tables: x.y}\n"
+	       "  - {id: s, type: stage, source: {format: sqlite, path: d, table: t}, target: {path: t.parquet}}\n"
+	       "  - {id: p, type: publish, from: x.parquet, into: a.b, mode: add_files}\n"
+	       "  - {id: q, type: publish, from: {path: x, format: parquet}, into: a.b}\n"
+	       "  - {id: c, type: curate, sql: SELECT 1 AS a, into: a.b, format_version: 3}\n"
+	       "  - {id: v, type: validate, table: a.b, checks: [{row_count: {min: 1}}], engine_options: {memory_limit: 1GB}}\n"
+	       "  - {id: good, type: publish, from: x.parquet, into: a.b, mode: \"${vars.mode}\", partition_by: [a]}\n"
+	       "vars: {mode: upsert}\n",
+	       "f.yaml:3:11: error: engine \"polars\" does not do tasks of type maintain, as \"m\" is; these can: duckdb, spark, "
+	       "spark_sql\n"
+	       "f.yaml:6:43: error: engine \"polars\" does not do `source.format: sqlite` of task \"s\"; these can: duckdb\n"
+	       "f.yaml:7:62: error: engine \"polars\" does not do `mode: add_files` of task \"p\"; these can: duckdb\n"
+	       "f.yaml:8:52: error: engine \"polars\" does not do `from.format: parquet` of task \"q\"; these can: duckdb\n"
+	       "f.yaml:9:74: error: engine \"polars\" does not do `format_version` of task \"c\"; these can: duckdb\n"
+	       "f.yaml:10:105: error: engine \"polars\" does not do `engine_options.memory_limit` of task \"v\"; these can: "
+	       "duckdb, spark, spark_sql\n");
+	f = load_good("id: a\ntasks:\n  - {id: p, type: publish, from: x.parquet, into: a.b, mode: register}\n"
+		      "  - {id: c, type: command, command: x}\n");
+	j = json_string("polars");
+	assert_int_equal(flow_check_engine(f, j, &e), ERR_UNPROCESSABLE);
+	assert_string_equal(e.msg, "engine \"polars\" does not do `mode: register` of task \"p\"; these can: duckdb");
 	json_decref(j);
 	err_release(&e);
 	flow_unref(f);
@@ -867,6 +904,7 @@ main(void)
 		cmocka_unit_test(test_keys_of_other_types),
 		cmocka_unit_test(test_states_of_tables),
 		cmocka_unit_test(test_engine_override),
+		cmocka_unit_test(test_engine_fits),
 		cmocka_unit_test(test_units),
 		cmocka_unit_test(test_norway),
 		cmocka_unit_test(test_from),

@@ -100,6 +100,31 @@ test_who_reads(void **state)
 }
 
 static void
+test_clocks(void **state)
+{
+	json_t *md = daily(6), *list = json_object_get(md, "snapshots");
+	struct table_expiry x = { .now = NOW, .older_than = 2 * US_PER_DAY + US_PER_HOUR, .keep_last = 1 };
+	json_int_t ms = US_PER_DAY / US_PER_MS;
+
+	(void)state;
+	expect(md, &x, "[1,2,3]", "[]");
+	/* The clock of 5's writer is a hundred days behind: it came after 4 all the same, and 4 is no older for it. */
+	json_object_set_new(json_array_get(list, 4), "timestamp-ms", json_integer((NOW / US_PER_DAY - 100) * ms));
+	expect(md, &x, "[1,2,3]", "[]");
+	x.older_than = 0;
+	x.read_since = NOW - US_PER_DAY - US_PER_HOUR; /* 4 was current then, or 5 */
+	json_object_set_new(json_array_get(json_object_get(md, "snapshot-log"), 4), "timestamp-ms",
+			    json_integer((NOW / US_PER_DAY - 100) * ms));
+	expect(md, &x, "[1,2,3]", "[]");
+	/* That of 2's writer is a hundred days ahead, and nothing stays because of it. */
+	json_object_set_new(json_array_get(list, 1), "timestamp-ms", json_integer((NOW / US_PER_DAY + 100) * ms));
+	x = (struct table_expiry){ .now = NOW, .older_than = US_PER_DAY, .keep_last = 1 };
+	json_object_set_new(json_array_get(list, 4), "timestamp-ms", json_integer((NOW / US_PER_DAY - 1) * ms));
+	expect(md, &x, "[1,2,3,4]", "[]");
+	json_decref(md);
+}
+
+static void
 test_calendar(void **state)
 {
 	json_t *md = daily(60), *keep = json_pack("{s:i,s:i,s:i}", "daily", 3, "weekly", 2, "monthly", 2), *ids;
@@ -120,10 +145,12 @@ test_no_branch(void **state)
 	struct table_expiry x = { .now = NOW, .older_than = 5 * US_PER_DAY, .keep_last = 1 };
 
 	(void)state;
-	json_array_append_new(json_object_get(md, "snapshots"), json_pack("{s:i,s:I}", "snapshot-id", 9, "timestamp-ms",
-									  (json_int_t)((NOW - 9 * US_PER_DAY) / US_PER_MS)));
-	json_array_append_new(json_object_get(md, "snapshots"), json_pack("{s:i,s:I}", "snapshot-id", 8, "timestamp-ms",
-									  (json_int_t)((NOW - US_PER_DAY) / US_PER_MS)));
+	json_array_insert_new(
+		json_object_get(md, "snapshots"), 0,
+		json_pack("{s:i,s:I}", "snapshot-id", 9, "timestamp-ms", (json_int_t)((NOW - 9 * US_PER_DAY) / US_PER_MS)));
+	json_array_insert_new(
+		json_object_get(md, "snapshots"), 3,
+		json_pack("{s:i,s:I}", "snapshot-id", 8, "timestamp-ms", (json_int_t)((NOW - US_PER_DAY) / US_PER_MS)));
 	expect(md, &x, "[9]", "[]");
 	json_object_del(md, "refs"); /* version 1 */
 	expect(md, &x, "[9]", "[]");
@@ -154,9 +181,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_age_and_number), cmocka_unit_test(test_branches_and_tags),
-		cmocka_unit_test(test_who_reads),      cmocka_unit_test(test_calendar),
-		cmocka_unit_test(test_no_branch),      cmocka_unit_test(test_properties),
+		cmocka_unit_test(test_age_and_number), cmocka_unit_test(test_branches_and_tags), cmocka_unit_test(test_who_reads),
+		cmocka_unit_test(test_clocks),         cmocka_unit_test(test_calendar),          cmocka_unit_test(test_no_branch),
+		cmocka_unit_test(test_properties),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@ import { useResource } from "./live";
 import { A } from "./router";
 import { RunDialog } from "./run-dialog";
 import { RunTable, listPath } from "./runs";
+import { ShadowPanel } from "./shadow";
 import { useNow } from "./state";
 import type { Flow } from "./types";
 
@@ -115,6 +116,7 @@ export function FlowPage({ id }: { id: string }) {
               </ol>
             )}
           </section>
+          {f.shadow && <ShadowPanel flow={f.id} engine={f.shadow.engine} />}
           {params.length > 0 && (
             <section class="panel pad-all" aria-labelledby="flow-params">
               <h2 id="flow-params" class="panel-title">

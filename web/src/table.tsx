@@ -1,7 +1,7 @@
 // One table: how healthy it is and what to do about it, its columns and what was written last.
-import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { message, post } from "./api";
+import { type Fact, FactList } from "./facts";
 import { ago, bytes, count, full, plural } from "./format";
 import { Skeleton, Trouble } from "./home";
 import { useResource, useSlowly } from "./live";
@@ -64,7 +64,7 @@ export function TablePage({ name }: { name: string }) {
 function Facts({ table, health }: { table: Table; health: Health | undefined }) {
   const t = useNow(false);
   const h = health?.error ? undefined : health;
-  const facts: [string, ComponentChildren][] = [
+  const facts: Fact[] = [
     ["Size", table.bytes === null ? "–" : bytes(table.bytes)],
     ["Rows", table.rows === null ? "–" : count(table.rows)],
     ["Files", table.files === null ? "–" : count(table.files)],
@@ -73,16 +73,7 @@ function Facts({ table, health }: { table: Table; health: Health | undefined }) 
     ["Metadata", h ? bytes(h.metadata_bytes + h.manifest_bytes) : "–"],
     ["Changed", table.changed_at ? <span title={full(table.changed_at)}>{ago(table.changed_at, t)}</span> : "–"],
   ];
-  return (
-    <dl class="strip run-facts">
-      {facts.map(([name, value]) => (
-        <div key={name}>
-          <dt>{name}</dt>
-          <dd class="num">{value}</dd>
-        </div>
-      ))}
-    </dl>
-  );
+  return <FactList kind="strip run-facts" facts={facts} />;
 }
 
 /** Each part of the score, its weight, and what keeps it from 100. */

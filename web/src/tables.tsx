@@ -213,7 +213,7 @@ function Rows({ rows }: { rows: Row[] }) {
               <td class="right num">
                 <Some all={r.snapshots} some={r.health?.expirable_snapshots} word="old" />
               </td>
-              <td class="right num">{r.health && !r.health.error ? bytes(r.health.metadata_bytes) : "–"}</td>
+              <td class="right num">{r.health && !r.health.error ? bytes(r.health.metadata_bytes + r.health.manifest_bytes) : "–"}</td>
               <td class="right num" title={full(r.changed_at)}>
                 {r.changed_at ? ago(r.changed_at, t) : "–"}
               </td>

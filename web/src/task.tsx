@@ -1,6 +1,7 @@
 // What is known of one task of a run: its attempts, what they cost, made and found, and their logs.
 import type { ComponentChildren } from "preact";
 import { useEffect, useState } from "preact/hooks";
+import { type Fact, FactList } from "./facts";
 import { between, bytes, clock, count, duration, elapsed, failure, full, ms, plural, signalName, text, until, where } from "./format";
 import { Logs } from "./logs";
 import { Glyph, Pill, ended, useNow, word } from "./state";
@@ -111,7 +112,7 @@ function AttemptFacts({ attempt: a, t }: { attempt: Attempt; t: number }) {
   const wall = a.wall_us != null ? a.wall_us / 1000 : between(a.started_at, a.ended_at);
   const running = wall === null && a.started_at !== null && !ended(a.state);
   const cpu = a.user_us != null || a.system_us != null;
-  const facts: [string, ComponentChildren][] = [];
+  const facts: Fact[] = [];
   const add = (name: string, value: ComponentChildren): void => void facts.push([name, value]);
 
   add("Started", <span title={full(a.started_at)}>{clock(a.started_at)}</span>);
@@ -137,16 +138,7 @@ function AttemptFacts({ attempt: a, t }: { attempt: Attempt; t: number }) {
   const known = new Set(["rows_in", "rows_out", "rows_rejected", "files_out", "bytes_in", "bytes_out", "bytes_read", "engine_us"]);
   for (const [k, v] of Object.entries(m)) if (!known.has(k)) add(title(k.replace(/_us$/, "").replaceAll("_", " ")), k.endsWith("_us") ? duration(v / 1000) : count(v));
 
-  return (
-    <dl class="facts">
-      {facts.map(([name, value]) => (
-        <div key={name}>
-          <dt>{name}</dt>
-          <dd class="num">{value}</dd>
-        </div>
-      ))}
-    </dl>
-  );
+  return <FactList kind="facts" facts={facts} />;
 }
 
 function Checks({ attempt }: { attempt: Attempt }) {

@@ -62,6 +62,7 @@ export interface Flow {
   problems: Problem[] | null;
   tasks: { id: string; type: string; engine: string | null; depends_on: string[] }[] | null;
   last_runs: LastRun[] | null;
+  shadow?: { engine: string; share: number };
   source?: string;
 }
 
@@ -135,7 +136,7 @@ export interface Written {
   table: string;
   task: string;
   attempt: number;
-  state: "private" | "visible" | "abandoned" | "undone";
+  state: "private" | "visible" | "abandoned" | "rehearsed" | "undone";
   action: string;
   operation: string | null;
   snapshot_before: string | null;

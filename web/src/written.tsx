@@ -5,7 +5,7 @@ import { A, runHref, tableHref } from "./router";
 import { useNow } from "./state";
 import type { List, SluiceEvent, Written } from "./types";
 
-const deeds: Record<string, string> = { create: "made", register: "registered", drop: "dropped", rename: "renamed" };
+const deeds: Record<string, string> = { create: "made", register: "registered", drop: "dropped", rename: "renamed", maintain: "maintained" };
 
 /** "append", "made, append", "dropped" */
 function deed(w: Written): string {
@@ -30,6 +30,8 @@ function Seen({ written: w, now }: { written: Written; now: number }) {
       return <span class="badge">seen by this run alone so far</span>;
     case "abandoned":
       return <span class="badge warn">given up, nobody sees it</span>;
+    case "rehearsed":
+      return <span class="badge">rehearsed, nobody sees it</span>;
     case "undone":
       return (
         <span class="badge warn" title={full(w.undone_at)}>

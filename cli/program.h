@@ -1,0 +1,8 @@
+/* Other programs that the command line runs and waits for. */
+#ifndef CLI_PROGRAM_H
+#define CLI_PROGRAM_H
+
+/* Runs a program; what it prints goes to `out`, or to our stderr when that is -1. Its exit status, 127 when it cannot be run. */
+int program_run(const char *const *argv, int out);
+
+#endif

@@ -1,0 +1,220 @@
+"""stage on Polars (stage.py has what it shares with other engines)."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Optional
+
+import polars as pl
+from pyiceberg.table import Table
+
+from sluice.engines import duck, lake, polars_delta, polars_lake, polars_sql, polars_types, stage
+from sluice.engines.common import ONLY_DUCKDB, Job, is_remote
+from sluice.engines.rejects import Rejects
+from sluice.engines.stage import Unreadable, is_lines
+from sluice.report import Failure
+
+_ODD = "sluice_odd"
+
+
+class Stage(stage.Stage):
+    """The rows as lazy frames."""
+
+    def scan_files(self) -> tuple[pl.LazyFrame, duck.Columns]:
+        options = polars_lake.storage_options(self.job)
+        if self.format == "parquet":
+            local = not any(is_remote(f) for f in self.files)
+            union = bool(self.source.get("union_by_name"))
+            hive = all(re.search(r"/[^/=]+=[^/]*/", f) for f in self.files)
+            if not union:
+                self.same_columns()
+            frame = pl.scan_parquet(
+                self.files, hive_partitioning=hive, glob=False, missing_columns="insert" if union else "raise", storage_options=options
+            )
+            columns = self.described("parquet") if local else polars_types.columns_of(frame.collect_schema().items())
+            return _as(frame, columns), columns
+        columns = self.described("json")
+        schema = {n: _json_type(polars_types.to_polars(t, n)) for n, t in columns.items()}
+        frames = [pl.scan_ndjson(f, schema=schema) if is_lines(f) else pl.read_json(f, schema=schema).lazy() for f in self.near().values()]
+        return _as(pl.concat(frames), columns), columns
+
+    def scan_csv(self, names: list[str]) -> pl.LazyFrame:
+        return pl.scan_csv(
+            self.files,
+            schema={n: pl.String() for n in names},
+            has_header=self.source.get("header") is not False,
+            separator=self.source.get("delimiter") or ",",
+            quote_char=self.source.get("quote") or '"',
+            null_values=[""],
+            glob=False,
+            storage_options=polars_lake.storage_options(self.job),
+        )
+
+    def first_record(self, file: str) -> Optional[list[str]]:
+        first = pl.scan_csv(
+            file,
+            has_header=False,
+            infer_schema=False,
+            n_rows=1,
+            separator=self.source.get("delimiter") or ",",
+            quote_char=self.source.get("quote") or '"',
+            raise_if_empty=False,
+            glob=False,
+            truncate_ragged_lines=True,
+            storage_options=polars_lake.storage_options(self.job),
+        ).collect()
+        return None if first.is_empty() else [v or "" for v in first.row(0)]
+
+    def scan_table(self, tables: lake.Lake, table: Table, at: Optional[int]) -> pl.LazyFrame:
+        return polars_lake.frame_of(self.job, table, at)
+
+    def scan_delta(self, path: str, version: int) -> tuple[pl.LazyFrame, duck.Columns]:
+        return polars_delta.frame_of(self.job, path, version)
+
+    def table_rows(self, raw: pl.LazyFrame) -> Any:
+        return raw.collect().to_arrow()
+
+    def good_rows(self, rejects: Rejects, columns: duck.Columns) -> pl.LazyFrame:
+        frame = pl.from_arrow(rejects.good_rows())
+        assert isinstance(frame, pl.DataFrame)
+        return self.counted(_as(frame.lazy(), columns), False)
+
+    def typed(self, raw: pl.LazyFrame, columns: duck.Columns) -> Optional[pl.LazyFrame]:
+        """The rows with the types asked for, those that may be rejects counted; None: Polars cannot tell."""
+        casts, odd = [], []
+        for name, kind in self.types.items():
+            if kind == columns[name]:
+                continue
+            made = _cast(pl.col(name), columns[name], kind, name)
+            if made is None:
+                return None
+            casts.append(made.alias(name))
+            odd.append(pl.col(name).is_not_null() & made.is_null())
+        odd += [pl.col(n).is_null() for n in self.not_null]
+        if self.format == "csv" and columns:
+            odd.append(pl.col(list(columns)[-1]).is_null())  # or its line has too few values
+        frame = raw.with_columns(pl.any_horizontal(odd).alias(_ODD)) if odd else raw
+        frame = frame.with_columns(casts) if casts else frame
+        # Rows are counted as they pass, which no condition or choice of columns gets by: so only where rejects must be found.
+        return self.counted(frame, True) if odd else frame
+
+    def counted(self, frame: pl.LazyFrame, odd: bool) -> pl.LazyFrame:
+        """Counts rows, and odd ones among them, while they pass."""
+
+        def count(batch: pl.DataFrame) -> pl.DataFrame:
+            self.rows_in += batch.height
+            if odd:
+                self.odd += int(batch[_ODD].sum() or 0)
+                batch = batch.drop(_ODD)
+            return batch
+
+        schema = {n: t for n, t in frame.collect_schema().items() if n != _ODD}
+        return frame.map_batches(
+            count,
+            streamable=True,
+            predicate_pushdown=False,
+            projection_pushdown=False,
+            slice_pushdown=False,
+            schema=schema,
+            validate_output_schema=False,
+        )
+
+    # ---- the rows ----
+
+    def selected(self, frame: pl.LazyFrame, names: list[str]) -> pl.LazyFrame:
+        return frame.select(names)
+
+    def renamed(self, frame: pl.LazyFrame, names: dict[str, str]) -> pl.LazyFrame:
+        return frame.rename(names)
+
+    def head(self, frame: pl.LazyFrame, rows: int) -> pl.LazyFrame:
+        return frame.head(rows)
+
+    def query(self, sql: str, key: Optional[str], table: str, frame: Any, columns: duck.Columns, made: duck.Columns) -> pl.LazyFrame:
+        name = ("", "", table)
+        return polars_sql.query(self.job, sql, key, {name: frame}, {name: columns}, made)
+
+    def write(self, frame: pl.LazyFrame, columns: duck.Columns) -> None:
+        compression = self.target.get("compression") or "zstd"
+        os.makedirs(os.path.dirname(self.tmp) or ".", exist_ok=True)
+        if not self.partitions:
+            self._sink(frame, self.tmp, compression)
+            return
+        for name in self.partitions:
+            if name not in columns:
+                raise self.missing("target/partition_by", name, list(columns))
+        os.makedirs(self.tmp, exist_ok=True)
+        self._sink(frame, pl.PartitionBy(self.tmp, key=self.partitions, include_key=True), compression)
+
+    def _sink(self, frame: pl.LazyFrame, target: Any, compression: str) -> None:
+        try:
+            frame.sink_parquet(target, compression=compression, mkdir=True, engine="streaming")
+        except pl.exceptions.ComputeError as e:
+            if self.format != "csv":
+                raise
+            raise Unreadable(str(e)) from e
+
+
+def run(job: Job) -> None:
+    stage.run(Stage(job))
+
+
+def _json_type(kind: Any) -> Any:
+    """Dates and times are texts in JSON."""
+    if isinstance(kind, pl.List):
+        return pl.List(_json_type(kind.inner))
+    if isinstance(kind, pl.Struct):
+        return pl.Struct({f.name: _json_type(f.dtype) for f in kind.fields})
+    return pl.String() if kind.is_temporal() else kind
+
+
+def _as(frame: pl.LazyFrame, columns: duck.Columns) -> pl.LazyFrame:
+    """The frame with these very columns and types."""
+    have = frame.collect_schema()
+    out = []
+    for n, t in columns.items():
+        kind = polars_types.to_polars(t, n)
+        if have[n] == kind:
+            out.append(pl.col(n))
+        elif have[n] == pl.String():
+            made = _cast(pl.col(n), "VARCHAR", t, n)
+            if made is None:
+                raise Failure(f'column "{n}": the polars engine does not read texts as {t}; {ONLY_DUCKDB}')
+            out.append(made.alias(n))
+        else:
+            out.append(pl.col(n).cast(kind, strict=True))
+    return frame.select(out)
+
+
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
+
+
+def _cast(value: pl.Expr, have: str, wanted: str, column: str) -> Optional[pl.Expr]:
+    """The value as DuckDB would cast it, or NULL where that is not certain; None: never certain."""
+    decimal = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", wanted)
+    if have == "VARCHAR":
+        if wanted in _INTEGERS or wanted in ("FLOAT", "DOUBLE"):
+            return value.cast(polars_types.to_polars(wanted, column), strict=False)
+        if wanted == "DATE":
+            return pl.when(value.str.contains(r"^\d{4}-\d{2}-\d{2}$")).then(value).str.to_date("%Y-%m-%d", strict=False)
+        if wanted == "TIMESTAMP":
+            plain = (
+                pl.when(value.str.contains(r"^\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}:\d{2}(\.\d{1,6})?$"))
+                .then(value)
+                .str.replace("T", " ", literal=True)
+            )
+            return plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False, time_unit="us")
+        if wanted == "BOOLEAN":
+            return value.replace_strict({"true": True, "false": False}, default=None, return_dtype=pl.Boolean)
+        if decimal:
+            plain = pl.when(
+                value.str.contains(rf"^[+-]?\d+(\.\d{{1,{decimal.group(2)}}})?$" if decimal.group(2) != "0" else r"^[+-]?\d+$")
+            ).then(value)
+            return plain.cast(polars_types.to_polars(wanted, column), strict=False)
+        return None
+    if have in _INTEGERS and (wanted in _INTEGERS or wanted in ("DOUBLE", "VARCHAR") or decimal):
+        return value.cast(polars_types.to_polars(wanted, column), strict=False)
+    if (have, wanted) in {("FLOAT", "DOUBLE"), ("DATE", "VARCHAR"), ("DATE", "TIMESTAMP")}:
+        return value.cast(polars_types.to_polars(wanted, column), strict=False)
+    return None

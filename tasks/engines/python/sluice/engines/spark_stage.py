@@ -1,0 +1,315 @@
+"""stage on Spark (stage.py has what it shares with other engines)."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import mmap
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from typing import Any, Callable, Optional
+
+from pyiceberg.table import Table
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, Observation
+from pyspark.sql import functions as F
+
+from sluice.engines import duck, lake, s3_files, spark_delta, spark_dialect, spark_files, spark_hudi, spark_lake, spark_types, stage
+from sluice.engines.common import ONLY_DUCKDB, is_remote
+from sluice.engines.rejects import Rejects
+from sluice.engines.spark_errors import folded
+from sluice.engines.spark_types import column
+from sluice.engines.spark_work import Work
+from sluice.engines.stage import Unreadable, is_lines
+from sluice.report import Failure
+
+_TORN = "sluice_torn"  # the text of a record that does not have as many values as there are columns
+_INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
+_RANGES = {"UTINYINT": 2**8, "USMALLINT": 2**16, "UINTEGER": 2**32}
+_CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4_raw", "uncompressed": "none", "none": "none"}
+_SMALL = 64 << 20  # bytes of a source that one task reads and writes
+
+
+class Stage(stage.Stage):
+    """The rows as frames."""
+
+    def __init__(self, work: Work) -> None:
+        super().__init__(work.job)
+        self.work = work
+        self.seen: Optional[Observation] = None
+        self.count: Callable[[], dict[str, Any]] = dict  # the same by another pass
+
+    # ---- the source ----
+
+    def scan_csv(self, names: list[str]) -> DataFrame:
+        if (self.source.get("compression") or "auto") not in ("auto", "none") and not all(
+            f.endswith((".gz", ".zst", ".bz2")) for f in self.files
+        ):
+            raise Failure(f"Spark tells compressed files by their names (.gz, .zst, .bz2); {ONLY_DUCKDB}")
+        quote = self.source.get("quote") or '"'
+        reader = (
+            self.work.spark.read.schema(", ".join(f"{spark_types.name(n)} string" for n in [*names, _TORN]))
+            .option("header", str(self.source.get("header") is not False).lower())
+            .option("sep", self.source.get("delimiter") or ",")
+            .option("quote", quote)
+            .option("escape", quote)
+            .option("mode", "PERMISSIVE")
+            .option("columnNameOfCorruptRecord", _TORN)
+            .option("recursiveFileLookup", "true")
+            .option("maxColumns", str(len(names) + 20480))
+        )
+        quoted = any(is_remote(f) or not _is_plain(f, quote) for f in self.files)
+        if quoted:  # a line's end may be part of a value, so a file is read by one task
+            reader = reader.option("multiLine", "true")
+        frame = reader.csv([spark_files.address(f) for f in self.files])
+        if not quoted:
+            return frame
+        empty = [F.when(column(n) != "", column(n)).alias(n) for n in names]
+        return frame.select(*empty, _TORN)
+
+    def first_record(self, file: str) -> Optional[list[str]]:
+        delimiter, quote = self.source.get("delimiter") or ",", self.source.get("quote") or '"'
+        if is_remote(file):
+            with s3_files.store(self.job).open_input_stream(s3_files.key_of(file), compression="detect") as raw:
+                return _first(io.TextIOWrapper(raw, "utf-8-sig", newline="", errors="replace"), delimiter, quote)
+        if file.endswith((".zst", ".bz2")):
+            lines = [row[0] for row in self.work.spark.read.text(spark_files.address(file)).limit(1).collect()]
+            return _first(lines, delimiter, quote)
+        opened = gzip.open if file.endswith(".gz") else open
+        with opened(file, "rt", encoding="utf-8-sig", newline="", errors="replace") as f:
+            return _first(f, delimiter, quote)
+
+    def scan_files(self) -> tuple[DataFrame, duck.Columns]:
+        if self.format == "parquet":
+            return self._scan_parquet(not any(is_remote(f) for f in self.files))
+        columns = self.described("json")
+        schema = ", ".join(f"{spark_types.name(n)} {_json_type(spark_types.to_spark(t, n))}" for n, t in columns.items())
+        frames = []
+        for f in self.near().values():
+            reader = self.work.spark.read.schema(f"{schema}, {_TORN} string").option("columnNameOfCorruptRecord", _TORN)
+            frames.append(reader.option("multiLine", str(not is_lines(f)).lower()).json(spark_files.address(f)))
+        frame = frames[0]
+        for other in frames[1:]:
+            frame = frame.unionAll(other)
+        return frame.select(*_as(frame, columns), _TORN), columns
+
+    def _scan_parquet(self, local: bool) -> tuple[DataFrame, duck.Columns]:
+        union = bool(self.source.get("union_by_name"))
+        if not union:
+            self.same_columns()
+        reader = self.work.spark.read.option("mergeSchema", str(union).lower())
+        base = _base_of(self.files)
+        reader = reader.option("basePath", spark_files.address(base)) if base else reader.option("recursiveFileLookup", "true")
+        frame = reader.parquet(*map(spark_files.address, self.files))
+        columns = self.described("parquet") if local else spark_types.columns_of(frame)
+        return frame.select(*_as(frame, columns)), columns
+
+    def scan_table(self, tables: lake.Lake, table: Table, at: Optional[int]) -> DataFrame:
+        return spark_lake.frame_of(self.work, table, at)
+
+    def scan_delta(self, path: str, version: int) -> tuple[DataFrame, duck.Columns]:
+        frame = spark_delta.frame_of(self.work, path, version)
+        return frame, spark_types.columns_of(frame)
+
+    def scan_hudi(self, path: str) -> tuple[DataFrame, duck.Columns]:
+        frame = spark_hudi.frame_of(self.work, spark_hudi.folder_of(self.work, path, "source/path"), "source/path")
+        return frame, spark_types.columns_of(frame)
+
+    def table_rows(self, raw: DataFrame) -> Any:
+        return raw.toArrow()
+
+    def good_rows(self, rejects: Rejects, columns: duck.Columns) -> DataFrame:
+        path = os.path.join(self.job.scratch, "good.parquet")
+        rejects.keep_good_rows(path)
+        frame, have = spark_files.parquet(self.work, [path])
+        return self._counted(frame.select(*_as(frame, {n: columns[n] for n in have})), F.lit(0))
+
+    # ---- types ----
+
+    def typed(self, raw: DataFrame, columns: duck.Columns) -> Optional[DataFrame]:
+        if _TORN not in raw.columns and self.format != "csv" and not self.not_null and all(columns[n] == t for n, t in self.types.items()):
+            return raw  # not counted, which no condition gets by: so row groups are skipped
+        odd = F.lit(False)
+        picked = []
+        for name, have in columns.items():
+            value = column(name)
+            kind = self.types.get(name, have)
+            if kind != have:
+                made = _cast(value, have, kind, name)
+                if made is None:
+                    return None
+                odd = odd | (value.isNotNull() & made.isNull())
+                picked.append(made.alias(name))
+            else:
+                picked.append(value)
+            if have == "VARCHAR" and self.format == "csv":
+                odd = odd | F.coalesce(value.contains("\ufffd"), F.lit(False))  # bytes that are no UTF-8
+        for name in self.not_null:
+            odd = odd | column(name).isNull()
+        if _TORN in raw.columns:
+            odd = odd | F.col(_TORN).isNotNull()
+        return self._counted(raw.select(*picked, odd.alias("sluice_odd")), F.count_if("sluice_odd")).drop("sluice_odd")
+
+    def _counted(self, frame: DataFrame, odd: Column) -> DataFrame:
+        """Rows are counted as they pass, before any condition."""
+        self.seen = Observation()
+        counts = [F.count(F.lit(1)).alias("rows"), (odd if odd is not None else F.lit(0)).alias("odd")]
+        if "sluice_odd" not in frame.columns:
+            counts = counts[:1]
+        # Of records each column is asked for: their reader looks at no others.
+        whole = [
+            F.count(column(n)).alias(f"sluice_{i}")
+            for i, n in enumerate(frame.columns)
+            if self.format in ("csv", "json") and n != "sluice_odd"
+        ]
+        self.count = lambda: frame.agg(*counts, *whole).collect()[0].asDict()
+        return frame.observe(self.seen, *counts)
+
+    # ---- the rows ----
+
+    def selected(self, frame: DataFrame, names: list[str]) -> DataFrame:
+        return frame.select(*map(column, names))
+
+    def renamed(self, frame: DataFrame, names: dict[str, str]) -> DataFrame:
+        return frame.select(*(column(n).alias(names.get(n, n)) for n in frame.columns))
+
+    def head(self, frame: DataFrame, rows: int) -> DataFrame:
+        return frame.limit(rows)
+
+    def query(self, sql: str, key: Optional[str], table: str, frame: Any, columns: duck.Columns, made: duck.Columns) -> DataFrame:
+        name = ("", "", table)
+        return spark_dialect.query(self.work, sql, key, {name: frame}, {name: columns}, made)
+
+    def write(self, frame: DataFrame, columns: duck.Columns) -> None:
+        compression = self.target.get("compression") or "zstd"
+        for name in self.partitions:
+            if name not in columns:
+                raise self.missing("target/partition_by", name, list(columns))
+        folder = self.tmp + ".parts"
+        try:
+            self._write(frame, folder, _CODECS.get(compression, compression))
+        except PySparkException as e:
+            raise Unreadable(folded(e)) from e
+        if self.seen is not None:
+            counts = self.seen.get or self.count()  # views of Spark Connect do not hand on what is observed
+            self.rows_in, self.odd = int(counts["rows"]), int(counts.get("odd") or 0)
+        if self.partitions:
+            self._name_partitions(folder)
+            os.rename(folder, self.tmp)
+            return
+        (part,) = [f for f in os.listdir(folder) if f.endswith(".parquet")]
+        os.rename(os.path.join(folder, part), self.tmp)
+        shutil.rmtree(folder)
+
+    def _write(self, frame: DataFrame, folder: str, compression: str) -> None:
+        os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
+        if self.partitions:
+            keys = [column(n).alias(f"sluice_{i}") for i, n in enumerate(self.partitions)]
+            names = [f"sluice_{i}" for i in range(len(keys))]
+            parts = frame.select("*", *keys).repartition(*names)
+            parts.write.option("compression", compression).partitionBy(*names).parquet(spark_files.address(folder))
+            return
+        # One file; one task keeps the order of the rows, several are faster where that is nobody's wish.
+        large = self.bytes_in > _SMALL and not self.spec.get("sql") and self.spec.get("limit") is None
+        whole = frame.repartition(1) if large else frame.coalesce(1)
+        whole.write.option("compression", compression).parquet(spark_files.address(folder))
+
+    def _name_partitions(self, folder: str) -> None:
+        """Columns stay in the files, so Spark partitioned by copies of them; folders get the columns' names."""
+        os.unlink(os.path.join(folder, "_SUCCESS"))
+        for at, _, names in os.walk(folder, topdown=False):
+            for name in names:
+                if not name.endswith(".parquet"):
+                    os.unlink(os.path.join(at, name))
+            found = re.match(r"sluice_(\d+)=", os.path.basename(at))
+            if found and at != folder:
+                value = os.path.basename(at)[found.end() :]
+                os.rename(at, os.path.join(os.path.dirname(at), f"{self.partitions[int(found.group(1))]}={value}"))
+
+    def forget(self) -> None:
+        super().forget()
+        if os.path.isdir(self.tmp + ".parts"):
+            shutil.rmtree(self.tmp + ".parts")
+
+
+def run(work: Work) -> None:
+    stage.run(Stage(work))
+
+
+def _first(lines: Iterable[str], delimiter: str, quote: str) -> Optional[list[str]]:
+    return next(csv.reader(lines, delimiter=delimiter, quotechar=quote), None)
+
+
+def _is_plain(file: str, quote: str) -> bool:
+    """Is there no quote in the file? Then each line is a record."""
+    if file.endswith((".gz", ".zst", ".bz2")):
+        return False
+    if not os.path.getsize(file):
+        return True
+    with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
+        return m.find(quote.encode()) < 0
+
+
+def _base_of(files: list[str]) -> Optional[str]:
+    """The folder above the first partition's, where all files lie in partitions."""
+    if not all(re.search(r"/[^/=]+=[^/]*/", f) for f in files) or len({is_remote(f) for f in files}) > 1:
+        return None
+    scheme = "s3:/" if is_remote(files[0]) else ""
+    return scheme + os.path.commonpath([re.split(r"/[^/=]+=[^/]*/", f[len(scheme) :], maxsplit=1)[0] for f in files])
+
+
+def _json_type(kind: str) -> str:
+    """Dates and times are texts in JSON."""
+    return re.sub(r"timestamp_ntz|timestamp|date", "string", kind)
+
+
+def _as(frame: DataFrame, columns: duck.Columns) -> list[Column]:
+    """The columns with these very types."""
+    have = spark_types.columns_of(frame)
+    out = []
+    for n, t in columns.items():
+        made: Optional[Column] = column(n)
+        mine = next((h for h in have if h.lower() == n.lower()), n)
+        if have.get(mine) != t:
+            made = _cast(column(n), "VARCHAR", t, n) if have.get(mine) == "VARCHAR" else column(n).cast(spark_types.to_spark(t, n))
+        if made is None:
+            raise Failure(f'column "{n}": the spark engine does not read texts as {t}; {ONLY_DUCKDB}')
+        out.append(made.alias(n))
+    return out
+
+
+def _cast(value: Column, have: str, wanted: str, name: str) -> Optional[Column]:
+    """The value as DuckDB would cast it, or NULL where that is not certain; None: never certain."""
+    kind = spark_types.to_spark(wanted, name)
+    decimal = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", wanted)
+    if have == "VARCHAR":
+        pattern = _pattern(wanted, decimal)
+        if pattern is None:
+            return None
+        made = F.when(value.rlike(pattern), value).try_cast(kind)
+        return F.when((made >= 0) & (made < _RANGES[wanted]), made) if wanted in _RANGES else made
+    if have in _INTEGERS and (wanted in _INTEGERS - {*_RANGES, "UBIGINT"} or wanted in ("DOUBLE", "VARCHAR") or decimal):
+        return value.try_cast(kind)
+    if (have, wanted) in {("FLOAT", "DOUBLE"), ("DATE", "VARCHAR"), ("DATE", "TIMESTAMP")}:
+        return value.try_cast(kind)
+    return None
+
+
+def _pattern(wanted: str, decimal: Optional[re.Match[str]]) -> Optional[str]:
+    """What a text must look like for both engines to read the same from it."""
+    if wanted in _INTEGERS:
+        return r"^-?[0-9]{1,20}$"
+    if wanted in ("FLOAT", "DOUBLE"):
+        return r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+    if wanted == "DATE":
+        return r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+    if wanted == "TIMESTAMP":
+        return r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[ T][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?$"
+    if wanted == "BOOLEAN":
+        return r"^(true|false)$"
+    if decimal:
+        return rf"^-?[0-9]+(\.[0-9]{{1,{decimal.group(2)}}})?$" if decimal.group(2) != "0" else r"^-?[0-9]+$"
+    return None

@@ -1,0 +1,83 @@
+"""What Spark tells of an attempt's session: how it is, as the output `session`, and how much it has read, as Spark's own page says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import time
+import urllib.request
+from typing import Any, Optional
+
+from sluice.engines.common import Job, is_remote
+
+_ANSWER_S = 5.0
+_PATIENCE_S = 2.0  # seconds in which the page has heard that a job is done
+_LOOK_S = 0.02
+
+
+def info(spark: Any, page: Optional[str]) -> dict[str, Any]:
+    """The session as a value of JSON; what is not known is null."""
+    master = spark.conf.get("spark.master", None)
+    return {
+        "active": True,
+        "app_name": spark.conf.get("spark.app.name", None),
+        "spark_version": spark.version,
+        "master": master,
+        "ui_web_url": page,
+        "default_parallelism": _parallelism(master or "", spark.conf.get("spark.default.parallelism", None)),
+    }
+
+
+def _parallelism(master: str, given: Optional[str]) -> Optional[int]:
+    """As Spark decides it on this machine; a cluster's is that of its executors, which come and go."""
+    if given:
+        return int(given)
+    found = re.fullmatch(r"local\[(\*|\d+)\]", master)
+    if found is None:
+        return None
+    return os.cpu_count() if found.group(1) == "*" else int(found.group(1))
+
+
+def tags(job: Job) -> tuple[str, str]:
+    """What all that the attempt has Spark do is marked with: its run, and the attempt itself."""
+    return f"sluice-run={job.run_id}", f"sluice-attempt={job.run_id}.{job.task_id}.{job.attempt}"
+
+
+def counts_reads(job: Job) -> bool:
+    """Does Spark count what the task reads? Of local files, read by the threads of its tasks; others are read by threads of their own."""
+    source = job.spec.get("source")
+    if job.doc.get("type") != "stage" or not isinstance(source, dict) or source.get("format") not in (None, "csv", "json", "parquet"):
+        return False
+    given = source.get("path")
+    return not any(is_remote(str(p)) for p in (given if isinstance(given, list) else [given]))
+
+
+def bytes_read(page: Optional[str], application: str, tag: str) -> Optional[int]:
+    """What the jobs with this tag have read of files and tables; None where there is no page, or it does not say."""
+    if not page:
+        return None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        jobs = _jobs(page, application, tag)
+        stages = {s for j in jobs for s in j["stageIds"]}
+        read: int = sum(s["inputBytes"] for s in _ask(page, application, "stages") if s["stageId"] in stages)
+        return read
+    return None
+
+
+def _jobs(page: str, application: str, tag: str) -> list[dict[str, Any]]:
+    """The page hears of a job's end a little later than who waits for it, and of the tasks before that."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        jobs = [j for j in _ask(page, application, "jobs") if any(t.endswith(tag) for t in j.get("jobTags") or ())]
+        if all(j["status"] != "RUNNING" for j in jobs) or time.monotonic() > deadline:
+            return jobs
+        time.sleep(_LOOK_S)
+
+
+def _ask(page: str, application: str, what: str) -> list[dict[str, Any]]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{page}/api/v1/applications/{application}/{what}", timeout=_ANSWER_S) as answer:
+        told: list[dict[str, Any]] = json.load(answer)
+        return told
