@@ -1,6 +1,7 @@
 /*
  * The nursery process. One thread, one poll loop, no database, no secrets kept: a spawn request is parsed, forked and
- * forgotten. libduckdb and its extensions are mapped before the first fork, so native children start warm.
+ * forgotten (when a spare was given it: as soon as that has read it). libduckdb and its extensions are mapped before the first
+ * fork, so native children start warm.
  */
 #include "scheduler/nursery.h"
 
@@ -51,6 +52,9 @@ struct child {
 	mono_us started;
 	struct oom_mark born;
 	json_t *exit; /* the "exited" message, kept until acknowledged */
+	json_t *msg;  /* the request, until the spare that was given it has read it; NULL: it has, or was none */
+	int given;    /* with `msg`: hangs up then */
+	bool unread;  /* it hung up because it died, and never read it */
 };
 
 struct nest {
@@ -66,6 +70,8 @@ struct nest {
 	struct spawner spawner;
 	struct list kinds; /* of spares; the native one is always there */
 	struct spares *native;
+	struct pollfd *fds; /* scratch of the loop */
+	size_t fds_cap;
 };
 
 char *
@@ -105,9 +111,33 @@ nest_find(struct nest *n, const char *key)
 	return NULL;
 }
 
+/* Its process has the request, or shall not have it any more. */
+static void
+child_forget_request(struct child *c)
+{
+	if (c->msg == NULL)
+		return;
+	json_decref(c->msg);
+	c->msg = NULL;
+	c->unread = false;
+	close(c->given);
+}
+
+/* The descriptor has hung up, which tells once why. */
+static void
+child_hung_up(struct child *c)
+{
+	if (c->msg == NULL || c->unread)
+		return;
+	c->unread = spare_unread(c->given);
+	if (!c->unread)
+		child_forget_request(c);
+}
+
 static void
 child_free(struct child *c)
 {
+	child_forget_request(c);
 	list_remove(&c->node);
 	json_decref(c->exit);
 	free(c->key);
@@ -163,36 +193,32 @@ nest_drop_spares(struct nest *n)
 
 /* Starts what the message says: a spare becomes it, or a process is made. */
 static pid_t
-nest_start(struct spawn *sp, struct spares *kind, const json_t *msg)
+child_start(struct child *c, struct spawn *sp, json_t *msg)
 {
 	json_t *argv = json_object_get(msg, "argv"), *doc = json_object_get(msg, "doc"), *env = json_object_get(msg, "env");
 	pid_t pid;
 
-	if (kind == NULL)
+	if (c->kind == NULL)
 		return spawn_program(sp, argv, env);
-	spares_want(kind);
-	pid = spares_take(kind, doc, env, sp->cwd, sp->log_fd, sp->report_fd);
-	if (pid > 0)
+	spares_want(c->kind);
+	pid = spares_take(c->kind, doc, env, sp->cwd, sp->log_fd, sp->report_fd, &c->given);
+	if (pid > 0) {
+		c->msg = json_incref(msg);
 		return pid;
-	return kind->python ? spawn_python(sp, kind->python, doc, env) : spawn_native(sp, doc, env);
+	}
+	return c->kind->python ? spawn_python(sp, c->kind->python, doc, env) : spawn_native(sp, doc, env);
 }
 
+/* Gives the child its process, and says so. */
 static void
-nest_spawn(struct nest *n, json_t *msg)
+nest_start(struct nest *n, struct child *c, json_t *msg)
 {
-	const char *key = json_string_value(json_object_get(msg, "key")), *dir = json_string_value(json_object_get(msg, "dir"));
+	const char *dir = json_string_value(json_object_get(msg, "dir"));
 	struct spawn sp = {
 		.by = &n->spawner, .cwd = json_string_value(json_object_get(msg, "cwd")), .log_fd = -1, .report_fd = -1
 	};
-	struct spares *kind = nest_kind(n, msg);
-	struct child *c = nest_find(n, key);
-	pid_t pid = -1;
 
-	if (c) { /* asked twice: tell again what is */
-		nest_send(n, c->exit ? json_incref(c->exit)
-				     : json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)c->pid));
-		return;
-	}
+	c->pid = -1;
 	sp.log_fd = open_append(dir, "log");
 	sp.report_fd = open_append(dir, "report");
 	if (sp.log_fd < 0 || sp.report_fd < 0) {
@@ -203,33 +229,46 @@ nest_spawn(struct nest *n, json_t *msg)
 		sp.why = xasprintf("cannot write the log in %s: %s", dir, strerror(sp.no));
 	} else {
 		FAULT("nursery.fork.before");
-		pid = nest_start(&sp, kind, msg);
+		c->pid = child_start(c, &sp, msg);
 		/* Shadows and comparisons step behind what somebody waits for. */
-		if (pid > 0 && json_is_true(json_object_get(msg, "behind")))
-			setpriority(PRIO_PGRP, (id_t)pid, NICE);
+		if (c->pid > 0 && json_is_true(json_object_get(msg, "behind")))
+			setpriority(PRIO_PGRP, (id_t)c->pid, NICE);
 		FAULT("nursery.fork.after");
-		if (pid < 0)
+		if (c->pid < 0)
 			nest_drop_spares(n); /* they take what is short */
 	}
 	if (sp.log_fd >= 0)
 		close(sp.log_fd);
 	if (sp.report_fd >= 0)
 		close(sp.report_fd);
-	c = xcalloc(1, sizeof(*c));
-	c->key = xstrdup(key);
-	c->pid = pid;
-	c->alive = pid > 0;
-	c->kind = kind;
+	c->alive = c->pid > 0;
 	c->started = clock_mono();
 	c->born = oom_mark(&n->oom);
-	list_append(&n->children, &c->node);
-	if (pid < 0) {
-		c->exit = json_pack("{s:s,s:s,s:s,s:i}", "ev", "spawn_failed", "key", key, "error", sp.why, "errno", sp.no);
+	if (c->pid < 0) {
+		c->exit = json_pack("{s:s,s:s,s:s,s:i}", "ev", "spawn_failed", "key", c->key, "error", sp.why, "errno", sp.no);
 		nest_send(n, json_incref(c->exit));
 	} else {
-		nest_send(n, json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)pid));
+		nest_send(n, json_pack("{s:s,s:s,s:i}", "ev", "started", "key", c->key, "pid", (int)c->pid));
 	}
 	free(sp.why);
+}
+
+static void
+nest_spawn(struct nest *n, json_t *msg)
+{
+	const char *key = json_string_value(json_object_get(msg, "key"));
+	struct child *c = nest_find(n, key);
+
+	if (c) { /* asked twice: tell again what is */
+		nest_send(n, c->exit ? json_incref(c->exit)
+				     : json_pack("{s:s,s:s,s:i}", "ev", "started", "key", key, "pid", (int)c->pid));
+		return;
+	}
+	c = xcalloc(1, sizeof(*c));
+	c->key = xstrdup(key);
+	c->kind = nest_kind(n, msg);
+	list_append(&n->children, &c->node);
+	nest_start(n, c, msg);
 }
 
 /* Its files are made while the daemon still waits for the commit: opening them again is quick. What fails now is said then. */
@@ -304,6 +343,17 @@ nest_spare_ended(struct nest *n, pid_t pid)
 	return false;
 }
 
+/* A spare was killed while it waited, and then given an attempt, of which it never knew. */
+static void
+nest_start_again(struct nest *n, struct child *c)
+{
+	json_t *msg = json_incref(c->msg);
+
+	child_forget_request(c);
+	nest_start(n, c, msg);
+	json_decref(msg);
+}
+
 /* Collects every child that ended; strangers are grandchildren that came to us as subreaper. */
 static void
 nest_reap(struct nest *n)
@@ -332,6 +382,11 @@ nest_reap(struct nest *n)
 			if (c->pid != pid || !c->alive)
 				continue;
 			c->alive = false;
+			child_hung_up(c);
+			if (c->unread) {
+				nest_start_again(n, c);
+				continue;
+			}
 			FAULT("nursery.exit.before");
 			c->exit = json_pack("{s:s,s:s,s:i,s:i,s:I,s:I,s:I,s:I,s:I}", "ev", "exited", "key", c->key, "pid",
 					    (int)pid, "status", status, "at", (json_int_t)clock_wall(), "wall_us",
@@ -374,6 +429,7 @@ nest_message(struct nest *n, const char *line, size_t len)
 		if (c && c->alive) {
 			int sig = (int)json_integer_value(json_object_get(msg, "sig"));
 
+			child_forget_request(c); /* it ends, whether it has begun or not */
 			c->killed = c->killed || sig == SIGKILL;
 			kill(-c->pid, sig);
 		}
@@ -515,29 +571,71 @@ nest_patience(struct nest *n)
 	return ms;
 }
 
+#define FDS 3 /* of the nursery's own */
+
+/* What the loop waits for: its own descriptors, then those of spares that have not read yet what they were given. */
+static size_t
+nest_fds(struct nest *n)
+{
+	size_t nfds = FDS;
+
+	LIST_FOR_EACH (it, &n->children)
+		nfds += LIST_ENTRY(it, struct child, node)->msg != NULL;
+	if (nfds > n->fds_cap) {
+		n->fds_cap = nfds * 2;
+		n->fds = xrealloc(n->fds, n->fds_cap * sizeof(*n->fds));
+	}
+	n->fds[0] = (struct pollfd){ .fd = n->signal_fd, .events = POLLIN };
+	n->fds[1] = (struct pollfd){ .fd = n->deaf ? -1 : n->listen_fd, .events = POLLIN };
+	n->fds[2] = (struct pollfd){ .fd = n->conn, .events = (short)(POLLIN | (n->out.len ? POLLOUT : 0)) };
+	nfds = FDS;
+	LIST_FOR_EACH (it, &n->children) {
+		struct child *c = LIST_ENTRY(it, struct child, node);
+
+		if (c->msg)
+			n->fds[nfds++] = (struct pollfd){ .fd = c->unread ? -1 : c->given };
+	}
+	return nfds;
+}
+
+/* The children are as nest_fds saw them. */
+static void
+nest_hung_up(struct nest *n)
+{
+	size_t at = FDS;
+
+	LIST_FOR_EACH (it, &n->children) {
+		struct child *c = LIST_ENTRY(it, struct child, node);
+
+		if (c->msg && n->fds[at++].revents)
+			child_hung_up(c);
+	}
+}
+
 static void
 nest_loop(struct nest *n)
 {
 	int ready;
 
 	for (;;) {
-		struct pollfd fds[3] = { { .fd = n->signal_fd, .events = POLLIN },
-					 { .fd = n->deaf ? -1 : n->listen_fd, .events = POLLIN },
-					 { .fd = n->conn, .events = (short)(POLLIN | (n->out.len ? POLLOUT : 0)) } };
+		size_t nfds = nest_fds(n);
 
 		if (n->stopping && list_empty(&n->children) && n->out.len == 0)
 			return;
-		ready = poll(fds, 3, nest_patience(n));
+		ready = poll(n->fds, nfds, nest_patience(n));
 		n->deaf = false;
 		if (ready < 0 && errno != EINTR)
 			die("nursery: poll: %s", strerror(errno));
+		if (ready < 0)
+			continue;
+		nest_hung_up(n);
 		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && nest_running(n, NULL) == 0)
 			return;
-		if (fds[0].revents)
+		if (n->fds[0].revents)
 			nest_reap(n);
-		if (fds[2].revents & (POLLIN | POLLHUP | POLLERR))
+		if (n->fds[2].revents & (POLLIN | POLLHUP | POLLERR))
 			nest_read(n);
-		if (fds[1].revents)
+		if (n->fds[1].revents)
 			nest_accept(n);
 		while (n->conn >= 0 && n->out.len) {
 			ssize_t sent = send(n->conn, n->out.s, n->out.len, MSG_NOSIGNAL);
@@ -602,6 +700,7 @@ nursery_main(const char *home, const char *libdir)
 	nest_loop(&n);
 	while (!list_empty(&n.kinds))
 		spares_free(LIST_ENTRY(n.kinds.next, struct spares, node));
+	free(n.fds);
 	unlink(n.socket);
 	free(n.socket);
 	buf_release(&n.in);

@@ -65,7 +65,8 @@ spare_forget(struct spares *s, struct spare *sp)
 {
 	list_remove(&sp->node);
 	s->count--;
-	close(sp->fd);
+	if (sp->fd >= 0)
+		close(sp->fd);
 	free(sp);
 }
 
@@ -277,7 +278,7 @@ spare_message(const struct spares *s, const json_t *doc, const json_t *env, cons
 }
 
 pid_t
-spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *cwd, int log_fd, int report_fd)
+spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *cwd, int log_fd, int report_fd, int *given)
 {
 	char *text = list_empty(&s->waiting) ? NULL : spare_message(s, doc, env, cwd);
 	int fds[2] = { log_fd, report_fd };
@@ -292,6 +293,8 @@ spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *
 		if (!spare_ready(s, sp) || !send_fds(sp->fd, text, len, fds, 2))
 			continue;
 		pid = sp->pid;
+		*given = sp->fd;
+		sp->fd = -1;
 		s->failures = 0;
 		spare_forget(s, sp);
 	}
@@ -299,6 +302,15 @@ spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *
 		explicit_bzero(text, len);
 	free(text);
 	return pid;
+}
+
+bool
+spare_unread(int given)
+{
+	char c;
+
+	/* unix(7): the end that is left is told so when the other was closed with something unread. */
+	return recv(given, &c, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET;
 }
 
 static void

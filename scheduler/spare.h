@@ -41,9 +41,12 @@ bool spares_are(const struct spares *s, const char *python, const char *engine);
 void spares_want(struct spares *s);
 /*
  * Makes a spare the attempt's process, which then runs `doc` in `cwd` with these descriptors as its log and report. Returns its
- * process id, or 0 when the task needs a process of its own or no spare is there.
+ * process id, and in `*given` a descriptor that hangs up when it has read that, or has died; or 0 when the task needs a process
+ * of its own or no spare is there. The caller closes `*given`.
  */
-pid_t spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *cwd, int log_fd, int report_fd);
+pid_t spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *cwd, int log_fd, int report_fd, int *given);
+/* Of a spare that has ended: did it die before it had read what it was given? Then nothing of the attempt has begun. */
+bool spare_unread(int given);
 /* Was this process, which has ended, a spare or the server? It is forgotten. */
 bool spares_ended(struct spares *s, pid_t pid);
 /*

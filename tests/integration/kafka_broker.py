@@ -115,7 +115,7 @@ class Kafka:
     def producer(self, **config):
         from confluent_kafka import Producer
 
-        return Producer({"bootstrap.servers": self.address, "linger.ms": 0, **config})
+        return Producer({"bootstrap.servers": self.address, "linger.ms": 0, "log_level": 0, **config})
 
     def send(self, name, values, partition=0, keys=None, **kw):
         """Values as they are: bytes and None; anything else as JSON."""

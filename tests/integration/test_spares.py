@@ -40,6 +40,23 @@ def run(daemon, name, sql=QUICK, keys="", top=""):
     return daemon.post(f"/api/v1/flows/{name}/runs")
 
 
+def handed_over(daemon):
+    """The run of a task that was given to one of these spares, of which none reads."""
+    stopped = warm(daemon)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    daemon.flow("later", "id: later\ntasks: [{id: c, type: command, command: ['true']}]\n")
+    began = run(daemon, "late")
+    wait_until(lambda: daemon.run(began["id"])["tasks"][0]["state"] == "running", "the attempt")
+    assert daemon.trigger("later")["state"] == "success"  # the nursery takes its messages in their order
+    return began["id"], stopped
+
+
+def pending(pid, sig):
+    line = next(x for x in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("ShdPnd:"))
+    return int(line.split()[1], 16) >> (sig - 1) & 1
+
+
 def warm(daemon):
     """After a native task there are spares."""
     ended = daemon.ended(run(daemon, "quick")["id"])
@@ -79,6 +96,24 @@ def test_a_dead_spare_is_nobody(daemon):
         os.kill(pid, signal.SIGKILL)
     ended = daemon.ended(run(daemon, "again")["id"])
     assert ended["state"] == "success" and len(task_of(ended, "ask")["attempts"]) == 1, why(ended)
+
+
+def test_a_spare_that_dies_before_it_reads_has_begun_nothing(daemon):
+    late, stopped = handed_over(daemon)
+    for pid in stopped:
+        os.kill(pid, signal.SIGKILL)
+    ended = daemon.ended(late)
+    assert ended["state"] == "success" and len(task_of(ended, "ask")["attempts"]) == 1, why(ended)
+
+
+def test_a_spare_that_is_cancelled_before_it_reads_is_not_started_again(daemon):
+    late, stopped = handed_over(daemon)
+    daemon.post(f"/api/v1/runs/{late}/cancel")
+    wait_until(lambda: any(pending(pid, signal.SIGTERM) for pid in stopped), "the signal")
+    for pid in stopped:
+        os.kill(pid, signal.SIGCONT)
+    ended = daemon.ended(late)
+    assert ended["state"] == "cancelled" and len(task_of(ended, "ask")["attempts"]) == 1, why(ended)
 
 
 def test_settings_of_the_engine_are_made(daemon):
