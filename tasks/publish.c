@@ -207,7 +207,7 @@ publish_files(struct context *cx, const json_t *path)
 	if (rc == 0) {
 		w.query = query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = %s)", list.s,
 					    add ? "true, union_by_name = true" : "false");
-		w.add_files = add ? list.s : NULL;
+		w.files_from = list.s;
 		rc = write_table(cx, &w);
 	}
 	if (rc == 0 && !add)

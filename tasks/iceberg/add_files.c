@@ -13,7 +13,6 @@
 #include "tasks/folders.h"
 #include "tasks/iceberg/partition.h"
 #include "tasks/iceberg/rest.h"
-#include "tasks/iceberg/values.h"
 #include "tasks/iceberg/write_int.h"
 
 #define MAPPING "schema.name-mapping.default"
@@ -63,70 +62,6 @@ place_file(struct writer *wr, struct data_file *f)
 	return rc;
 }
 
-/* The least or greatest of a column's values over the row groups, or NULL when one is not known. */
-static json_t *
-extreme(const char *type, const json_t *values, int sign)
-{
-	json_t *value, *best = NULL;
-	struct buf a = BUF_INIT, b = BUF_INIT;
-	size_t i;
-
-	json_array_foreach (values, i, value) {
-		buf_clear(&a);
-		if (!json_is_string(value) ||
-		    !value_bytes(type, json_string_value(value), json_string_length(value), VALUE_EXACT, &a)) {
-			best = NULL;
-			break;
-		}
-		if (best && sign * value_compare(type, &a, &b) <= 0)
-			continue;
-		best = value;
-		buf_clear(&b);
-		buf_add(&b, a.s, a.len);
-	}
-	buf_release(&a);
-	buf_release(&b);
-	return best;
-}
-
-static void
-set_text(json_t *object, const char *key, const json_t *number)
-{
-	if (json_is_integer(number))
-		json_object_set_new(object, key, json_sprintf("%lld", (long long)json_integer_value(number)));
-}
-
-/* One line of the footers: file, column, values, nulls, bytes, least and greatest of each row group, rows. */
-static void
-note_column(struct writer *wr, struct data_file *f, const json_t *row)
-{
-	const char *name = json_string_value(json_array_get(row, 1));
-	json_t *stats = json_object(), *field, *v;
-	struct buf path = BUF_INIT;
-	size_t i;
-
-	f->rows = json_integer_value(json_array_get(row, 7));
-	buf_add_sql_name(&path, name);
-	set_text(stats, "num_values", json_array_get(row, 2));
-	set_text(stats, "null_count", json_array_get(row, 3));
-	set_text(stats, "column_size_bytes", json_array_get(row, 4));
-	json_array_foreach (wr->fields, i, field) {
-		const char *type = json_string_value(json_object_get(field, "type"));
-
-		/* Of text a writer may have kept a part only, and NaN makes a bound of floats doubtful. */
-		if (strcmp(json_string_value(json_object_get(field, "name")), name) != 0 || type == NULL ||
-		    (strcmp(type, "int") != 0 && strcmp(type, "long") != 0 && strcmp(type, "date") != 0 &&
-		     strncmp(type, "timestamp", 9) != 0 && strncmp(type, "decimal", 7) != 0))
-			continue;
-		if ((v = extreme(type, json_array_get(row, 5), -1)))
-			json_object_set(stats, "min", v);
-		if ((v = extreme(type, json_array_get(row, 6), 1)))
-			json_object_set(stats, "max", v);
-	}
-	json_object_set_new(f->columns, path.s, stats);
-	buf_release(&path);
-}
-
 static struct data_file *
 note_path(struct writer *wr, const char *path)
 {
@@ -161,32 +96,12 @@ all_new(struct writer *wr)
 int
 add_files_data(struct writer *wr)
 {
-	char *sql = xasprintf("SELECT file_name, path_in_schema, sum(num_values)::BIGINT, sum(stats_null_count)::BIGINT, "
-			      "sum(total_compressed_size)::BIGINT, list(stats_min_value), list(stats_max_value), "
-			      "sum(row_group_num_rows)::BIGINT FROM parquet_metadata(%s) GROUP BY ALL ORDER BY file_name",
-			      wr->w->add_files);
-	json_t *rows = duck_query_json(wr->cx->db, sql, &wr->cx->err), *row;
-	int rc = rows ? 0 : -1;
-	size_t i;
+	int rc = footers_note(wr, wr->w->files_from, false, note_path);
 
-	free(sql);
-	json_array_foreach (rows, i, row) {
-		struct data_file *f = note_path(wr, json_string_value(json_array_get(row, 0)));
-
-		if (f == NULL) {
-			rc = -1;
-			break;
-		}
-		note_column(wr, f, row);
-	}
-	json_decref(rows);
 	if (rc == 0)
 		rc = all_new(wr);
-	for (i = 0; i < wr->nfiles; i++) {
-		wr->w->rows += wr->files[i].rows;
-		wr->w->bytes += wr->files[i].bytes;
-	}
-	wr->w->files = (int64_t)wr->nfiles;
+	if (rc == 0)
+		writer_sum(wr);
 	return rc;
 }
 
@@ -224,7 +139,7 @@ name_mapping(const json_t *fields)
 int
 add_files_plan(struct writer *wr, json_t **partition_by)
 {
-	char *sql = xasprintf("SELECT min(file) FROM glob(%s)", wr->w->add_files);
+	char *sql = xasprintf("SELECT min(file) FROM glob(%s)", wr->w->files_from);
 	struct duck_result *r = duck_query(wr->cx->db, sql, &wr->cx->err);
 	char *first;
 

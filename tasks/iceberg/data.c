@@ -20,7 +20,6 @@
 #include "tasks/iceberg/write_int.h"
 
 #define FIRST_SPLIT     4 /* a Parquet file's first row group stands behind its magic */
-#define ROW_GROUP_ROWS  122880
 #define OPEN_PARTITIONS 1000
 
 int64_t
@@ -94,16 +93,16 @@ writer_copy(struct writer *wr, const char *sql, json_t *spec, const json_t *keys
 	return 0;
 }
 
-static const char *
-compression(const struct writer *wr)
+const char *
+writer_compression(const struct writer *wr)
 {
 	const char *name = wr->w->compression ? wr->w->compression : writer_property(wr, "write.parquet.compression-codec");
 
 	return name == NULL ? "zstd" : strcmp(name, "none") == 0 ? "uncompressed" : strcmp(name, "lz4") == 0 ? "lz4_raw" : name;
 }
 
-static int64_t
-target_size(const struct writer *wr)
+int64_t
+writer_file_size(const struct writer *wr)
 {
 	const char *own = writer_property(wr, "write.target-file-size-bytes");
 
@@ -116,7 +115,7 @@ static void
 copy_options(const struct writer *wr, struct buf *b)
 {
 	buf_adds(b, " (FORMAT parquet, COMPRESSION ");
-	buf_add_sql_string(b, compression(wr));
+	buf_add_sql_string(b, writer_compression(wr));
 	buf_adds(b, ", OVERWRITE_OR_IGNORE, RETURN_STATS, FIELD_IDS ");
 	iceberg_field_ids(wr->fields, b);
 }
@@ -128,8 +127,8 @@ aim(int64_t size)
 	return size - size / 32 > 0 ? size - size / 32 : size;
 }
 
-static char *
-data_folder(struct writer *wr)
+char *
+writer_folder(struct writer *wr)
 {
 	char *dir = xasprintf("%s/data", wr->local), *probe = xasprintf("%s/x", dir);
 	int rc = task_make_parents(wr->cx, probe);
@@ -177,7 +176,7 @@ copy_plain(struct writer *wr, const char *dir)
 	buf_adds(&b, ") TO ");
 	buf_add_sql_string(&b, dir);
 	copy_options(wr, &b);
-	buf_addf(&b, ", FILENAME_PATTERN '%s-{i}', FILE_SIZE_BYTES %lld)", wr->stem, (long long)aim(target_size(wr)));
+	buf_addf(&b, ", FILENAME_PATTERN '%s-{i}', FILE_SIZE_BYTES %lld)", wr->stem, (long long)aim(writer_file_size(wr)));
 	rc = writer_copy(wr, b.s, wr->spec, NULL, CONTENT_DATA);
 out:
 	buf_release(&b);
@@ -321,7 +320,7 @@ one_thread(struct writer *wr, int64_t *before)
 static int
 split_large(struct writer *wr)
 {
-	int64_t size = target_size(wr);
+	int64_t size = writer_file_size(wr);
 	size_t n = wr->nfiles;
 
 	for (size_t i = 0; i < n; i++) {
@@ -423,8 +422,8 @@ file_list(const struct writer *wr, bool (*want)(const struct data_file *), struc
 	return any;
 }
 
-static struct data_file *
-file_by_path(const struct writer *wr, const char *path)
+struct data_file *
+writer_file(struct writer *wr, const char *path)
 {
 	for (size_t i = 0; i < wr->nfiles; i++)
 		if (strcmp(wr->files[i].path, path) == 0)
@@ -457,7 +456,7 @@ find_splits(struct writer *wr)
 		rc = rows ? 0 : -1;
 	}
 	json_array_foreach (rows, i, row) {
-		struct data_file *f = file_by_path(wr, json_string_value(json_array_get(row, 0)));
+		struct data_file *f = writer_file(wr, json_string_value(json_array_get(row, 0)));
 
 		if (f)
 			f->splits = json_incref(json_array_get(row, 1));
@@ -467,6 +466,28 @@ find_splits(struct writer *wr)
 			wr->files[i].splits = json_pack("[i]", FIRST_SPLIT);
 	json_decref(rows);
 	buf_release(&b);
+	return rc;
+}
+
+/*
+ * Of a file with several row groups the copy tells of NaN in the last one only, and of no bounds where one of them has no values.
+ * The footer has it all, but for fields of nested columns, of which NaN is not known then.
+ */
+static int
+correct_groups(struct writer *wr)
+{
+	struct buf files = BUF_INIT;
+	const char *path;
+	json_t *stats;
+	int rc = 0;
+
+	for (size_t i = 0; i < wr->nfiles; i++)
+		if (has_groups(&wr->files[i]))
+			json_object_foreach (wr->files[i].columns, path, stats)
+				json_object_del(stats, "has_nan");
+	if (file_list(wr, has_groups, &files))
+		rc = footers_note(wr, files.s, true, writer_file);
+	buf_release(&files);
 	return rc;
 }
 
@@ -511,7 +532,7 @@ count_nan(struct writer *wr)
 	buf_addf(&b, " FROM read_parquet(%s, filename = true, hive_partitioning = false) GROUP BY filename", files.s);
 	rows = duck_query_json(wr->cx->db, b.s, &wr->cx->err);
 	json_array_foreach (rows, i, row) {
-		struct data_file *f = file_by_path(wr, json_string_value(json_array_get(row, 0)));
+		struct data_file *f = writer_file(wr, json_string_value(json_array_get(row, 0)));
 		json_t *name;
 
 		if (f == NULL)
@@ -537,7 +558,7 @@ count_nan(struct writer *wr)
 static int
 copy_rows(struct writer *wr)
 {
-	char *dir = data_folder(wr);
+	char *dir = writer_folder(wr);
 	int rc = -1;
 
 	if (dir)
@@ -549,7 +570,9 @@ copy_rows(struct writer *wr)
 int
 writer_data(struct writer *wr)
 {
-	return copy_rows(wr) < 0 ? -1 : writer_data_done(wr);
+	int taken = take_files(wr);
+
+	return taken < 0 || (taken == 0 && copy_rows(wr) < 0) ? -1 : writer_data_done(wr);
 }
 
 int
@@ -590,16 +613,22 @@ out:
 	return rc < 0 ? -1 : 0;
 }
 
-int
-writer_data_done(struct writer *wr)
+void
+writer_sum(struct writer *wr)
 {
-	if (find_splits(wr) < 0 || count_nan(wr) < 0)
-		return -1;
 	for (size_t i = 0; i < wr->nfiles; i++) {
 		wr->w->rows += wr->files[i].rows;
 		wr->w->bytes += wr->files[i].bytes;
 	}
 	wr->w->files = (int64_t)wr->nfiles;
+}
+
+int
+writer_data_done(struct writer *wr)
+{
+	if (find_splits(wr) < 0 || correct_groups(wr) < 0 || count_nan(wr) < 0)
+		return -1;
+	writer_sum(wr);
 	return 0;
 }
 

@@ -206,7 +206,10 @@ iceberg_to_duck(const json_t *type, struct buf *out, struct err *e)
 	size_t i;
 
 	if (name && strncmp(name, "decimal(", 8) == 0) {
-		buf_addf(out, "DECIMAL%s", name + 7);
+		buf_adds(out, "DECIMAL");
+		for (const char *p = name + 7; *p; p++)
+			if (*p != ' ')
+				buf_addc(out, *p);
 		return 0;
 	}
 	if (name && strncmp(name, "fixed", 5) == 0) {

@@ -42,10 +42,11 @@ enum write_parity {
 };
 
 struct write {
-	const char *name;      /* as given, for messages */
-	char *ns, *table;      /* owned by the caller */
-	const char *query;     /* the rows */
-	const char *add_files; /* with WRITE_ADD_FILES: SQL's list of the files, whose rows the query gives */
+	const char *name;  /* as given, for messages */
+	char *ns, *table;  /* owned by the caller */
+	const char *query; /* the rows */
+	/* SQL's list of the Parquet files whose rows the query gives, all of them; NULL: it gives others. */
+	const char *files_from;
 	enum write_mode mode;
 	enum write_evolution evolution;
 	/* All borrowed, NULL: not said. Lists of texts but for the properties, an object of strings. */

@@ -113,7 +113,14 @@ int writer_select(struct writer *wr, const json_t *columns, const char *query, s
 
 /* ---- data.c: files with rows ---- */
 
+#define ROW_GROUP_ROWS 122880 /* as the engine makes them */
+
 int writer_data(struct writer *wr);
+/* By what name the files' compression goes in SQL: "zstd". */
+const char *writer_compression(const struct writer *wr);
+int64_t writer_file_size(const struct writer *wr);
+/* The folder of data files, made if it is missing. NULL with the error set; the caller's. */
+char *writer_folder(struct writer *wr);
 /*
  * Has the rows of `select` copied, as files of about `size` bytes each; 0: one file. `partition`: the values, as text, of the one
  * partition that they are all in, whose files go to `dir`; NULL: whichever they are in. `row_group`: how many rows
@@ -121,10 +128,14 @@ int writer_data(struct writer *wr);
  */
 int writer_data_part(struct writer *wr, const char *select, const json_t *partition, const char *dir, int64_t size,
 		     int64_t row_group);
-/* What the copies did not tell about the files, and their sum. */
+/* What the copies did not tell about the files; and their sum. */
 int writer_data_done(struct writer *wr);
+/* The sum of the files. */
+void writer_sum(struct writer *wr);
 void data_file_release(struct data_file *f);
 struct data_file *writer_add_file(struct writer *wr);
+/* The one that lies there, or NULL. */
+struct data_file *writer_file(struct writer *wr, const char *path);
 /* Has the engine copy and notes the files that it wrote; `keys` are the columns that it partitioned by. -1 with the error set. */
 int writer_copy(struct writer *wr, const char *sql, json_t *spec, const json_t *keys, int content);
 void writer_remove_data(const struct writer *wr);
@@ -134,6 +145,24 @@ int64_t random_id(void);
 
 /* Compares the files with the rows of the query, and reports it. 0, or -1 with the error set. */
 int parity_check(struct writer *wr);
+
+/* ---- footers.c ---- */
+
+/*
+ * Notes what the footers of `files` (SQL's list) tell: rows, and the statistics of columns (over what is noted already).
+ * `file_of` makes the data file of a path, or gives it when it is there already; NULL is an error, which it has set. `ours`:
+ * DuckDB wrote them, so more of it can be relied on.
+ */
+int footers_note(struct writer *wr, const char *files, bool ours,
+		 struct data_file *(*file_of)(struct writer *, const char *path));
+
+/* ---- take.c ---- */
+
+/*
+ * Copies the files that the rows come from, where they are what would be written: 1. 0: the rows have to be written. -1 with the
+ * error set.
+ */
+int take_files(struct writer *wr);
 
 /* ---- add_files.c ---- */
 
