@@ -129,7 +129,7 @@ child_hung_up(struct child *c)
 {
 	if (c->msg == NULL || c->unread)
 		return;
-	c->unread = spare_unread(c->given);
+	c->unread = !spares_read(c->kind, c->given);
 	if (!c->unread)
 		child_forget_request(c);
 }
@@ -349,6 +349,8 @@ nest_start_again(struct nest *n, struct child *c)
 {
 	json_t *msg = json_incref(c->msg);
 
+	log_warn("nursery: %s was given to process %d, which died before it read it; it starts in another one", c->key,
+		 (int)c->pid);
 	child_forget_request(c);
 	nest_start(n, c, msg);
 	json_decref(msg);

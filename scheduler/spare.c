@@ -295,22 +295,12 @@ spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *
 		pid = sp->pid;
 		*given = sp->fd;
 		sp->fd = -1;
-		s->failures = 0;
 		spare_forget(s, sp);
 	}
 	if (text)
 		explicit_bzero(text, len);
 	free(text);
 	return pid;
-}
-
-bool
-spare_unread(int given)
-{
-	char c;
-
-	/* unix(7): the end that is left is told so when the other was closed with something unread. */
-	return recv(given, &c, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET;
 }
 
 static void
@@ -330,6 +320,20 @@ spares_failed(struct spares *s)
 {
 	s->failed_at = clock_mono();
 	s->failures++;
+}
+
+bool
+spares_read(struct spares *s, int given)
+{
+	char c;
+
+	/* unix(7): the end that is left is told so when the other was closed with something unread. */
+	if (recv(given, &c, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET) {
+		spares_failed(s);
+		return false;
+	}
+	s->failures = 0;
+	return true;
 }
 
 bool

@@ -193,6 +193,21 @@ publish_register(struct context *cx)
 	return rc;
 }
 
+/* Is one of the paths in a store, whose files are not looked at for nothing? */
+static bool
+any_remote(const json_t *path)
+{
+	const json_t *one;
+	size_t i;
+
+	if (json_is_string(path))
+		return storage_remote(json_string_value(path));
+	json_array_foreach (path, i, one)
+		if (storage_remote(json_string_value(one)))
+			return true;
+	return false;
+}
+
 /* Bare paths: Parquet files as they are. */
 static int
 publish_files(struct context *cx, const json_t *path)
@@ -207,7 +222,7 @@ publish_files(struct context *cx, const json_t *path)
 	if (rc == 0) {
 		w.query = query = xasprintf("SELECT * FROM read_parquet(%s, hive_partitioning = %s)", list.s,
 					    add ? "true, union_by_name = true" : "false");
-		w.files_from = list.s;
+		w.files_from = add || !any_remote(path) ? list.s : NULL;
 		rc = write_table(cx, &w);
 	}
 	if (rc == 0 && !add)

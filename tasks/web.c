@@ -279,8 +279,8 @@ on_answer_header(char *line, size_t size, size_t n, void *arg)
 	return len;
 }
 
-static struct curl_slist *
-add_header(struct curl_slist *list, const char *name, const char *value)
+struct curl_slist *
+web_header(struct curl_slist *list, const char *name, const char *value)
 {
 	char *line = *value ? xasprintf("%s: %s", name, value) : xasprintf("%s;", name); /* as curl wants it */
 
@@ -311,16 +311,16 @@ hop_headers(const struct try *t)
 	json_t *value;
 
 	if (!has_header(t->r, "Accept"))
-		list = add_header(list, "Accept", "application/json");
+		list = web_header(list, "Accept", "application/json");
 	if (!has_header(t->r, "User-Agent"))
-		list = add_header(list, "User-Agent", "sluice/" SLUICE_VERSION);
+		list = web_header(list, "User-Agent", "sluice/" SLUICE_VERSION);
 	if (t->r->body && !t->bare && !has_header(t->r, "Content-Type"))
-		list = add_header(list, "Content-Type", t->r->type);
+		list = web_header(list, "Content-Type", t->r->type);
 	/* Any of them may be what opens the API, whatever its name: elsewhere go those alone that say what is asked for. */
 	json_object_foreach ((json_t *)(uintptr_t)t->r->headers, name, value)
 		if (home || strncasecmp(name, "Accept", 6) == 0 || strcasecmp(name, "User-Agent") == 0 ||
 		    strcasecmp(name, "Content-Type") == 0)
-			list = add_header(list, name, json_string_value(value));
+			list = web_header(list, name, json_string_value(value));
 	return list;
 }
 

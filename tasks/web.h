@@ -42,6 +42,8 @@ struct web_answer {
 	char *url;             /* where it came from in the end */
 };
 
+struct curl_slist;
+
 struct web_counts {
 	int64_t requests, repeated, bytes;
 	dur_us waited;
@@ -66,5 +68,7 @@ char *web_resolve(const char *base, const char *address);
 /* Adds name=value to the query of an address; `replace` takes one of that name out before. The caller frees the result. */
 char *web_with_param(const char *url, const char *name, const char *value, bool replace);
 bool web_has_param(const char *url, const char *name);
+/* A header more for curl, also one without a value; the text in between, which may be secret, is wiped. */
+struct curl_slist *web_header(struct curl_slist *list, const char *name, const char *value);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Data files: written by the engine's COPY, which also tells what each file holds, so no footer is read again. A file's name
- * begins with run, task and attempt: what a failed attempt leaves is found by it.
+ * Data files: written by the engine's COPY, which also tells what each file holds; the footer is read again only where there are
+ * several row groups. A file's name begins with run, task and attempt: what a failed attempt leaves is found by it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -73,6 +73,8 @@ note_file(struct writer *wr, const json_t *row, json_t *spec, const json_t *keys
 	f->rows = json_integer_value(json_array_get(row, 1));
 	f->bytes = json_integer_value(json_array_get(row, 2));
 	f->columns = json_incref(json_array_get(row, 4));
+	/* Threads put what is left over together: half a row group may be one. */
+	f->ask_footer = f->rows > (wr->row_group ? wr->row_group : ROW_GROUP_ROWS) / 2;
 	f->spec = spec;
 	f->partition = json_array();
 	json_array_foreach (keys, i, key)
@@ -422,8 +424,8 @@ file_list(const struct writer *wr, bool (*want)(const struct data_file *), struc
 	return any;
 }
 
-struct data_file *
-writer_file(struct writer *wr, const char *path)
+static struct data_file *
+file_by_path(struct writer *wr, const char *path)
 {
 	for (size_t i = 0; i < wr->nfiles; i++)
 		if (strcmp(wr->files[i].path, path) == 0)
@@ -432,49 +434,17 @@ writer_file(struct writer *wr, const char *path)
 }
 
 static bool
-has_groups(const struct data_file *f)
+asks_footer(const struct data_file *f)
 {
-	return f->rows > ROW_GROUP_ROWS;
-}
-
-/* Where each row group begins, so that a reader may take a part of a file. */
-static int
-find_splits(struct writer *wr)
-{
-	struct buf b = BUF_INIT;
-	json_t *rows = NULL, *row;
-	int rc = 0;
-	size_t i;
-
-	buf_adds(&b, "SELECT file_name, list(place ORDER BY place) FROM (SELECT file_name, row_group_id, min(CASE WHEN "
-		     "dictionary_page_offset > 0 "
-		     "THEN least(dictionary_page_offset, data_page_offset) ELSE data_page_offset END)::BIGINT AS place FROM "
-		     "parquet_metadata(");
-	if (file_list(wr, has_groups, &b)) {
-		buf_adds(&b, ") GROUP BY ALL) GROUP BY ALL");
-		rows = duck_query_json(wr->cx->db, b.s, &wr->cx->err);
-		rc = rows ? 0 : -1;
-	}
-	json_array_foreach (rows, i, row) {
-		struct data_file *f = writer_file(wr, json_string_value(json_array_get(row, 0)));
-
-		if (f)
-			f->splits = json_incref(json_array_get(row, 1));
-	}
-	for (i = 0; i < wr->nfiles; i++)
-		if (wr->files[i].splits == NULL && !has_groups(&wr->files[i]))
-			wr->files[i].splits = json_pack("[i]", FIRST_SPLIT);
-	json_decref(rows);
-	buf_release(&b);
-	return rc;
+	return f->ask_footer;
 }
 
 /*
- * Of a file with several row groups the copy tells of NaN in the last one only, and of no bounds where one of them has no values.
- * The footer has it all, but for fields of nested columns, of which NaN is not known then.
+ * Of a file with several row groups the copy tells of NaN in the last one only, of no bounds where one of them has no values, and
+ * not where they begin. The footer has it all, but for NaN in fields of nested columns, of which nothing is known then.
  */
 static int
-correct_groups(struct writer *wr)
+ask_footers(struct writer *wr)
 {
 	struct buf files = BUF_INIT;
 	const char *path;
@@ -482,12 +452,20 @@ correct_groups(struct writer *wr)
 	int rc = 0;
 
 	for (size_t i = 0; i < wr->nfiles; i++)
-		if (has_groups(&wr->files[i]))
+		if (wr->files[i].ask_footer)
 			json_object_foreach (wr->files[i].columns, path, stats)
 				json_object_del(stats, "has_nan");
-	if (file_list(wr, has_groups, &files))
-		rc = footers_note(wr, files.s, true, writer_file);
+	if (file_list(wr, asks_footer, &files))
+		rc = footers_note(wr, files.s, true, file_by_path);
 	buf_release(&files);
+	for (size_t i = 0; i < wr->nfiles && rc == 0; i++) {
+		struct data_file *f = &wr->files[i];
+
+		if (f->splits == NULL && !f->ask_footer)
+			f->splits = json_pack("[i]", FIRST_SPLIT);
+		if (f->rows == 0)
+			rc = task_fail(wr->cx, ERR_IO, "the footer of %s was not found again", f->path);
+	}
 	return rc;
 }
 
@@ -532,7 +510,7 @@ count_nan(struct writer *wr)
 	buf_addf(&b, " FROM read_parquet(%s, filename = true, hive_partitioning = false) GROUP BY filename", files.s);
 	rows = duck_query_json(wr->cx->db, b.s, &wr->cx->err);
 	json_array_foreach (rows, i, row) {
-		struct data_file *f = writer_file(wr, json_string_value(json_array_get(row, 0)));
+		struct data_file *f = file_by_path(wr, json_string_value(json_array_get(row, 0)));
 		json_t *name;
 
 		if (f == NULL)
@@ -602,7 +580,8 @@ writer_data_part(struct writer *wr, const char *select, const json_t *partition,
 	copy_options(wr, &b);
 	if (size)
 		buf_addf(&b, ", FILENAME_PATTERN '%s-%zu-{i}', FILE_SIZE_BYTES %lld", wr->stem, first, (long long)size);
-	if (size && row_group < ROW_GROUP_ROWS)
+	wr->row_group = size && row_group < ROW_GROUP_ROWS ? row_group : 0;
+	if (wr->row_group)
 		buf_addf(&b, ", ROW_GROUP_SIZE %lld", (long long)row_group);
 	buf_adds(&b, ")");
 	rc = writer_copy(wr, b.s, wr->spec, NULL, CONTENT_DATA);
@@ -626,7 +605,7 @@ writer_sum(struct writer *wr)
 int
 writer_data_done(struct writer *wr)
 {
-	if (find_splits(wr) < 0 || correct_groups(wr) < 0 || count_nan(wr) < 0)
+	if (ask_footers(wr) < 0 || count_nan(wr) < 0)
 		return -1;
 	writer_sum(wr);
 	return 0;

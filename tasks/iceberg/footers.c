@@ -56,13 +56,19 @@ is_real(const char *type)
 	return type && (strcmp(type, "float") == 0 || strcmp(type, "double") == 0);
 }
 
-/* The columns of `COLUMNS`. */
-enum { FILE_NAME, COLUMN, VALUES, NULLS, BYTES, LEAST, GREATEST, ROWS, UNBOUND };
+enum { FILE_NAME, COLUMN, VALUES, NULLS, BYTES, LEAST, GREATEST, ROWS, UNBOUND, PLACES };
 #define WITH_VALUES " FILTER (WHERE stats_null_count IS NULL OR num_values > stats_null_count)"
-#define COLUMNS                                                                                                                  \
-	"file_name, path_in_schema, sum(num_values)::BIGINT, sum(stats_null_count)::BIGINT, sum(total_compressed_size)::BIGINT, "  \
-	"list(stats_min_value)" WITH_VALUES ", list(stats_max_value)" WITH_VALUES ", sum(row_group_num_rows)::BIGINT, "           \
-	"(count(*)" WITH_VALUES " - count(stats_min_value)" WITH_VALUES ")::BIGINT"
+/* clang-format off */
+/* A line a file and column. A row group begins with its first column's first page: so a reader may take a part of a file. */
+#define ASK "WITH m AS MATERIALIZED (FROM parquet_metadata(%s)), c AS (" \
+	"SELECT file_name, path_in_schema, sum(num_values)::BIGINT, sum(stats_null_count)::BIGINT, sum(total_compressed_size)::BIGINT, " \
+	"list(stats_min_value)" WITH_VALUES ", list(stats_max_value)" WITH_VALUES ", sum(row_group_num_rows)::BIGINT, " \
+	"(count(*)" WITH_VALUES " - count(stats_min_value)" WITH_VALUES ")::BIGINT FROM m GROUP BY ALL), " \
+	"g AS (SELECT file_name, row_group_id, min(CASE WHEN dictionary_page_offset > 0 THEN least(dictionary_page_offset, data_page_offset) " \
+	"ELSE data_page_offset END)::BIGINT AS place FROM m GROUP BY ALL), " \
+	"p AS (SELECT file_name, list(place ORDER BY place) FROM g GROUP BY ALL) " \
+	"FROM c JOIN p USING (file_name) ORDER BY file_name"
+/* clang-format on */
 
 static void
 note_column(struct writer *wr, struct data_file *f, const json_t *row, bool ours)
@@ -73,6 +79,8 @@ note_column(struct writer *wr, struct data_file *f, const json_t *row, bool ours
 	size_t i;
 
 	f->rows = json_integer_value(json_array_get(row, ROWS));
+	if (f->splits == NULL)
+		f->splits = json_incref(json_array_get(row, PLACES));
 	buf_add_sql_name(&path, name);
 	stats = json_object_get(f->columns, path.s);
 	if (stats == NULL)
@@ -89,8 +97,7 @@ note_column(struct writer *wr, struct data_file *f, const json_t *row, bool ours
 			json_object_set(stats, "min", v);
 		if ((v = extreme(type, json_array_get(row, GREATEST), 1)))
 			json_object_set(stats, "max", v);
-		/* DuckDB bounds no row group of floats that has a NaN. */
-		if (is_real(type))
+		if (is_real(type) && ours)
 			json_object_set_new(stats, "has_nan",
 					    json_string(json_integer_value(json_array_get(row, UNBOUND)) ? "true" : "false"));
 	}
@@ -100,7 +107,7 @@ note_column(struct writer *wr, struct data_file *f, const json_t *row, bool ours
 int
 footers_note(struct writer *wr, const char *files, bool ours, struct data_file *(*file_of)(struct writer *, const char *path))
 {
-	char *sql = xasprintf("SELECT " COLUMNS " FROM parquet_metadata(%s) GROUP BY ALL ORDER BY file_name", files);
+	char *sql = xasprintf(ASK, files);
 	json_t *rows = duck_query_json(wr->cx->db, sql, &wr->cx->err), *row;
 	int rc = rows ? 0 : -1;
 	size_t i;
@@ -109,11 +116,12 @@ footers_note(struct writer *wr, const char *files, bool ours, struct data_file *
 	json_array_foreach (rows, i, row) {
 		struct data_file *f = file_of(wr, json_string_value(json_array_get(row, FILE_NAME)));
 
-		if (f == NULL) {
+		if (f) {
+			note_column(wr, f, row, ours);
+		} else if (wr->cx->err.code) {
 			rc = -1;
 			break;
 		}
-		note_column(wr, f, row, ours);
 	}
 	json_decref(rows);
 	return rc;

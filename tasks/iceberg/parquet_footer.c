@@ -6,9 +6,9 @@
 enum { T_STOP, T_TRUE, T_FALSE, T_BYTE, T_I16, T_I32, T_I64, T_DOUBLE, T_BINARY, T_LIST, T_SET, T_MAP, T_STRUCT };
 
 /* parquet.thrift */
-#define FILE_SCHEMA       2 /* of FileMetaData: a list of SchemaElement, the root first */
-#define ELEMENT_CHILDREN  5 /* of SchemaElement: it has columns of its own */
-#define ELEMENT_FIELD_ID  9
+#define FILE_SCHEMA      2 /* of FileMetaData: a list of SchemaElement, the root first */
+#define ELEMENT_CHILDREN 5 /* of SchemaElement: it has columns of its own */
+#define ELEMENT_FIELD_ID 9
 
 #define DEPTH_MAX 16 /* of what is passed over; a footer has six levels */
 

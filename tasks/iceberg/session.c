@@ -10,6 +10,7 @@
 #include "storage/storage.h"
 #include "tasks/iceberg/rest.h"
 #include "tasks/spent.h"
+#include "tasks/web.h"
 
 #define ANSWER_MAX   (256u << 20)
 #define PATIENCE     (5 * US_PER_MIN) /* with our own daemon, which may be upgraded; the task's timeout may end it earlier */
@@ -81,33 +82,22 @@ code_away(CURLcode code)
 }
 
 static struct curl_slist *
-add_header(struct curl_slist *headers, const char *name, const char *value)
-{
-	char *line = *value ? xasprintf("%s: %s", name, value) : xasprintf("%s;", name); /* as curl wants it */
-
-	headers = curl_slist_append(headers, line);
-	explicit_bzero(line, strlen(line));
-	free(line);
-	return headers;
-}
-
-static struct curl_slist *
 message_headers(const struct context *cx, const struct message *m)
 {
 	const char *token = session_foreign(cx) ? session.token : setting(cx, "token"), *name;
-	struct curl_slist *headers = add_header(NULL, "Content-Type", m->type);
+	struct curl_slist *headers = web_header(NULL, "Content-Type", m->type);
 	json_t *value;
 	char *bearer;
 
 	headers = curl_slist_append(headers, "Expect:");
 	json_object_foreach (json_object_get(json_object_get(cx->doc, "catalog"), "headers"), name, value)
-		headers = add_header(headers, name, json_string_value(value));
+		headers = web_header(headers, name, json_string_value(value));
 	if (session_foreign(cx) && json_object_get(cx->doc, "s3") == NULL)
-		headers = add_header(headers, "X-Iceberg-Access-Delegation", "vended-credentials");
+		headers = web_header(headers, "X-Iceberg-Access-Delegation", "vended-credentials");
 	if (token == NULL || m->bare)
 		return headers;
 	bearer = xasprintf("Bearer %s", token);
-	headers = add_header(headers, "Authorization", bearer);
+	headers = web_header(headers, "Authorization", bearer);
 	explicit_bzero(bearer, strlen(bearer));
 	free(bearer);
 	return headers;

@@ -1,14 +1,14 @@
 /*
- * Parquet files that hold what a write would put into files of its own become the table's by being copied, not decoded and encoded
- * once more: the pages as they are, behind them a footer that gives the columns the table's field ids. That fits what `stage`
- * writes and `publish` finds; rows of any other file are written anew.
+ * Parquet files that hold what a write would put into files of its own become the table's by being copied, not decoded and
+ * encoded once more: the pages as they are, behind them a footer that gives the columns the table's field ids. That fits what
+ * `stage` writes and `publish` finds; rows of any other file are written anew.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -20,7 +20,7 @@
 #include "tasks/iceberg/write_int.h"
 
 #define OURS           "DuckDB"   /* what created_by begins with: of other writers' statistics less is known */
-#define SMALL_GROUPS   2          /* a file may have so many times the row groups that it would have */
+#define FAR_GROUPS     2          /* times as many, or as few, row groups as it would have */
 #define LARGE_SHARE    1.5        /* of the size that a file is to have: from there on it is written in pieces */
 #define FOOTER_MAX     (64 << 20) /* bytes */
 #define COPY_AT_A_TIME (64 << 20) /* bytes, so that a signal comes through */
@@ -28,7 +28,7 @@
 
 /* ---- does it fit? ---- */
 
-/* Do the rows have the table's columns, each of the very type, in its order? */
+/* Have the rows the table's columns, each of the very type, in its order? [{name, type}] */
 static bool
 same_columns(const struct writer *wr, const json_t *columns)
 {
@@ -62,64 +62,79 @@ may_take(const struct writer *wr)
 	       json_array_size(json_object_get(wr->order, "fields")) == 0 && same_columns(wr, wr->columns);
 }
 
-/* Each file that has rows: its name, its bytes, and whether it was written as we would. NULL with the error set. */
+/*
+ * Their paths, where each is of our own writer and has the size and the row groups that it would have; those without a row are
+ * left out. An empty list: not so. NULL with the error set.
+ */
 static json_t *
-look(struct writer *wr, const char *files)
+files_of_size(struct writer *wr)
 {
 	char *sql = xasprintf(
-		"SELECT f.file_name, f.file_size_bytes::BIGINT, (f.created_by LIKE '" OURS "%%' AND f.encryption_algorithm IS NULL AND "
-		"f.num_row_groups <= %d * (f.num_rows // %d + 1) AND c.alike) IS TRUE FROM parquet_file_metadata(%s) f "
-		"JOIN (SELECT file_name, bool_and(lower(compression) = '%s') AS alike FROM parquet_metadata(%s) GROUP BY ALL) c "
-		"USING (file_name) ORDER BY file_name",
-		SMALL_GROUPS, ROW_GROUP_ROWS, files, writer_compression(wr), files);
-	json_t *rows = duck_query_json(wr->cx->db, sql, &wr->cx->err);
+		"SELECT file_name, file_size_bytes::BIGINT, (created_by LIKE '" OURS "%%' AND format_version = 1 AND "
+		"encryption_algorithm IS NULL AND num_row_groups BETWEEN num_rows // %d AND %d * (num_rows // %d + 1)) IS TRUE "
+		"FROM parquet_file_metadata(%s) WHERE num_rows > 0 ORDER BY file_name",
+		FAR_GROUPS * ROW_GROUP_ROWS, FAR_GROUPS, ROW_GROUP_ROWS, wr->w->files_from);
+	json_t *rows = duck_query_json(wr->cx->db, sql, &wr->cx->err), *row, *files = rows ? json_array() : NULL;
+	double size = (double)writer_file_size(wr);
+	size_t i;
 
 	free(sql);
-	return rows;
-}
-
-/* Of read_parquet the first file says what the columns are; the others are made to fit, and could not be copied. */
-static int
-one_schema(struct writer *wr, const json_t *files)
-{
-	json_t *file;
-	size_t i;
-
-	json_array_foreach (files, i, file) {
-		struct buf b = BUF_INIT;
-		json_t *columns;
-		bool same;
-
-		buf_adds(&b, "SELECT * FROM read_parquet(");
-		buf_add_sql_string(&b, json_string_value(json_array_get(file, 0)));
-		buf_adds(&b, ", hive_partitioning = false)");
-		columns = duck_describe(wr->cx->db, b.s, &wr->cx->err);
-		same = same_columns(wr, columns);
-		buf_release(&b);
-		json_decref(columns);
-		if (columns == NULL || !same)
-			return columns ? 0 : -1;
-	}
-	return 1;
-}
-
-/* 1: all of them can be copied; 0: no; -1 with the error set. */
-static int
-all_fit(struct writer *wr, const json_t *files)
-{
-	double size = (double)writer_file_size(wr);
-	json_t *file;
-	size_t i;
-
-	json_array_foreach (files, i, file) {
-		double bytes = json_number_value(json_array_get(file, 1));
+	json_array_foreach (rows, i, row) {
+		double bytes = json_number_value(json_array_get(row, 1));
 
 		/* Several small ones are better written as one. */
-		if (!json_is_true(json_array_get(file, 2)) || bytes > size * LARGE_SHARE ||
-		    (json_array_size(files) > 1 && bytes < size * SMALL_SHARE))
-			return 0;
+		if (!json_is_true(json_array_get(row, 2)) || storage_remote(json_string_value(json_array_get(row, 0))) ||
+		    bytes > size * LARGE_SHARE || (json_array_size(rows) > 1 && bytes < size * SMALL_SHARE)) {
+			json_array_clear(files);
+			break;
+		}
+		json_array_append(files, json_array_get(row, 0));
 	}
-	return json_array_size(files) ? one_schema(wr, files) : 0;
+	json_decref(rows);
+	return files;
+}
+
+/*
+ * 1: each of these files has the columns and the compression that it would have, and nothing that means the same to DuckDB but
+ * not to others (milliseconds). 0: no. -1 with the error set.
+ */
+static int
+files_alike(struct writer *wr, const json_t *files)
+{
+	struct buf list = BUF_INIT, sql = BUF_INIT;
+	json_t *file, *rows, *row;
+	size_t i;
+	int rc;
+
+	json_array_foreach (files, i, file) {
+		buf_adds(&list, i ? ", " : "[");
+		buf_add_sql_string(&list, json_string_value(file));
+	}
+	buf_adds(&sql, "WITH s AS (SELECT file_name, list({name: name, type: duckdb_type} ORDER BY column_id)::JSON::VARCHAR AS "
+		       "columns, "
+		       "bool_and(num_children IS NULL AND coalesce(converted_type, 'UTF8') IN ('UTF8', 'INT_32', 'INT_64', "
+		       "'DECIMAL', 'DATE', "
+		       "'TIME_MICROS', 'TIMESTAMP_MICROS')) AS plain FROM parquet_schema(");
+	buf_addf(&sql, "%s]) WHERE column_id > 0 GROUP BY ALL), m AS (SELECT file_name, bool_and(lower(compression) = lower(",
+		 list.s);
+	buf_add_sql_string(&sql, writer_compression(wr));
+	buf_addf(&sql,
+		 ")) AS packed FROM parquet_metadata(%s]) GROUP BY ALL) SELECT columns, plain AND packed FROM s JOIN m USING "
+		 "(file_name)",
+		 list.s);
+	rows = duck_query_json(wr->cx->db, sql.s, &wr->cx->err);
+	rc = rows == NULL ? -1 : json_array_size(rows) == json_array_size(files);
+	json_array_foreach (rows, i, row) {
+		json_t *columns = json_loads(json_string_value(json_array_get(row, 0)), 0, NULL);
+
+		if (!json_is_true(json_array_get(row, 1)) || !same_columns(wr, columns))
+			rc = 0;
+		json_decref(columns);
+	}
+	json_decref(rows);
+	buf_release(&list);
+	buf_release(&sql);
+	return rc;
 }
 
 /* ---- the copy ---- */
@@ -155,7 +170,8 @@ copy_bytes(int from, int to, off_t end)
 	off_t at = 0;
 
 	while (at < end) {
-		ssize_t n = copy_file_range(from, &at, to, NULL, end - at < COPY_AT_A_TIME ? (size_t)(end - at) : COPY_AT_A_TIME, 0);
+		ssize_t n =
+			copy_file_range(from, &at, to, NULL, end - at < COPY_AT_A_TIME ? (size_t)(end - at) : COPY_AT_A_TIME, 0);
 
 		if (n == 0 || (n < 0 && cannot_here(errno)))
 			return copy_by_hand(from, to, at, end);
@@ -199,28 +215,30 @@ out:
 	return at;
 }
 
-/* 1; 0: its footer is not as we know them; -1 with the error set. */
+/* Copies an open file. 1; 0: it is not one that we know, or was written to meanwhile; -1 with the error set. */
 static int
-take_file(struct writer *wr, const char *from, const char *to)
+copy_file(struct writer *wr, int in, const char *from, const char *to)
 {
-	int in = open(from, O_RDONLY | O_CLOEXEC), out = -1, failed = errno;
+	int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644), rc = -1;
+	struct stat before, after;
 	struct buf end = BUF_INIT;
-	off_t at = in < 0 ? -1 : footer(wr, in, &end);
-	bool known = in < 0 || at >= 0, done = false;
+	off_t at;
 
-	if (at >= 0) {
-		out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-		done = out >= 0 && copy_bytes(in, out, at) == 0 && fs_write_all(out, end.s, end.len) == 0;
-		failed = errno;
-	}
-	if (out >= 0 && close(out) < 0 && done) {
-		failed = errno;
-		done = false;
-	}
-	if (in >= 0)
-		close(in);
+	if (out < 0 || fstat(in, &before) < 0)
+		goto out;
+	at = footer(wr, in, &end);
+	if (at < 0)
+		rc = 0;
+	else if (copy_bytes(in, out, at) == 0 && fs_write_all(out, end.s, end.len) == 0 && fstat(in, &after) == 0)
+		rc = before.st_size == after.st_size && before.st_mtim.tv_sec == after.st_mtim.tv_sec &&
+		     before.st_mtim.tv_nsec == after.st_mtim.tv_nsec;
+out:
+	if (rc < 0)
+		task_fail(wr->cx, ERR_IO, "%s cannot be copied to %s: %s", from, to, strerror(errno));
+	if (out >= 0 && close(out) < 0 && rc == 1)
+		rc = task_fail(wr->cx, ERR_IO, "%s cannot be written: %s", to, strerror(errno));
 	buf_release(&end);
-	return done || !known ? done : task_fail(wr->cx, ERR_IO, "%s cannot be copied to %s: %s", from, to, strerror(failed));
+	return rc;
 }
 
 static void
@@ -233,57 +251,75 @@ forget_all(struct writer *wr)
 	wr->nfiles = 0;
 }
 
-/* 1; 0: they cannot be copied; -1 with the error set. */
 static int
-take_all(struct writer *wr, const json_t *files, struct buf *list)
+take_file(struct writer *wr, const char *from, const char *dir)
+{
+	struct data_file *f;
+	int in = open(from, O_RDONLY | O_CLOEXEC), rc;
+
+	if (in < 0)
+		return 0; /* the engine reads it, or says why it cannot */
+	f = writer_add_file(wr);
+	f->path = xasprintf("%s/%s-%zu.parquet", dir, wr->stem, wr->nfiles - 1);
+	f->url = xasprintf("%s%s", wr->location, f->path + strlen(wr->local));
+	f->spec = wr->spec;
+	f->partition = json_array();
+	f->columns = json_object();
+	f->ask_footer = true;
+	rc = copy_file(wr, in, from, f->path);
+	close(in);
+	if (rc == 1 && (f->bytes = task_file_size(wr->cx, f->path)) < 0)
+		rc = -1;
+	return rc;
+}
+
+/* What was looked at and what was copied may be two files of one name: the copies are looked at once more. */
+static int
+copies_alike(struct writer *wr)
+{
+	json_t *files = json_array();
+	int rc;
+
+	for (size_t i = 0; i < wr->nfiles; i++)
+		json_array_append_new(files, json_string(wr->files[i].path));
+	rc = files_alike(wr, files);
+	json_decref(files);
+	return rc;
+}
+
+static int
+take_all(struct writer *wr, const json_t *files)
 {
 	char *dir = writer_folder(wr);
 	json_t *file;
 	int rc = dir ? 1 : -1;
 	size_t i;
 
-	json_array_foreach (files, i, file) {
-		struct data_file *f;
-
-		if (rc != 1)
-			break;
-		f = writer_add_file(wr);
-		f->path = xasprintf("%s/%s-%zu.parquet", dir, wr->stem, i);
-		f->url = xasprintf("%s%s", wr->location, f->path + strlen(wr->local));
-		f->spec = wr->spec;
-		f->partition = json_array();
-		f->columns = json_object();
-		rc = take_file(wr, json_string_value(json_array_get(file, 0)), f->path);
-		if (rc == 1 && (f->bytes = task_file_size(wr->cx, f->path)) < 0)
-			rc = -1;
-		buf_adds(list, i ? ", " : "[");
-		buf_add_sql_string(list, f->path);
-	}
-	buf_addc(list, ']');
-	free(dir);
+	json_array_foreach (files, i, file)
+		if (rc == 1)
+			rc = take_file(wr, json_string_value(file), dir);
+	if (rc == 1)
+		rc = copies_alike(wr);
 	if (rc == 0)
 		forget_all(wr);
+	free(dir);
 	return rc;
 }
 
 int
 take_files(struct writer *wr)
 {
-	struct buf list = BUF_INIT;
-	json_t *files = NULL;
-	int rc = 0;
+	json_t *files;
+	int rc;
 
 	if (!may_take(wr))
 		return 0;
-	files = look(wr, wr->w->files_from);
-	rc = files ? all_fit(wr, files) : -1;
+	files = files_of_size(wr);
+	rc = files == NULL ? -1 : json_array_size(files) ? files_alike(wr, files) : 0;
 	if (rc == 1)
-		rc = take_all(wr, files, &list);
-	if (rc == 1 && footers_note(wr, list.s, true, writer_file) < 0)
-		rc = -1;
+		rc = take_all(wr, files);
 	if (rc == 1)
 		printf("took %zu file%s as %s\n", wr->nfiles, wr->nfiles == 1 ? "" : "s", wr->nfiles == 1 ? "it is" : "they are");
-	buf_release(&list);
 	json_decref(files);
 	return rc;
 }

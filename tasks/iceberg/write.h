@@ -45,7 +45,8 @@ struct write {
 	const char *name;  /* as given, for messages */
 	char *ns, *table;  /* owned by the caller */
 	const char *query; /* the rows */
-	/* SQL's list of the Parquet files whose rows the query gives, all of them; NULL: it gives others. */
+	/* SQL's list of the Parquet files whose rows the query gives, all of them; NULL: it gives others, or they need not be
+	 * known. */
 	const char *files_from;
 	enum write_mode mode;
 	enum write_evolution evolution;

@@ -21,6 +21,7 @@ struct data_file {
 	json_t *columns;   /* path -> statistics, as the engine's copy returns them */
 	json_t *nan;       /* path -> how many; NULL: none was looked for */
 	json_t *splits;    /* list of offsets */
+	bool ask_footer;   /* the copy did not tell all that its footer has */
 };
 
 struct commit {
@@ -58,6 +59,7 @@ struct writer {
 	json_t *checked;       /* files that the partitions in question held when we first looked */
 	json_t *read;          /* manifests that entries.c has read, by spec */
 	int64_t data_sequence; /* of new data files, where it is not the commit's own; 0: it is */
+	int64_t row_group;     /* how many rows of a copy go into one, where there are enough; 0: as the engine likes it */
 	bool in_use;           /* the catalog refused the commit of a maintenance, which has to wait */
 	json_t *folders;       /* partition_by of added files, as their folders have it */
 	struct list_names {
@@ -134,8 +136,6 @@ int writer_data_done(struct writer *wr);
 void writer_sum(struct writer *wr);
 void data_file_release(struct data_file *f);
 struct data_file *writer_add_file(struct writer *wr);
-/* The one that lies there, or NULL. */
-struct data_file *writer_file(struct writer *wr, const char *path);
 /* Has the engine copy and notes the files that it wrote; `keys` are the columns that it partitioned by. -1 with the error set. */
 int writer_copy(struct writer *wr, const char *sql, json_t *spec, const json_t *keys, int content);
 void writer_remove_data(const struct writer *wr);
@@ -149,9 +149,9 @@ int parity_check(struct writer *wr);
 /* ---- footers.c ---- */
 
 /*
- * Notes what the footers of `files` (SQL's list) tell: rows, and the statistics of columns (over what is noted already).
- * `file_of` makes the data file of a path, or gives it when it is there already; NULL is an error, which it has set. `ours`:
- * DuckDB wrote them, so more of it can be relied on.
+ * Notes what the footers of `files` (SQL's list) tell: rows, splits, and the statistics of columns (over what is noted already).
+ * `file_of` makes the data file of a path, or gives it when it is there already; NULL passes the file over, with the error set it
+ * ends the whole. `ours`: DuckDB wrote them, which cuts bounds so that they stay bounds, and gives none to a row group with NaN.
  */
 int footers_note(struct writer *wr, const char *files, bool ours,
 		 struct data_file *(*file_of)(struct writer *, const char *path));
@@ -160,7 +160,7 @@ int footers_note(struct writer *wr, const char *files, bool ours,
 
 /*
  * Copies the files that the rows come from, where they are what would be written: 1. 0: the rows have to be written. -1 with the
- * error set.
+ * error set. Their footers are still to be asked.
  */
 int take_files(struct writer *wr);
 

@@ -136,14 +136,24 @@ def with_prefect(python, daemon, folder, csv, rounds):
         prefect.stop()
 
 
-def script(python, daemon, csv, n):
-    """Seconds of each step of the bare script."""
-    argv = [python, os.path.join(HERE, "polars_script.py"), f"http://{':'.join(daemon.address())}/iceberg", read(os.path.join(daemon.home, "token")).strip(), csv,
-            csv + ".parquet", f"_{os.path.basename(os.path.dirname(csv))}_{n % 2}"]
+def script(engine, daemon, csv, n, *first):
+    """Seconds of each step of the engine's bare script."""
+    name = f"{engine}_script.py"
+    argv = [os.path.join(daemon.home, "engines", engine, "bin", "python"), os.path.join(HERE, name), *first, f"http://{':'.join(daemon.address())}/iceberg",
+            read(os.path.join(daemon.home, "token")).strip(), csv, f"{csv}.{engine}.parquet", f"_{engine}_{os.path.basename(os.path.dirname(csv))}_{n % 2}"]
     done = subprocess.run(argv, capture_output=True, text=True)
     if done.returncode != 0:
-        raise Failed(f"polars_script.py: {done.stderr[-2000:]}")
+        raise Failed(f"{name}: {done.stderr[-2000:]}")
     return json.loads(done.stdout)
+
+
+def add_script(results, name, rows, runs, bare):
+    """The script itself, and what Sluice adds to it."""
+    results.add(f"{name}, {rows:,} rows: the bare script, imports not counted", [sum(b.values()) for b in bare])
+    more = {step: [1e3 * (wall(run, step) - b[step]) for (run, _), b in zip(runs, bare)] for step in STEPS}
+    results.add(f"{name}, {rows:,} rows: what Sluice adds to the script, a task", [sum(m) / len(STEPS) for m in zip(*more.values())], "ms", at_most=50)
+    for step in STEPS:
+        results.add(f"- {name}, {step}: more than the script's", more[step], "ms")
 
 
 def wall(run, task):
@@ -161,25 +171,20 @@ def add_engine(results, name, rows, ran, peers):
 
 def measure_rows(daemon, folder, flows, csv, rows, rounds, prefect, results):
     small = rows == 10
-    python = os.path.join(daemon.home, "engines", "polars", "bin", "python")
     ran, bare = {name: [] for name, _ in flows}, []
     for i in range(rounds + 1):
         for name, flow in flows:
             ran[name].append(daemon.run(flow))
-        bare.append(script(python, daemon, csv, i))
+        bare.append(script("polars", daemon, csv, i))
     theirs = sorted(with_prefect(prefect, daemon, folder, csv, rounds)) if prefect else []
     peers = []
     if theirs:
         total = results.add(f"Prefect 3, Polars and PyIceberg, {rows:,} rows: trigger to end (its runner looks every {POLL} s)", [t for t, _ in theirs])
         results.add(f"Prefect 3, Polars and PyIceberg, {rows:,} rows: start to end", [r for _, r in theirs])
         peers = {"DuckDB": [("Prefect", total, 13 if small else 2.4)], "Polars": [("Prefect", total, 4 if small else 1.3)]}
-    results.add(f"bare script of Polars and PyIceberg, {rows:,} rows, imports not counted", [sum(b.values()) for b in bare[1:]])
     for name, _ in flows:
         add_engine(results, name, rows, ran[name][1:], dict(peers).get(name, []))
-    more = {step: [1e3 * (wall(run, step) - b[step]) for (run, _), b in zip(ran["Polars"][1:], bare[1:])] for step in STEPS}
-    results.add(f"Polars, {rows:,} rows: what Sluice adds to the script, a task", [sum(m) / len(STEPS) for m in zip(*more.values())], "ms", at_most=50)
-    for step in STEPS:
-        results.add(f"- Polars, {step}: more than the script's", more[step], "ms")
+    add_script(results, "Polars", rows, ran["Polars"][1:], bare[1:])
 
 
 class SparkServer:
@@ -189,7 +194,8 @@ class SparkServer:
         self.lease = socket.socket(socket.AF_UNIX)
         (at,) = glob.glob(os.path.join(daemon.home, "spark", "*", "socket"))
         self.lease.connect(os.path.relpath(at))  # the path of a socket may have 107 bytes only
-        self.pid = json.loads(self.lease.makefile().readline())["jvm"]
+        told = json.loads(self.lease.makefile().readline())
+        self.pid, self.remote = told["jvm"], f"sc://localhost:{told['port']}/;token={told['token']}"
 
     def seconds(self):
         fields = read(f"/proc/{self.pid}/stat").rsplit(")", 1)[1].split()
@@ -199,7 +205,7 @@ class SparkServer:
         return int(re.search(r"VmHWM:\s+(\d+) kB", read(f"/proc/{self.pid}/status"))[1]) * 1024 / 1e6
 
 
-def measure_spark(daemon, flows, rows, rounds, results):
+def measure_spark(daemon, flows, csv, rows, rounds, results):
     """After the others, not in turns with them: what is warm of theirs ends while Spark takes its time."""
     (cold, cold_flow), (warm, warm_flow) = flows
     add_engine(results, cold, rows, [daemon.run(cold_flow) for _ in range(rounds)], [])
@@ -208,7 +214,9 @@ def measure_spark(daemon, flows, rows, rounds, results):
     began = server.seconds()
     ran = [daemon.run(warm_flow) for _ in range(rounds)]
     took = server.seconds() - began
+    bare = [script("spark", daemon, csv, i, server.remote) for i in range(rounds + 1)]
     add_engine(results, warm, rows, ran, [])
+    add_script(results, warm, rows, ran, bare[1:])
     results.add(f"- {warm}: processor time of the server, a run", [took / rounds])
     results.add(f"- {warm}: most memory of the server", [server.megabytes()], "MB")
     server.lease.close()
@@ -233,7 +241,7 @@ def measure_engines(binary, folder, rows, rounds, results):
     try:
         for csv, n, (flows, _) in sizes:
             measure_rows(daemon, folder, flows, csv, n, rounds, prefect, results)
-        for _, n, (_, flows) in sizes:
-            measure_spark(daemon, flows, n, min(rounds, SPARK_ROUNDS), results)
+        for csv, n, (_, flows) in sizes:
+            measure_spark(daemon, flows, csv, n, min(rounds, SPARK_ROUNDS), results)
     finally:
         daemon.stop()

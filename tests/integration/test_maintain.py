@@ -269,3 +269,16 @@ def test_what_a_run_has_written(grown):
     assert steps_of(report, "m.plain")["compact"]["state"] == "done"
     assert steps_of(report, "m.plain")["expire_snapshots"]["state"] == "skipped"
     assert len(rows(grown, ["m.plain"])["m.plain"]) == 6001 and len(catalog_of(grown).load_table("m.plain").inspect.files()) == 1
+
+
+def test_files_of_several_row_groups_tell_how_many_nan_they_have(daemon):
+    """By a count of 0 a reader would leave them out."""
+    sql = "SELECT i AS id, CASE WHEN i = 3 THEN 'nan'::DOUBLE ELSE i END AS x, array_to_string([md5((i * 1000 + k)::VARCHAR) FOR k IN range(40)], '') AS wide FROM range({}, {}) r(i)"
+    flow = {"id": "fill", "tasks": [{"id": f"t{n}", "type": "curate", "into": "m.nan", "sql": sql.format(n * 5000, n * 5000 + 5000)} for n in range(4)]}
+    daemon.flow("fill", json.dumps(flow))
+    assert daemon.trigger("fill")["state"] == "success"
+    maintain(daemon, compact={"min_input_files": 2, "target_file_size": "8MB"})
+    table = catalog_of(daemon).load_table("m.nan")
+    files = [task.file for task in table.scan().plan_files()]
+    assert all(1 < len(f.split_offsets) and f.record_count < 60_000 for f in files) and sorted(f.nan_value_counts[2] for f in files)[-2:] == [0, 1]
+    assert table.scan("x IS NAN").to_arrow()["id"].to_pylist() == [3]

@@ -119,7 +119,11 @@ class Stage(stage.Stage):
         return frame, spark_types.columns_of(frame)
 
     def table_rows(self, raw: DataFrame) -> Any:
-        return raw.toArrow()
+        if hasattr(raw, "toArrow"):
+            return raw.toArrow()
+        import pyarrow as pa
+
+        return pa.Table.from_batches(raw._collect_as_arrow())  # of Spark 3.5
 
     def good_rows(self, rejects: Rejects, columns: duck.Columns) -> DataFrame:
         path = os.path.join(self.job.scratch, "good.parquet")
@@ -138,7 +142,7 @@ class Stage(stage.Stage):
             value = column(name)
             kind = self.types.get(name, have)
             if kind != have:
-                made = _cast(value, have, kind, name)
+                made = _cast(name, have, kind)
                 if made is None:
                     return None
                 odd = odd | (value.isNotNull() & made.isNull())
@@ -274,27 +278,27 @@ def _as(frame: DataFrame, columns: duck.Columns) -> list[Column]:
         made: Optional[Column] = column(n)
         mine = next((h for h in have if h.lower() == n.lower()), n)
         if have.get(mine) != t:
-            made = _cast(column(n), "VARCHAR", t, n) if have.get(mine) == "VARCHAR" else column(n).cast(spark_types.to_spark(t, n))
+            made = _cast(n, "VARCHAR", t) if have.get(mine) == "VARCHAR" else column(n).cast(spark_types.to_spark(t, n))
         if made is None:
             raise Failure(f'column "{n}": the spark engine does not read texts as {t}; {ONLY_DUCKDB}')
         out.append(made.alias(n))
     return out
 
 
-def _cast(value: Column, have: str, wanted: str, name: str) -> Optional[Column]:
-    """The value as DuckDB would cast it, or NULL where that is not certain; None: never certain."""
-    kind = spark_types.to_spark(wanted, name)
+def _cast(name: str, have: str, wanted: str) -> Optional[Column]:
+    """The column's value as DuckDB would cast it, or NULL where that is not certain; None: never certain."""
+    tried = F.expr(f"try_cast({spark_types.name(name)} AS {spark_types.to_spark(wanted, name)})")
     decimal = re.fullmatch(r"DECIMAL\((\d+),(\d+)\)", wanted)
     if have == "VARCHAR":
         pattern = _pattern(wanted, decimal)
         if pattern is None:
             return None
-        made = F.when(value.rlike(pattern), value).try_cast(kind)
+        made = F.when(column(name).rlike(pattern), tried)
         return F.when((made >= 0) & (made < _RANGES[wanted]), made) if wanted in _RANGES else made
     if have in _INTEGERS and (wanted in _INTEGERS - {*_RANGES, "UBIGINT"} or wanted in ("DOUBLE", "VARCHAR") or decimal):
-        return value.try_cast(kind)
+        return tried
     if (have, wanted) in {("FLOAT", "DOUBLE"), ("DATE", "VARCHAR"), ("DATE", "TIMESTAMP")}:
-        return value.try_cast(kind)
+        return tried
     return None
 
 

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from sluice.engines.common import Job, is_remote
 
-_ANSWER_S = 5.0
+_ANSWER_S = 20.0  # of a page that was never asked before, on a machine that is busy
 _PATIENCE_S = 2.0  # seconds in which the page has heard that a job is done
 _LOOK_S = 0.02
 
