@@ -36,6 +36,7 @@ tasks:
     type: stage
     depends_on: leave
     source: {format: hudi, path: %(path)s}
+    cast: {ts: DOUBLE}
     target: {path: %(path)s.parquet}
 """
 ROWS = [[(1, "x", 10.5, 1), (2, "y", 20.0, 1), (3, "x", 30.0, 1)], [(2, "x", 21.0, 2), (9, "z", 90.0, 1), (9, "z", 91.0, 5)]]

@@ -1,6 +1,7 @@
 """The engine spark: stage, publish, curate, validate, maintain and export with Spark; tables by the DataFrame API through Sluice's catalog.
 
-Its import does what a fork takes along: modules, and the parser of SQL once. The JVM is each attempt's own.
+Its import does what a fork takes along: modules, those of Spark Connect's client, too, and the parser of SQL once. The JVM is each
+attempt's own, or a server's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from types import FrameType
 from typing import Any, Callable, Optional
 
+import pyiceberg.catalog.rest  # noqa: F401  with the next, half a second, which a task on a server that is warm would feel
+import pyspark.sql.connect.session  # noqa: F401
 import sqlglot
 
 from sluice import report, task

@@ -10,6 +10,7 @@ from typing import Any, Callable, Optional
 
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 from sqlglot import exp
 
 from sluice.engines import duck, spark_types, statement
@@ -35,16 +36,40 @@ def query(
     tree, names = statement.prepared(job, key, sql, types)
     statement.refuse_unknown(job, key, sql, tree, _refused)
     tree = statement.rewritten(tree, _REWRITES)
-    for table, frame in frames.items():
-        _lower(frame).createOrReplaceTempView(names[statement.folded(table)])
+    lowered = {names[statement.folded(table)]: _lower(frame) for table, frame in frames.items()}
     try:
-        made = work.spark.sql(tree.sql(dialect="spark", identify=True))
+        made = _picked(tree, lowered) if _only_picks(tree) else _asked(work, tree, lowered)
         have = made.columns
     except (AnalysisException, ParseException) as e:
         raise job.wrong(f"Spark's SQL cannot do this statement: {folded(e)}; {ONLY_DUCKDB}", key) from None
     if len(have) != len(columns):
         raise job.wrong(f"Spark gives {len(have)} columns for this statement, DuckDB {len(columns)}; {ONLY_DUCKDB}", key)
     return spark_types.as_columns(made, columns)
+
+
+def _only_picks(tree: exp.Expression) -> bool:
+    """Is it one table's rows, each by itself, or not at all?"""
+    if not isinstance(tree, exp.Select) or {k for k, v in tree.args.items() if v} - {"expressions", "from_", "where"}:
+        return False
+    table = tree.args["from_"].this if tree.args.get("from_") else None
+    if not isinstance(table, exp.Table) or {k for k, v in table.args.items() if v} - {"this", "alias"}:
+        return False
+    return not any(isinstance(n, (exp.Query, exp.AggFunc, exp.Window, exp.UDTF)) for n in tree.walk() if n is not tree)
+
+
+def _picked(tree: exp.Expression, frames: dict[str, DataFrame]) -> DataFrame:
+    """Without a view, which on Spark Connect keeps what is observed in the frame to itself."""
+    table = tree.args["from_"].this
+    frame = frames[table.name].alias(table.alias_or_name)
+    if tree.args.get("where"):
+        frame = frame.where(F.expr(tree.args["where"].this.sql(dialect="spark", identify=True)))
+    return frame.select(*(F.expr(e.sql(dialect="spark", identify=True)) for e in tree.expressions))
+
+
+def _asked(work: Work, tree: exp.Expression, frames: dict[str, DataFrame]) -> DataFrame:
+    for name, frame in frames.items():
+        frame.createOrReplaceTempView(name)
+    return work.spark.sql(tree.sql(dialect="spark", identify=True))
 
 
 def expression(job: Job, sql: str, key: str, table: str, columns: duck.Columns, wanted: str) -> str:

@@ -210,6 +210,8 @@ def _session_settings(job: Job) -> dict[str, str]:
         "spark.sql.pyspark.jvmStacktrace.enabled": "true",
         at: "org.apache.iceberg.spark.SparkCatalog",
         f"{at}.cache-enabled": "false",
+        # A staged file is read by as many tasks as it has of these; of Parquet's usual 128 MB it would be one task's.
+        "parquet.block.size": str(8 << 20),
     }
     if spark_told.counts_reads(job):
         made["parquet.hadoop.vectored.io.enabled"] = "false"
@@ -220,8 +222,9 @@ def _session_settings(job: Job) -> dict[str, str]:
     named = {"spark.sql.shuffle.partitions": o.get("shuffle_partitions"), "spark.sql.adaptive.enabled": o.get("adaptive")}
     made.update((k, _text(v)) for k, v in named.items() if v is not None)
     for key, value in (o.get("conf") or {}).items():
-        if key in made or _is_for_session(key) or key.startswith(("fs.", "spark.hadoop.fs.")):
-            made[key[len("spark.hadoop.") :] if key.startswith("spark.hadoop.") else key] = _text(value)
+        name = key.removeprefix("spark.hadoop.")
+        if name in made or _is_for_session(key) or name.startswith("fs."):
+            made[name] = _text(value)
     return made
 
 
