@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any, Callable, Optional
 
 import pyiceberg.catalog.rest  # noqa: F401  with the next, half a second, which a task on a server that is warm would feel
-import pyspark.sql.connect.session  # noqa: F401
 import sqlglot
 
 from sluice import report, task
@@ -32,6 +31,9 @@ from sluice.engines import (
 )
 from sluice.engines.common import ONLY_DUCKDB, Job
 from sluice.engines.spark_work import Work
+
+with contextlib.suppress(ImportError):  # Spark 3.5 is installed without its client
+    import pyspark.sql.connect.session  # noqa: F401
 
 #: Threads of the libraries that a fork of this process does well without (engines/polars.py says which).
 THREADS_NOT_MISSED = frozenset({"jemalloc_bg_thd", "python", "python3", "sluice-python"})
