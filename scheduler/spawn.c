@@ -250,8 +250,10 @@ spawn_native(struct spawn *sp, const json_t *doc, const json_t *env)
 
 	if (pid < 0)
 		return spawn_failed(sp, errno, "cannot start a process");
-	if (pid > 0)
+	if (pid > 0) {
+		setpgid(pid, pid); /* also here: its group may be signalled, or step behind, before it runs */
 		return pid;
+	}
 	if (child_setup(sp, parent) != 0)
 		_exit(126);
 	close_range(4, ~0U, 0);

@@ -221,7 +221,8 @@ class Daemon:
         return self.get(f"/api/v1/runs/{run_id}")
 
     def ended(self, run_id):
-        return wait_until(lambda: (r := self.run(run_id))["state"] not in ("queued", "running", "publishing") and r, f"the end of run {run_id}", PATIENCE * 3)
+        """It may be one of several JVMs; a test of less is ended by its own limit before."""
+        return wait_until(lambda: (r := self.run(run_id))["state"] not in ("queued", "running", "publishing") and r, f"the end of run {run_id}", PATIENCE * 10)
 
     def task_log(self, run_id, task):
         return self.request("GET", f"/api/v1/runs/{run_id}/tasks/{task}/logs").text

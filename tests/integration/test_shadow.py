@@ -180,7 +180,7 @@ def test_it_steps_behind(make_daemon):
     run = daemon.trigger("slow")["id"]
     pid = wait_until(lambda: stop_shadow(daemon, run), "the shadow's process")
     try:
-        assert os.getpriority(os.PRIO_PROCESS, pid) == 10
+        wait_until(lambda: os.getpriority(os.PRIO_PROCESS, pid) == 10, "its lower priority, which it gets once it is there")
         assert daemon.trigger("seed")["state"] == "success"
         second = daemon.trigger("slow")
         assert second["state"] == "success"
