@@ -163,6 +163,7 @@ def wall(run, task):
 def add_engine(results, name, rows, ran, peers):
     attempts = [[t["attempts"][-1] for t in run["tasks"]] for run, _ in ran]
     took = results.add(f"{name}, {rows:,} rows: trigger to answer", [seconds for _, seconds in ran])
+    results.add(f"- {name}: publish of what was staged, in it", [wall(run, "publish") for run, _ in ran])
     results.add(f"- {name}: processor time of its tasks", [sum(a["user_us"] + a["system_us"] for a in run) / 1e6 for run in attempts])
     results.add(f"- {name}: most memory of a task", [max(a["max_rss_bytes"] for a in run) / 1e6 for run in attempts], "MB")
     for peer, seconds, bar in peers:
