@@ -406,14 +406,13 @@ out:
 
 /* ---- what the copy does not tell ---- */
 
-/* A list of the files for which `want` holds, as SQL; false when there is none. */
-static bool
-file_list(const struct writer *wr, bool (*want)(const struct data_file *), struct buf *b)
+bool
+writer_file_list(const struct writer *wr, bool (*want)(const struct data_file *), struct buf *b)
 {
 	bool any = false;
 
 	for (size_t i = 0; i < wr->nfiles; i++) {
-		if (wr->files[i].content != CONTENT_DATA || !want(&wr->files[i]))
+		if (wr->files[i].content != CONTENT_DATA || (want && !want(&wr->files[i])))
 			continue;
 		buf_adds(b, any ? ", " : "[");
 		buf_add_sql_string(b, wr->files[i].path);
@@ -455,7 +454,7 @@ ask_footers(struct writer *wr)
 		if (wr->files[i].ask_footer)
 			json_object_foreach (wr->files[i].columns, path, stats)
 				json_object_del(stats, "has_nan");
-	if (file_list(wr, asks_footer, &files))
+	if (writer_file_list(wr, asks_footer, &files))
 		rc = footers_note(wr, files.s, true, file_by_path);
 	buf_release(&files);
 	for (size_t i = 0; i < wr->nfiles && rc == 0; i++) {
@@ -491,7 +490,7 @@ count_nan(struct writer *wr)
 	json_t *rows, *row, *field, *names;
 	size_t i, k;
 
-	if (!file_list(wr, has_nan, &files)) {
+	if (!writer_file_list(wr, has_nan, &files)) {
 		buf_release(&files);
 		return 0;
 	}

@@ -98,20 +98,15 @@ measure_written(struct parity *p)
 {
 	const struct writer *wr = p->wr;
 	struct buf from = BUF_INIT;
+	struct buf files = BUF_INIT;
 	json_t *row;
-	size_t n = 0;
 
-	for (size_t i = 0; i < wr->nfiles; i++) {
-		if (wr->files[i].content != CONTENT_DATA)
-			continue;
-		buf_adds(&from, n++ ? ", " : "read_parquet([");
-		buf_add_sql_string(&from, wr->files[i].path);
-	}
-	if (n)
-		buf_adds(&from, "], hive_partitioning = false)");
+	if (writer_file_list(wr, NULL, &files))
+		buf_addf(&from, "read_parquet(%s, hive_partitioning = false)", files.s);
 	else
 		buf_addf(&from, "(SELECT * FROM (%s) LIMIT 0)", wr->select);
 	row = measure(p, true, from.s);
+	buf_release(&files);
 	buf_release(&from);
 	return row;
 }

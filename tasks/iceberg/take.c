@@ -83,8 +83,8 @@ files_of_size(struct writer *wr)
 		double bytes = json_number_value(json_array_get(row, 1));
 
 		/* Several small ones are better written as one. */
-		if (!json_is_true(json_array_get(row, 2)) || storage_remote(json_string_value(json_array_get(row, 0))) ||
-		    bytes > size * LARGE_SHARE || (json_array_size(rows) > 1 && bytes < size * SMALL_SHARE)) {
+		if (!json_is_true(json_array_get(row, 2)) || bytes > size * LARGE_SHARE ||
+		    (json_array_size(rows) > 1 && bytes < size * SMALL_SHARE)) {
 			json_array_clear(files);
 			break;
 		}
@@ -95,35 +95,31 @@ files_of_size(struct writer *wr)
 }
 
 /*
- * 1: each of these files has the columns and the compression that it would have, and nothing that means the same to DuckDB but
- * not to others (milliseconds). 0: no. -1 with the error set.
+ * 1: of these files (SQL's list) `n` have rows, and each has the columns and the compression that it would have, and nothing that
+ * means the same to DuckDB but not to others (milliseconds). 0: no. -1 with the error set.
  */
 static int
-files_alike(struct writer *wr, const json_t *files)
+files_alike(struct writer *wr, const char *files, size_t n)
 {
-	struct buf list = BUF_INIT, sql = BUF_INIT;
-	json_t *file, *rows, *row;
+	struct buf sql = BUF_INIT;
+	json_t *rows, *row;
 	size_t i;
 	int rc;
 
-	json_array_foreach (files, i, file) {
-		buf_adds(&list, i ? ", " : "[");
-		buf_add_sql_string(&list, json_string_value(file));
-	}
 	buf_adds(&sql, "WITH s AS (SELECT file_name, list({name: name, type: duckdb_type} ORDER BY column_id)::JSON::VARCHAR AS "
 		       "columns, "
 		       "bool_and(num_children IS NULL AND coalesce(converted_type, 'UTF8') IN ('UTF8', 'INT_32', 'INT_64', "
 		       "'DECIMAL', 'DATE', "
 		       "'TIME_MICROS', 'TIMESTAMP_MICROS')) AS plain FROM parquet_schema(");
-	buf_addf(&sql, "%s]) WHERE column_id > 0 GROUP BY ALL), m AS (SELECT file_name, bool_and(lower(compression) = lower(",
-		 list.s);
+	buf_addf(&sql, "%s) WHERE column_id > 0 GROUP BY ALL), m AS (SELECT file_name, bool_and(lower(compression) = lower(",
+		 files);
 	buf_add_sql_string(&sql, writer_compression(wr));
 	buf_addf(&sql,
-		 ")) AS packed FROM parquet_metadata(%s]) GROUP BY ALL) SELECT columns, plain AND packed FROM s JOIN m USING "
+		 ")) AS packed FROM parquet_metadata(%s) GROUP BY ALL) SELECT columns, plain AND packed FROM s JOIN m USING "
 		 "(file_name)",
-		 list.s);
+		 files);
 	rows = duck_query_json(wr->cx->db, sql.s, &wr->cx->err);
-	rc = rows == NULL ? -1 : json_array_size(rows) == json_array_size(files);
+	rc = rows == NULL ? -1 : json_array_size(rows) == n;
 	json_array_foreach (rows, i, row) {
 		json_t *columns = json_loads(json_string_value(json_array_get(row, 0)), 0, NULL);
 
@@ -132,7 +128,6 @@ files_alike(struct writer *wr, const json_t *files)
 		json_decref(columns);
 	}
 	json_decref(rows);
-	buf_release(&list);
 	buf_release(&sql);
 	return rc;
 }
@@ -273,24 +268,11 @@ take_file(struct writer *wr, const char *from, const char *dir)
 	return rc;
 }
 
-/* What was looked at and what was copied may be two files of one name: the copies are looked at once more. */
-static int
-copies_alike(struct writer *wr)
-{
-	json_t *files = json_array();
-	int rc;
-
-	for (size_t i = 0; i < wr->nfiles; i++)
-		json_array_append_new(files, json_string(wr->files[i].path));
-	rc = files_alike(wr, files);
-	json_decref(files);
-	return rc;
-}
-
 static int
 take_all(struct writer *wr, const json_t *files)
 {
 	char *dir = writer_folder(wr);
+	struct buf copies = BUF_INIT;
 	json_t *file;
 	int rc = dir ? 1 : -1;
 	size_t i;
@@ -298,10 +280,12 @@ take_all(struct writer *wr, const json_t *files)
 	json_array_foreach (files, i, file)
 		if (rc == 1)
 			rc = take_file(wr, json_string_value(file), dir);
-	if (rc == 1)
-		rc = copies_alike(wr);
+	/* What was looked at and what was copied may be two files of one name: the copies are looked at once more. */
+	if (rc == 1 && writer_file_list(wr, NULL, &copies))
+		rc = files_alike(wr, copies.s, wr->nfiles);
 	if (rc == 0)
 		forget_all(wr);
+	buf_release(&copies);
 	free(dir);
 	return rc;
 }
@@ -315,7 +299,7 @@ take_files(struct writer *wr)
 	if (!may_take(wr))
 		return 0;
 	files = files_of_size(wr);
-	rc = files == NULL ? -1 : json_array_size(files) ? files_alike(wr, files) : 0;
+	rc = files == NULL ? -1 : json_array_size(files) ? files_alike(wr, wr->w->files_from, json_array_size(files)) : 0;
 	if (rc == 1)
 		rc = take_all(wr, files);
 	if (rc == 1)

@@ -136,6 +136,8 @@ int writer_data_done(struct writer *wr);
 void writer_sum(struct writer *wr);
 void data_file_release(struct data_file *f);
 struct data_file *writer_add_file(struct writer *wr);
+/* Adds SQL's list of the data files for which `want` (NULL: always) holds; false, and nothing added, when there is none. */
+bool writer_file_list(const struct writer *wr, bool (*want)(const struct data_file *), struct buf *b);
 /* Has the engine copy and notes the files that it wrote; `keys` are the columns that it partitioned by. -1 with the error set. */
 int writer_copy(struct writer *wr, const char *sql, json_t *spec, const json_t *keys, int content);
 void writer_remove_data(const struct writer *wr);
