@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
+import urllib.request
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from sluice.report import Failure
 
@@ -82,6 +84,12 @@ def _distance(a: str, b: str) -> int:
 
 
 # ---- files ----
+
+
+def answer_of(request: Union[str, urllib.request.Request], timeout: float) -> Any:
+    """The JSON that the daemon or Spark's page answers: directly, whatever proxy the environment names."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=timeout) as answer:
+        return json.load(answer)
 
 
 def is_remote(location: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Optional
 
 from sluice import report
 from sluice.engines import spark_errors, spark_lake, spark_types
-from sluice.engines.common import Job
+from sluice.engines.common import Job, answer_of
 from sluice.engines.spark_work import Work
 from sluice.report import Failure
 
@@ -281,9 +281,8 @@ def ask(job: Job, body: dict[str, Any]) -> dict[str, Any]:
         {"Content-Type": "application/json", "Authorization": f"Bearer {job.catalog['token']}"},
     )
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
+        told: dict[str, Any] = answer_of(request, 300)
+        return told
     except urllib.error.HTTPError as e:
         raise Failure(
             f"the catalog does not tell what tables there are: status {e.code}, {e.read(500).decode('utf-8', 'replace')}"

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import time
-import urllib.request
 from typing import Any, Optional
 
-from sluice.engines.common import Job, is_remote
+from sluice.engines.common import Job, answer_of, is_remote
 
 _ANSWER_S = 20.0  # of a page that was never asked before, on a machine that is busy
 _PATIENCE_S = 2.0  # seconds in which the page has heard that a job is done
@@ -77,7 +75,5 @@ def _jobs(page: str, application: str, tag: str) -> list[dict[str, Any]]:
 
 
 def _ask(page: str, application: str, what: str) -> list[dict[str, Any]]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{page}/api/v1/applications/{application}/{what}", timeout=_ANSWER_S) as answer:
-        told: list[dict[str, Any]] = json.load(answer)
-        return told
+    told: list[dict[str, Any]] = answer_of(f"{page}/api/v1/applications/{application}/{what}", _ANSWER_S)
+    return told
