@@ -112,15 +112,15 @@ class Postgres(Server):
 
 
 class MySQL(Server):
-    """MariaDB, which speaks its protocol."""
+    """MariaDB, which speaks its protocol. Its tmpdir is its own: at its start a server removes every "#sql" file there, those of another that runs too."""
 
     def __init__(self):
         super().__init__("my")
-        self.run("mariadb-install-db", "--no-defaults", f"--datadir={self.folder}/data", "--auth-root-authentication-method=normal", "--skip-test-db")
+        self.run("mariadb-install-db", "--no-defaults", f"--datadir={self.folder}/data", f"--tmpdir={self.folder}", "--auth-root-authentication-method=normal", "--skip-test-db")
 
     def command(self):
         return [
-            shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin"), "--no-defaults", f"--datadir={self.folder}/data", f"--port={self.port}",
+            shutil.which("mariadbd", path=os.environ["PATH"] + ":/usr/sbin"), "--no-defaults", f"--datadir={self.folder}/data", f"--tmpdir={self.folder}", f"--port={self.port}",
             "--bind-address=127.0.0.1", f"--socket={self.folder}/my.sock", f"--pid-file={self.folder}/pid", "--general-log=1",
             f"--general-log-file={self.log}", "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=32M",
         ]  # fmt: skip
