@@ -48,9 +48,10 @@ interrupts(void)
 
 struct view {
 	FILE *f;
-	bool live;    /* redrawn in place */
-	int drawn;    /* lines above the cursor that are ours */
-	json_t *seen; /* task id -> state and attempt last printed */
+	bool live;       /* redrawn in place */
+	bool cancelling; /* has been said */
+	int drawn;       /* lines above the cursor that are ours */
+	json_t *seen;    /* task id -> state and attempt last printed */
 };
 
 static bool
@@ -237,15 +238,20 @@ daemon_back(const struct follow *f, struct view *v)
 	return false;
 }
 
-static void
-cancel_once(const struct follow *f, const char *id, struct view *v)
+/* False when the daemon cannot take it now. */
+static bool
+cancel(const struct follow *f, const char *id, struct view *v)
 {
 	char *path = xasprintf("/api/v1/runs/%s/cancel", id);
+	int status;
 
-	fprintf(stderr, "\ncancelling; Ctrl-C again leaves without waiting for the end\n");
+	if (!v->cancelling)
+		fprintf(stderr, "\ncancelling; Ctrl-C again leaves without waiting for the end\n");
+	v->cancelling = true;
 	v->drawn = 0;
-	client_call(f->client, "POST", path, NULL, NULL);
+	status = client_call(f->client, "POST", path, NULL, NULL);
 	free(path);
+	return status != 0 && status != 503;
 }
 
 static void
@@ -264,7 +270,8 @@ follow_run(const struct follow *f, const char *id, json_t **last)
 {
 	struct view v = { .f = stderr, .live = !f->quiet && term_colours(stderr) && term_width(stderr), .seen = json_object() };
 	char *path = xasprintf("/api/v1/runs/%s?wait=%s", id, v.live ? "200ms" : f->quiet ? "1s" : "500ms");
-	int rc = EXIT_REFUSED, cancelled = 0; /* a Ctrl-C between the trigger and here is meant for this run, too */
+	int rc = EXIT_REFUSED;
+	bool cancelled = false; /* a Ctrl-C between the trigger and here is meant for this run, too */
 	json_t *run = NULL;
 
 	interrupts_catch();
@@ -272,10 +279,8 @@ follow_run(const struct follow *f, const char *id, json_t **last)
 	while (pressed < 2) {
 		int status;
 
-		if (pressed > cancelled) {
-			cancelled = pressed;
-			cancel_once(f, id, &v);
-		}
+		if (pressed && !cancelled)
+			cancelled = cancel(f, id, &v);
 		json_decref(run);
 		status = client_call(f->client, "GET", path, NULL, &run);
 		if (status == 0 || status == 503) {
@@ -297,9 +302,10 @@ follow_run(const struct follow *f, const char *id, json_t **last)
 		}
 	}
 	if (rc == EXIT_REFUSED && pressed >= 2) {
-		if (cancelled < 1)
-			cancel_once(f, id, &v);
-		fprintf(stderr, "left; the run goes on being cancelled: sluice show %s\n", id);
+		if (cancelled || cancel(f, id, &v))
+			fprintf(stderr, "left; the run goes on being cancelled: sluice show %s\n", id);
+		else
+			fprintf(stderr, "left; the daemon could not be told: sluice cancel %s\n", id);
 	}
 	client_silent(f->client, false);
 	if (last && rc != EXIT_REFUSED)

@@ -999,23 +999,26 @@ on_cancel_looked_up(void *arg, const struct rows *r, struct err *e)
 	} else {
 		if (rows_count(r) == 0)
 			err_set(&mine, ERR_NOT_FOUND, "there is no such run");
-		else
+		else if (run_state_terminal(run_state_parse(rows_get(r, 0, 0))))
 			err_set(&mine, ERR_CONFLICT, "the run has ended already: %s", rows_get(r, 0, 0));
+		else /* its end is being written just now */
+			err_set(&mine, ERR_UNAVAILABLE, "the run is about to end; try again in a moment");
 		d->cb(d->arg, &mine);
 		err_release(&mine);
 	}
 	free(d);
 }
 
-/* What must be written before it is true is refused while it cannot be. */
+/* What must be written before it is true is refused while it cannot be, and while what was active before is being loaded. */
 static bool
 sched_refuse_unwritable(struct sched *s, sched_done_cb cb, void *arg)
 {
 	struct err e = ERR_INIT;
 
-	if (store_connected(s->store))
+	if (store_connected(s->store) && s->recovered)
 		return false;
-	err_set(&e, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
+	err_set(&e, ERR_UNAVAILABLE, "%s; try again in a moment",
+		s->recovered ? "the database cannot be reached now" : "the daemon is starting");
 	cb(arg, &e);
 	err_release(&e);
 	return true;

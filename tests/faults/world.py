@@ -380,6 +380,8 @@ class World:
             if answer := self.ask("POST", f"/api/v1/runs/{run}/cancel", {}):
                 if answer.status == 202:
                     return ("cancelled",)
+                if any(f": {state}" in answer.text for state in ("queued", "running")):
+                    raise Finding(f"cancel of {run}: {answer.text}")
                 return ("success",) if asked == 1 else ("success", "cancelled")  # an earlier one may have been taken without an answer
             time.sleep(0.05)
         raise Finding(f"no cancel was taken in {DEADLINE} s")
