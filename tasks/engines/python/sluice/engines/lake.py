@@ -43,6 +43,7 @@ from sluice.engines.table_at import snapshot_at
 from sluice.report import Failure
 
 DEFAULT_FILE_SIZE = 128 << 20
+_SMALL = 16 << 20  # bytes of files
 _SORT_ORDER = 15  # the place of a data file's sort_order_id
 
 
@@ -84,6 +85,13 @@ class Lake:
 
 def columns_of(schema: Schema) -> duck.Columns:
     return {f.name: duck.from_iceberg(f.field_type, f.name) for f in schema.fields}
+
+
+def is_small(table: Table) -> bool:
+    """May its rows, as they are, be held in memory without a thought?"""
+    snapshot = table.current_snapshot()
+    summary = snapshot.summary if snapshot is not None else None
+    return summary is None or int(summary.get("total-files-size") or _SMALL) < _SMALL
 
 
 # ---- writes ----

@@ -15,7 +15,9 @@ import re
 import urllib.parse
 from typing import Any, Optional
 
+import pyarrow
 import pyarrow.fs
+import pyarrow.parquet as pq
 import requests
 from pyarrow.fs import FileInfo, FileSelector, FileType
 
@@ -103,6 +105,17 @@ def near(job: Job, files: list[str]) -> dict[str, str]:
         if is_remote(f):
             pyarrow.fs.copy_files(key_of(f), out[f], source_filesystem=store(job), destination_filesystem=disk, chunk_size=_CHUNK)
     return out
+
+
+def parquet_rows(job: Job, file: str) -> int:
+    """How many rows a Parquet file has, as its footer says."""
+    try:
+        if is_remote(file):
+            with store(job).open_input_file(key_of(file)) as f:
+                return int(pq.read_metadata(f).num_rows)
+        return int(pq.read_metadata(file).num_rows)
+    except (OSError, pyarrow.ArrowInvalid) as e:
+        raise Failure(f"{file}: {' '.join(str(e).split())}") from e
 
 
 def send(job: Job, path: str, location: str, fs: Optional[pyarrow.fs.S3FileSystem] = None) -> None:

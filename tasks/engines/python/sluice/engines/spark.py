@@ -95,7 +95,7 @@ def run(doc: dict[str, Any], writer: type[spark_lake.Writer] = spark_lake.Writer
 def _tell(job: Job, session: spark_session.AnySession) -> None:
     """What the session was, and what it has read. The task has done its work: it is no failure where Spark does not say."""
     with contextlib.suppress(Exception):
-        report.outputs({"session": spark_told.info(session.spark, session.ui)})
+        report.outputs({"session": session.told})
         _, attempt = spark_told.tags(job)
         read = spark_told.bytes_read(session.ui, session.application, attempt) if spark_told.counts_reads(job) else None
         if read is not None:

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -40,6 +41,9 @@ SERVER_SETTINGS = {
     "spark.connect.execute.manager.detachedTimeout": "10s",
     "spark.connect.execute.manager.maintenanceInterval": "5s",
 }
+#: Settings of a session that others are cloned from; at its own first call it is too late for them. An attempt brings no classes along,
+#: and with a class loader of its own Spark would compile anew each piece of Java that it makes of a plan, half of a small task's time.
+_NO_CLASSES = {"spark.sql.artifact.isolation.enabled": "false", "spark.sql.artifact.isolation.alwaysApplyClassloader": "false"}
 
 
 class Connected:
@@ -50,12 +54,15 @@ class Connected:
     def __init__(self, job: Job, server: Server, settings: dict[str, str]) -> None:
         self.server = server
         self.spark = open_session(server, settings, spark_told.tags(job))
-        self.application: str = self.spark.conf.get("spark.app.id") or ""
+        names = ("spark.app.id", *spark_told.SETTINGS)
+        settings = dict(zip(names, self.spark.client.get_config_with_defaults(*((n, None) for n in names))))
+        self.application = settings["spark.app.id"] or ""
         self.ui = server.page
+        self.told = spark_told.info(settings, self.spark.version, self.ui)
         self._done: dict[str, tuple[int, int, int, int]] = {}
         self.spark.registerProgressHandler(self._progress)
         print(
-            f"Spark {self.spark.version}, application {self.application}, at {server.shown}"
+            f"Spark {self.told['spark_version']}, application {self.application}, at {server.shown}"
             + (f", its page is {self.ui}" if self.ui else ""),
             flush=True,
         )
@@ -153,8 +160,9 @@ def open_session(server: Server, settings: dict[str, str], tags: Iterable[str]) 
     os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"  # which kind of columns pyspark.sql.functions makes
     import grpc
     from pyspark.errors import PySparkException
-    from pyspark.sql.connect.client import DefaultChannelBuilder
+    from pyspark.sql.connect.client import DefaultChannelBuilder, SparkConnectClient
     from pyspark.sql.connect.client.retries import DefaultPolicy
+    from pyspark.sql.connect.conf import RuntimeConf
     from pyspark.sql.connect.session import SparkSession
 
     class Policy(DefaultPolicy):  # type: ignore[misc]
@@ -182,9 +190,18 @@ def open_session(server: Server, settings: dict[str, str], tags: Iterable[str]) 
             "start it there, or have `connect: true` start one here"
         ) from None
     try:
-        spark = SparkSession.builder.channelBuilder(Builder(server.url)).create()
-        server.tell(spark.session_id)
-        spark.client.set_retry_policies([Policy(max_retries=8, initial_backoff=100, max_backoff=8000, backoff_multiplier=4)])
+        builder = Builder(server.url)
+        policy = Policy(max_retries=8, initial_backoff=100, max_backoff=8000, backoff_multiplier=4)
+        if server.lease:  # the user's own may be of another version, which cannot
+            first = SparkConnectClient(connection=builder)
+            first.set_retry_policies([policy])
+            RuntimeConf(first)._set_all(_NO_CLASSES, silent=False)
+            builder.set(Builder.PARAM_SESSION_ID, str(uuid.uuid4()))
+            server.tell(builder.session_id)
+            first.clone(builder.session_id).set_retry_policies([policy])  # at its end the process has all of them call the server
+            first.release_session()
+        spark = SparkSession.builder.channelBuilder(builder).create()
+        spark.client.set_retry_policies([policy])
         spark.conf._set_all(settings, silent=False)
     except PySparkException as e:
         said = str(e)

@@ -36,14 +36,14 @@ def query(
     tree, names = statement.prepared(job, key, sql, types)
     statement.refuse_unknown(job, key, sql, tree, _refused)
     tree = statement.rewritten(tree, _REWRITES)
-    lowered = {names[statement.folded(table)]: _lower(frame) for table, frame in frames.items()}
+    lowered = {names[statement.folded(table)]: _lower(frame, types[table]) for table, frame in frames.items()}
     try:
         made = _picked(tree, lowered) if _only_picks(tree) else _asked(work, tree, lowered)
-        have = made.columns
     except (AnalysisException, ParseException) as e:
         raise job.wrong(f"Spark's SQL cannot do this statement: {folded(e)}; {ONLY_DUCKDB}", key) from None
-    if len(have) != len(columns):
-        raise job.wrong(f"Spark gives {len(have)} columns for this statement, DuckDB {len(columns)}; {ONLY_DUCKDB}", key)
+    have = len(tree.selects)
+    if have != len(columns):
+        raise job.wrong(f"Spark gives {have} columns for this statement, DuckDB {len(columns)}; {ONLY_DUCKDB}", key)
     return spark_types.as_columns(made, columns)
 
 
@@ -63,13 +63,17 @@ def _picked(tree: exp.Expression, frames: dict[str, DataFrame]) -> DataFrame:
     frame = frames[table.name].alias(table.alias_or_name)
     if tree.args.get("where"):
         frame = frame.where(F.expr(tree.args["where"].this.sql(dialect="spark", identify=True)))
-    return frame.select(*(F.expr(e.sql(dialect="spark", identify=True)) for e in tree.expressions))
+    frame = frame.select(*(F.expr(e.sql(dialect="spark", identify=True)) for e in tree.expressions))
+    frame.schema  # noqa: B018  has Spark look at it now
+    return frame
 
 
 def _asked(work: Work, tree: exp.Expression, frames: dict[str, DataFrame]) -> DataFrame:
-    for name, frame in frames.items():
-        frame.createOrReplaceTempView(name)
-    return work.spark.sql(tree.sql(dialect="spark", identify=True))
+    for table in list(tree.find_all(exp.Table)):
+        if not statement.is_cte(table):
+            table.set("this", exp.to_identifier(f"\x01{table.name}\x02", quoted=True))
+    sql = tree.sql(dialect="spark", identify=True).replace("{", "{{").replace("}", "}}")
+    return work.spark.sql(sql.replace("`\x01", "{").replace("\x02`", "}"), **frames)
 
 
 def expression(job: Job, sql: str, key: str, table: str, columns: duck.Columns, wanted: str) -> str:
@@ -89,9 +93,9 @@ def expression(job: Job, sql: str, key: str, table: str, columns: duck.Columns, 
     return str(tree.selects[0].unalias().sql(dialect="spark", identify=True))
 
 
-def _lower(frame: DataFrame) -> DataFrame:
+def _lower(frame: DataFrame, columns: duck.Columns) -> DataFrame:
     """As the statement names them once its parts have types."""
-    return frame.toDF(*(n.lower() for n in frame.columns))
+    return frame.select(*(spark_types.column(n).alias(n.lower()) for n in columns))
 
 
 # ---- what is written differently ----

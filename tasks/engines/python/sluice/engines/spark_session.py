@@ -56,6 +56,7 @@ class Session:
         context = spark.sparkContext
         self.application: str = context.applicationId
         self.ui: Optional[str] = context.uiWebUrl
+        self.told = spark_told.info({k: spark.conf.get(k, None) for k in spark_told.SETTINGS}, spark.version, self.ui)
         self._tracker = context.statusTracker()
         self._cluster = spark_cluster.Watch(str(context.master))
         self.group = f"{job.run_id}.{job.task_id}.{job.attempt}"

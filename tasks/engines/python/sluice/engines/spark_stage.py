@@ -39,12 +39,14 @@ class Stage(stage.Stage):
     def __init__(self, work: Work) -> None:
         super().__init__(work.job)
         self.work = work
+        self.torn = False  # has what is read a column of texts that are no records? Each look at a frame's columns is a call to the server
         self.seen: Optional[Observation] = None
         self.count: Callable[[], dict[str, Any]] = dict  # the same by another pass
 
     # ---- the source ----
 
     def scan_csv(self, names: list[str]) -> DataFrame:
+        self.torn = True
         if (self.source.get("compression") or "auto") not in ("auto", "none") and not all(
             f.endswith((".gz", ".zst", ".bz2")) for f in self.files
         ):
@@ -85,6 +87,7 @@ class Stage(stage.Stage):
     def scan_files(self) -> tuple[DataFrame, duck.Columns]:
         if self.format == "parquet":
             return self._scan_parquet(not any(is_remote(f) for f in self.files))
+        self.torn = True
         columns = self.described("json")
         schema = ", ".join(f"{spark_types.name(n)} {_json_type(spark_types.to_spark(t, n))}" for n, t in columns.items())
         frames = []
@@ -129,12 +132,12 @@ class Stage(stage.Stage):
         path = os.path.join(self.job.scratch, "good.parquet")
         rejects.keep_good_rows(path)
         frame, have = spark_files.parquet(self.work, [path])
-        return self._counted(frame.select(*_as(frame, {n: columns[n] for n in have})), F.lit(0))
+        return self._counted(frame.select(*_as(frame, {n: columns[n] for n in have})), have)
 
     # ---- types ----
 
     def typed(self, raw: DataFrame, columns: duck.Columns) -> Optional[DataFrame]:
-        if _TORN not in raw.columns and self.format != "csv" and not self.not_null and all(columns[n] == t for n, t in self.types.items()):
+        if not self.torn and not self.not_null and all(columns[n] == t for n, t in self.types.items()):
             return raw  # not counted, which no condition gets by: so row groups are skipped
         odd = F.lit(False)
         picked = []
@@ -153,22 +156,16 @@ class Stage(stage.Stage):
                 odd = odd | F.coalesce(value.contains("\ufffd"), F.lit(False))  # bytes that are no UTF-8
         for name in self.not_null:
             odd = odd | column(name).isNull()
-        if _TORN in raw.columns:
+        if self.torn:
             odd = odd | F.col(_TORN).isNotNull()
-        return self._counted(raw.select(*picked, odd.alias("sluice_odd")), F.count_if("sluice_odd")).drop("sluice_odd")
+        return self._counted(raw.select(*picked, odd.alias("sluice_odd")), columns, F.count_if("sluice_odd")).drop("sluice_odd")
 
-    def _counted(self, frame: DataFrame, odd: Column) -> DataFrame:
+    def _counted(self, frame: DataFrame, columns: duck.Columns, *odd: Column) -> DataFrame:
         """Rows are counted as they pass, before any condition."""
         self.seen = Observation()
-        counts = [F.count(F.lit(1)).alias("rows"), (odd if odd is not None else F.lit(0)).alias("odd")]
-        if "sluice_odd" not in frame.columns:
-            counts = counts[:1]
+        counts = [F.count(F.lit(1)).alias("rows"), *(c.alias("odd") for c in odd)]
         # Of records each column is asked for: their reader looks at no others.
-        whole = [
-            F.count(column(n)).alias(f"sluice_{i}")
-            for i, n in enumerate(frame.columns)
-            if self.format in ("csv", "json") and n != "sluice_odd"
-        ]
+        whole = [F.count(column(n)).alias(f"sluice_{i}") for i, n in enumerate(columns)] if self.format in ("csv", "json") else []
         self.count = lambda: frame.agg(*counts, *whole).collect()[0].asDict()
         return frame.observe(self.seen, *counts)
 
@@ -198,7 +195,7 @@ class Stage(stage.Stage):
         except PySparkException as e:
             raise Unreadable(folded(e)) from e
         if self.seen is not None:
-            counts = self.seen.get or self.count()  # views of Spark Connect do not hand on what is observed
+            counts = self.seen.get or self.count()
             self.rows_in, self.odd = int(counts["rows"]), int(counts.get("odd") or 0)
         if self.partitions:
             self._name_partitions(folder)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from sluice.engines.common import Job, answer_of, is_remote
@@ -15,16 +16,20 @@ _PATIENCE_S = 2.0  # seconds in which the page has heard that a job is done
 _LOOK_S = 0.02
 
 
-def info(spark: Any, page: Optional[str]) -> dict[str, Any]:
+#: What info() looks at.
+SETTINGS = ("spark.master", "spark.app.name", "spark.default.parallelism")
+
+
+def info(settings: Mapping[str, Optional[str]], version: str, page: Optional[str]) -> dict[str, Any]:
     """The session as a value of JSON; what is not known is null."""
-    master = spark.conf.get("spark.master", None)
+    master = settings["spark.master"]
     return {
         "active": True,
-        "app_name": spark.conf.get("spark.app.name", None),
-        "spark_version": spark.version,
+        "app_name": settings["spark.app.name"],
+        "spark_version": version,
         "master": master,
         "ui_web_url": page,
-        "default_parallelism": _parallelism(master or "", spark.conf.get("spark.default.parallelism", None)),
+        "default_parallelism": _parallelism(master or "", settings["spark.default.parallelism"]),
     }
 
 
@@ -57,9 +62,9 @@ def bytes_read(page: Optional[str], application: str, tag: str) -> Optional[int]
     if not page:
         return None
     with contextlib.suppress(OSError, ValueError, KeyError):
-        jobs = _jobs(page, application, tag)
-        stages = {s for j in jobs for s in j["stageIds"]}
-        read: int = sum(s["inputBytes"] for s in _ask(page, application, "stages") if s["stageId"] in stages)
+        stages = {s for j in _jobs(page, application, tag) for s in j["stageIds"]}
+        attempts = [a for s in stages for a in _ask(page, application, f"stages/{s}?details=false")]
+        read: int = sum(a["inputBytes"] for a in attempts)
         return read
     return None
 

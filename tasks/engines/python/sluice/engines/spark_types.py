@@ -110,5 +110,5 @@ def columns_of(frame: DataFrame) -> duck.Columns:
 
 def as_columns(frame: DataFrame, columns: duck.Columns) -> DataFrame:
     """The frame's columns with these names and types, by place."""
-    named = frame.toDF(*(f"c{i}" for i in range(len(frame.columns))))
+    named = frame.toDF(*(f"c{i}" for i in range(len(columns))))
     return named.select(*(F.col(f"c{i}").cast(to_spark(t, n)).alias(n) for i, (n, t) in enumerate(columns.items())))

@@ -9,13 +9,14 @@ from pyiceberg.table import Table
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sluice.engines import duck, spark_files, spark_lake, spark_publish, spark_types, validate
+from sluice.engines import duck, spark_lake, spark_publish, spark_types, validate
+from sluice.engines.lake import is_small
 from sluice.engines.spark_types import column
 from sluice.engines.spark_work import Work
 
 
 class Validation(validate.Validation):
-    """The checks on frames: one of Spark's jobs each, but that rows and NULLs are counted together."""
+    """The checks on frames, all in one of Spark's jobs."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -25,45 +26,43 @@ class Validation(validate.Validation):
         return spark_publish.query(self.work, self.lake, self.judge, sql, key, this)
 
     def table(self, table: Table, at: Optional[int]) -> DataFrame:
-        return spark_lake.frame_of(self.work, table, at)
+        frame = spark_lake.frame_of(self.work, table, at)
+        # All in one place, a small table is summed up without a shuffle.
+        return frame.coalesce(1) if at is None and is_small(table) else frame
 
-    def parquet_rows(self, files: list[str]) -> int:
-        return self.count(spark_files.parquet(self.work, files)[0])
+    def totals(self, wanted: list[tuple[DataFrame, list[Column]]]) -> list[tuple[Any, ...]]:
+        """A row for each frame, NULL where another frame's values are: one job finds them all."""
+        names = [[f"v{i}_{k}" for k in range(len(aggregates))] for i, (_, aggregates) in enumerate(wanted)]
+        each = [
+            frame.agg(F.lit(i).alias("of"), *(a.alias(n) for a, n in zip(aggregates, names[i])))
+            for i, (frame, aggregates) in enumerate(wanted)
+        ]
+        found = {row["of"]: row for row in functools.reduce(lambda a, b: a.unionByName(b, allowMissingColumns=True), each).collect()}
+        return [tuple(found[i][n] for n in names[i]) for i in range(len(wanted))]
 
-    def count(self, frame: DataFrame) -> int:
-        return self._counts[None] if frame is self.this else int(frame.count())
+    def rows(self) -> Column:
+        return F.count(F.lit(1))
 
-    def first_rows(self, frame: DataFrame) -> tuple[list[tuple[Any, ...]], int]:
-        found = [tuple(row) for row in frame.limit(2).collect()]
-        return found, len(found) if len(found) < 2 else self.count(frame)
+    def nulls(self, name: str) -> Column:
+        return F.count_if(column(name).isNull())
 
-    def null_counts(self, names: list[str]) -> list[int]:
-        return [self._counts[n] for n in names]
+    def first(self, name: str) -> Column:
+        return F.first(column(name))
 
-    @functools.cached_property
-    def _counts(self) -> dict[Optional[str], int]:
-        """How many rows there are, and how many without a value in each column that a check is about."""
-        asked = [c["not_null"] for c in self.job.spec["checks"] if c.get("not_null") is not None]
-        wanted = {n.lower() for names in asked for n in (names if isinstance(names, list) else [names])}
-        about = [n for n in self.columns if n.lower() in wanted]
-        if not about:
-            return {None: int(self.this.count())}
-        row = self.this.agg(F.count(F.lit(1)), *(F.count_if(column(n).isNull()) for n in about)).collect()[0]
-        return dict(zip([None, *about], row))
+    def head(self, frame: DataFrame) -> DataFrame:
+        return frame.limit(1)
 
-    def duplicates(self, names: list[str]) -> tuple[int, Optional[tuple[Any, ...]]]:
+    def doubles(self, names: list[str]) -> tuple[DataFrame, list[Column]]:
         keys = [column(n) for n in names]
-        have = F.lit(True)
-        for k in keys:
-            have = have & k.isNotNull()
+        have = functools.reduce(lambda a, b: a & b, (k.isNotNull() for k in keys))
         twice = self.this.where(have).groupBy(*keys).agg(F.count(F.lit(1)).alias("sluice_n")).where(F.col("sluice_n") > 1)
-        found = twice.agg(F.count(F.lit(1)), F.min(F.struct(*keys))).collect()[0]
-        return int(found[0]), tuple(found[1]) if found[0] else None
+        least = F.min(F.struct(*keys))
+        return twice, [F.count(F.lit(1)), *(least.getField(n) for n in names)]
 
-    def not_among(self, name: str, values: list[str]) -> tuple[int, Optional[str]]:
+    def not_among(self, name: str, values: list[str]) -> list[Column]:
         return self._wrong(name, column(name).isNotNull() & ~column(name).cast("string").isin(values))
 
-    def outside(self, name: str, least: Any, most: Any) -> tuple[int, Optional[str]]:
+    def outside(self, name: str, least: Any, most: Any) -> list[Column]:
         wrong = F.lit(False)
         if least is not None:
             wrong = wrong | (column(name) < self._literal(least, name))
@@ -76,9 +75,8 @@ class Validation(validate.Validation):
         made = self.bound(value, kind)
         return F.lit(made) if made is value else F.lit(str(made)).cast(spark_types.to_spark(kind, name))
 
-    def _wrong(self, name: str, wrong: Column) -> tuple[int, Optional[str]]:
-        found = self.this.where(wrong).agg(F.count(F.lit(1)), F.first(column(name).cast("string"))).collect()[0]
-        return int(found[0]), found[1]
+    def _wrong(self, name: str, wrong: Column) -> list[Column]:
+        return [F.count_if(wrong), F.first(F.when(wrong, column(name).cast("string")), ignorenulls=True)]
 
 
 def run(work: Work) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -20,6 +21,18 @@ class Result:
     passed: bool
     message: str
     value: int = 0
+
+
+@dataclass
+class Ask:
+    """What a check wants to know of rows: aggregates of a frame."""
+
+    frame: Any
+    aggregates: list[Any]
+
+
+#: A check gives what it asks; all checks' are answered together, a tuple of values each; then it says how it went.
+Check = Generator[list[Ask], list[tuple[Any, ...]], Result]
 
 
 class Validation:
@@ -42,30 +55,49 @@ class Validation:
         """The rows of a table: of a snapshot, or as it is."""
         raise NotImplementedError
 
-    def parquet_rows(self, files: list[str]) -> int:
+    def totals(self, wanted: list[tuple[Any, list[Any]]]) -> list[tuple[Any, ...]]:
+        """For each frame the values of its aggregates, all found together."""
         raise NotImplementedError
 
-    def count(self, frame: Any) -> int:
+    def rows(self) -> Any:
+        """The aggregate that counts rows."""
         raise NotImplementedError
 
-    def first_rows(self, frame: Any) -> tuple[list[tuple[Any, ...]], int]:
-        """At most two of its rows, and how many there are."""
+    def nulls(self, name: str) -> Any:
+        """The aggregate that counts the rows without a value in a column."""
         raise NotImplementedError
 
-    def null_counts(self, names: list[str]) -> list[int]:
+    def first(self, name: str) -> Any:
+        """The aggregate that is a column's value in the first row."""
         raise NotImplementedError
 
-    def duplicates(self, names: list[str]) -> tuple[int, Optional[tuple[Any, ...]]]:
-        """How many keys (those without a NULL) there are more than once, and the first of them."""
+    def head(self, frame: Any) -> Any:
+        """Its first row."""
         raise NotImplementedError
 
-    def not_among(self, name: str, values: list[str]) -> tuple[int, Optional[str]]:
-        """How many rows have a value that as text is none of these; and one such."""
+    def doubles(self, names: list[str]) -> tuple[Any, list[Any]]:
+        """A frame of the keys (those without a NULL) that there are more than once; its aggregates: how many these are, and the least."""
         raise NotImplementedError
 
-    def outside(self, name: str, least: Any, most: Any) -> tuple[int, Optional[str]]:
-        """How many rows have a value below `least` or above `most` (None: no bound); and one such."""
+    def not_among(self, name: str, values: list[str]) -> list[Any]:
+        """Aggregates: how many rows have a value that as text is none of these; and one such."""
         raise NotImplementedError
+
+    def outside(self, name: str, least: Any, most: Any) -> list[Any]:
+        """Aggregates: how many rows have a value below `least` or above `most` (None: no bound); and one such."""
+        raise NotImplementedError
+
+    def answers(self, asks: list[Ask]) -> list[tuple[Any, ...]]:
+        """Aggregates of one frame are found in one pass."""
+        frames: dict[int, tuple[Any, list[Any]]] = {}
+        places = []
+        for ask in asks:
+            _, aggregates = frames.setdefault(id(ask.frame), (ask.frame, []))
+            places.append((id(ask.frame), len(aggregates)))
+            aggregates += ask.aggregates
+        wanted = {k: f for k, f in frames.items() if f[1]}
+        found = dict(zip(wanted, self.totals(list(wanted.values())))) if wanted else {}
+        return [found.get(k, ())[at : at + len(ask.aggregates)] for ask, (k, at) in zip(asks, places)]
 
     # ---- the subject ----
 
@@ -99,10 +131,10 @@ class Validation:
 
     # ---- one function a kind; `arg` is what stands behind its name ----
 
-    def row_count(self, arg: Any, index: int) -> Result:
+    def row_count(self, arg: Any, index: int) -> Check:
         if isinstance(arg, int):
             arg = {"equals": arg}
-        n = self.count(self.this)
+        ((n,),) = yield [Ask(self.this, [self.rows()])]
         least, most, equals = arg.get("min"), arg.get("max"), arg.get("equals")
         message = f"{n} rows in {self.subject}"
         message += f", expected {equals}" if equals is not None else ""
@@ -111,33 +143,34 @@ class Validation:
         passed = (least is None or n >= least) and (most is None or n <= most) and (equals is None or n == equals)
         return Result(passed, message, n)
 
-    def not_null(self, arg: Any, index: int) -> Result:
+    def not_null(self, arg: Any, index: int) -> Check:
         names = arg if isinstance(arg, list) else [arg]
-        counts = self.null_counts([self.column(n) for n in names])
+        (counts,) = yield [Ask(self.this, [self.nulls(self.column(n)) for n in names])]
         said = [f'{c} rows of {self.subject} have no "{n}"' for n, c in zip(names, counts) if c]
         return Result(not said, "; ".join(said) or f"no nulls in {self.subject}", sum(counts))
 
-    def unique(self, arg: Any, index: int) -> Result:
+    def unique(self, arg: Any, index: int) -> Check:
         names = arg if isinstance(arg, list) else [arg]
         # A key without a value is no key, as in SQL: not_null is the check for it.
-        n, first = self.duplicates([self.column(n) for n in names])
-        if first is None:
+        ((n, *first),) = yield [Ask(*self.doubles([self.column(n) for n in names]))]
+        if n == 0:
             return Result(True, f"every key is unique in {self.subject}")
-        example = ", ".join(str(v) for v in first)
-        example = f"({example})"
+        example = f"({', '.join(map(str, first))})"
         return Result(False, f"{n} duplicated key{'' if n == 1 else 's'} in {self.subject}, for example {example}", n)
 
-    def accepted_values(self, arg: Any, index: int) -> Result:
+    def accepted_values(self, arg: Any, index: int) -> Check:
         name = self._named(arg, index, "accepted_values")
         values = [v if isinstance(v, str) else str(v).lower() if isinstance(v, bool) else str(v) for v in arg["values"]]
-        return self._none(name, self.not_among(self.column(name), values), "one of the accepted values")
+        (found,) = yield [Ask(self.this, self.not_among(self.column(name), values))]
+        return self._none(name, found, "one of the accepted values")
 
-    def range(self, arg: Any, index: int) -> Result:
+    def range(self, arg: Any, index: int) -> Check:
         name = self._named(arg, index, "range")
         least, most = arg.get("min"), arg.get("max")
         what = f"between {_literal(least)} and {_literal(most)}" if least is not None and most is not None else ""
         what = what or (f"at least {_literal(least)}" if least is not None else f"at most {_literal(most)}")
-        return self._none(name, self.outside(self.column(name), least, most), what)
+        (found,) = yield [Ask(self.this, self.outside(self.column(name), least, most))]
+        return self._none(name, found, what)
 
     def bound(self, value: Any, kind: str) -> Any:
         """A bound as a value of the column's type; numbers are themselves."""
@@ -150,7 +183,7 @@ class Validation:
             raise Failure(f"checks[{index}] {kind} needs a `column`")
         return str(arg["column"])
 
-    def _none(self, name: str, found: tuple[int, Optional[str]], what: str) -> Result:
+    def _none(self, name: str, found: tuple[Any, ...], what: str) -> Result:
         n, example = found
         if n == 0:
             return Result(True, f'every "{name}" of {self.subject} is {what}')
@@ -158,8 +191,9 @@ class Validation:
             False, f"{n} row{'' if n == 1 else 's'} of {self.subject} have a \"{name}\" that is not {what}, for example '{example}'", n
         )
 
-    def schema(self, arg: Any, index: int) -> Result:
-        said = []
+    def schema(self, arg: Any, index: int) -> Check:
+        said: list[str] = []
+        full: dict[int, str] = {}  # where to say it -> the column that must have values
         have = {n.lower(): (n, t) for n, t in self.columns.items()}
         for name, text in arg.items():
             text = text or "VARCHAR"
@@ -172,51 +206,56 @@ class Validation:
             kind = have[name.lower()][1]
             if kind != wanted:
                 said.append(f'column "{name}" of {self.subject} is {kind}, expected {wanted}')
-            nulls = self.null_counts([name])[0] if required else 0
-            if nulls:
-                said.append(f'{nulls} row{"" if nulls == 1 else "s"} of {self.subject} have no "{name}"')
+            if required:
+                full[len(said)] = name
+                said.append("")
+        (counts,) = yield [Ask(self.this, [self.nulls(name) for name in full.values()])]
+        for (at, name), n in zip(full.items(), counts):
+            said[at] = f'{n} row{"" if n == 1 else "s"} of {self.subject} have no "{name}"' if n else ""
+        said = list(filter(None, said))
         return Result(not said, "; ".join(said) or f"the columns of {self.subject} are as expected")
 
-    def sql(self, arg: Any, index: int) -> Result:
+    def sql(self, arg: Any, index: int) -> Check:
         frame, columns = self.query(arg, f"checks/{index}/sql", (self.this, self.columns))
-        rows, n = self.first_rows(frame)
+        ((n, value),) = yield [Ask(frame, [self.rows(), self.first(next(iter(columns)))])]
         # One boolean says so itself; a number or several rows are what is wrong: none may be there.
         if n == 1 and len(columns) == 1:
-            value = rows[0][0]
             if isinstance(value, bool):
                 return Result(value, f"the statement says {str(value).lower()}")
             return Result(False, f"the statement must give true, it gave {'NULL' if value is None else value}")
         return Result(n == 0, f"the statement gave {n} rows, none expected", n)
 
-    def same_rows(self, arg: Any, index: int) -> Result:
+    def same_rows(self, arg: Any, index: int) -> Check:
         of = arg.get("count_of")
         if not of:
             raise Failure(f"checks[{index}] same_rows needs `count_of`: a path or a table")
-        want = self._rows_of(of)
+        counted, asks = self._rows_of(of)
         if arg.get("as"):
-            frame, _ = self.query(arg["as"], f"checks/{index}/same_rows/as", (self.this, self.columns))
-            rows, _ = self.first_rows(frame)
-            have = int(rows[0][0] or 0) if rows else 0
+            frame, columns = self.query(arg["as"], f"checks/{index}/same_rows/as", (self.this, self.columns))
+            asks.append(Ask(self.head(frame), [self.first(next(iter(columns)))]))
         else:
-            have = self.count(self.this)
+            asks.append(Ask(self.this, [self.rows()]))
+        *counts, (have,) = yield asks
+        want, have = sum((n for (n,) in counts), counted), int(have or 0)
         return Result(want == have, f"{want} rows in {of}, {have} in {self.subject}" + ("" if want == have else ": they differ"), have)
 
-    def _rows_of(self, of: str) -> int:
+    def _rows_of(self, of: str) -> tuple[int, list[Ask]]:
+        """How many rows a path or a table has: what is known without the engine, and what it is to be asked for."""
         if "/" not in of:
             namespace, name = self.job.table_name(of)
             table = self.lake.table(namespace, name)
             if table is None:
                 raise Failure(f"Table with name {namespace}.{name} does not exist")
-            return self.count(self.table(table, None))
+            return 0, [Ask(self.table(table, None), [self.rows()])]
         files = s3_files.names_of(self.job, [of], "count_of")
         last = bare_path(of).rsplit("/", 1)[-1]
-        if ".csv" in last or ".tsv" in last or ".json" in last:
-            reader = "read_json" if ".json" in last else "read_csv"
-            names = ", ".join(duck.text(f) for f in s3_files.near(self.job, files).values())
-            return int(self.judge.db.execute(f"SELECT count(*) FROM {reader}([{names}])").fetchall()[0][0])
-        return self.parquet_rows(files)
+        if ".csv" not in last and ".tsv" not in last and ".json" not in last:
+            return sum(s3_files.parquet_rows(self.job, f) for f in files), []
+        reader = "read_json" if ".json" in last else "read_csv"
+        names = ", ".join(duck.text(f) for f in s3_files.near(self.job, files).values())
+        return int(self.judge.db.execute(f"SELECT count(*) FROM {reader}([{names}])").fetchall()[0][0]), []
 
-    def kinds(self) -> dict[str, Callable[[Any, int], Result]]:
+    def kinds(self) -> dict[str, Callable[[Any, int], Check]]:
         return {
             "row_count": self.row_count,
             "not_null": self.not_null,
@@ -233,35 +272,68 @@ def _literal(value: Any) -> str:
     return duck.text(value) if isinstance(value, str) else str(value)
 
 
-def _check(v: Validation, index: int, definition: dict[str, Any]) -> str:
-    """Runs and reports one check; what to fail with, or nothing."""
-    kinds = v.kinds()
-    kind = next((k for k in kinds if definition.get(k) is not None), None)
-    if kind is None:
-        raise Failure(f"checks[{index}] is of no known kind")
-    name, severity = definition.get("name") or kind, definition.get("severity") or "error"
-    try:
-        result = kinds[kind](definition[kind], index)
-    except Failure as e:
-        if "checks" not in e.message:
-            e.message = f"check {name} of {v.subject}: {e.message}"
-        raise
-    report.check(
-        check=kind,
-        name=name,
-        passed=result.passed,
-        severity=severity,
-        message=result.message,
-        value=result.value,
-        argument=definition[kind],
-    )
-    word = "passed" if result.passed else "warning" if severity == "warn" else "FAILED"
-    print(f"{word} {name}: {result.message}", flush=True)
-    return "" if result.passed or severity == "warn" else f"{name}: {result.message}"
+class _Begun:
+    """A check that has said what it asks, or why it cannot."""
+
+    def __init__(self, v: Validation, index: int, definition: dict[str, Any]) -> None:
+        kinds = v.kinds()
+        kind = next((k for k in kinds if definition.get(k) is not None), None)
+        if kind is None:
+            raise Failure(f"checks[{index}] is of no known kind")
+        self.v, self.kind, self.definition = v, kind, definition
+        self.name, self.severity = definition.get("name") or kind, definition.get("severity") or "error"
+        self.asks: list[Ask] = []
+        self.wrong: Optional[Exception] = None
+        self._check = kinds[kind](definition[kind], index)
+        try:
+            self.asks = next(self._check)
+        except Exception as e:  # is said when its turn comes
+            self.wrong = e
+
+    def end(self, answers: Optional[list[tuple[Any, ...]]]) -> Result:
+        """Its result; without answers it asks by itself."""
+        try:
+            if self.wrong:
+                raise self.wrong
+            self._check.send(self.v.answers(self.asks) if answers is None else answers)
+        except StopIteration as e:
+            result: Result = e.value
+            return result
+        except Failure as e:
+            if "checks" not in e.message:
+                e.message = f"check {self.name} of {self.v.subject}: {e.message}"
+            raise
+        raise AssertionError("a check asks once")
+
+    def told(self, answers: Optional[list[tuple[Any, ...]]]) -> str:
+        """Reports the check; what to fail with, or nothing."""
+        result = self.end(answers)
+        report.check(
+            check=self.kind,
+            name=self.name,
+            passed=result.passed,
+            severity=self.severity,
+            message=result.message,
+            value=result.value,
+            argument=self.definition[self.kind],
+        )
+        word = "passed" if result.passed else "warning" if self.severity == "warn" else "FAILED"
+        print(f"{word} {self.name}: {result.message}", flush=True)
+        return "" if result.passed or self.severity == "warn" else f"{self.name}: {result.message}"
 
 
 def run(v: Validation) -> None:
-    failures = [f for f in [_check(v, i, d) for i, d in enumerate(v.job.spec["checks"])] if f]
+    checks = [_Begun(v, i, d) for i, d in enumerate(v.job.spec["checks"])]
+    failures = [f for f in map(_Begun.told, checks, _answered(v, checks)) if f]
     report.outputs({"passed": not failures})
     if failures and v.job.spec.get("on_fail") != "warn":
         raise Failure("; ".join(failures))
+
+
+def _answered(v: Validation, checks: list[_Begun]) -> list[Optional[list[tuple[Any, ...]]]]:
+    """The answers to each check; none where one of them went wrong, and each is to ask by itself, so that this one is known."""
+    try:
+        answers = iter(v.answers([ask for c in checks for ask in c.asks]))
+    except Exception:
+        return [None for _ in checks]
+    return [[next(answers) for _ in c.asks] for c in checks]
