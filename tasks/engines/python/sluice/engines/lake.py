@@ -43,7 +43,7 @@ from sluice.engines.table_at import snapshot_at
 from sluice.report import Failure
 
 DEFAULT_FILE_SIZE = 128 << 20
-_SMALL = 16 << 20  # bytes of files
+_SMALL, _FEW = 16 << 20, 1 << 20  # bytes of files, rows
 _SORT_ORDER = 15  # the place of a data file's sort_order_id
 
 
@@ -91,7 +91,9 @@ def is_small(table: Table) -> bool:
     """May its rows, as they are, be held in memory without a thought?"""
     snapshot = table.current_snapshot()
     summary = snapshot.summary if snapshot is not None else None
-    return summary is None or int(summary.get("total-files-size") or _SMALL) < _SMALL
+    if summary is None:
+        return True
+    return int(summary.get("total-files-size") or _SMALL) < _SMALL and int(summary.get("total-records") or 0) < _FEW
 
 
 # ---- writes ----

@@ -31,7 +31,7 @@ class Ask:
     aggregates: list[Any]
 
 
-#: A check gives what it asks; all checks' are answered together, a tuple of values each; then it says how it went.
+#: A check gives what it asks; all are answered in as few passes as can be, with a tuple of values for each ask; then it says how it went.
 Check = Generator[list[Ask], list[tuple[Any, ...]], Result]
 
 
@@ -56,7 +56,7 @@ class Validation:
         raise NotImplementedError
 
     def totals(self, wanted: list[tuple[Any, list[Any]]]) -> list[tuple[Any, ...]]:
-        """For each frame the values of its aggregates, all found together."""
+        """For each frame the values of its aggregates."""
         raise NotImplementedError
 
     def rows(self) -> Any:
