@@ -411,7 +411,8 @@ run_trigger(struct request *rq, struct flow *flow, json_t *body)
 {
 	const char *agent = request_header(rq, "User-Agent"), *key = request_header(rq, "Idempotency-Key");
 	json_t *params = json_object_get(body, "params"), *engine = json_object_get(body, "engine"),
-	       *rehearsal = json_object_get(body, "rehearsal");
+	       *rehearsal = json_object_get(body, "rehearsal"), *check = json_object_get(body, "check");
+	struct err e = ERR_INIT;
 	struct trigger t = { .flow = flow, .idempotency_key = key && *key ? key : NULL };
 
 	if (request_wait(rq) < 0) { /* before there is a run */
@@ -428,10 +429,17 @@ run_trigger(struct request *rq, struct flow *flow, json_t *body)
 		reply_problem(rq, ERR_INVALID, "\"engine\" must be a name, or an object of task ids and names");
 	else if (rehearsal && !json_is_boolean(rehearsal))
 		reply_problem(rq, ERR_INVALID, "\"rehearsal\" must be true or false");
+	else if (check && !json_is_boolean(check))
+		reply_problem(rq, ERR_INVALID, "\"check\" must be true or false");
 	else if (key && strlen(key) > 255)
 		reply_problem(rq, ERR_INVALID, "the Idempotency-Key has more than 255 characters");
-	else
+	else if (!json_is_true(check))
 		sched_trigger(rq->app->sched, &t, on_triggered, rq);
+	else if (sched_trigger_check(rq->app->sched, &t, &e) < 0)
+		reply_err(rq, &e);
+	else
+		reply_empty(rq, 204);
+	err_release(&e);
 	json_decref(body);
 }
 
@@ -446,7 +454,7 @@ flow_trigger(struct request *rq)
 	body = request_json(rq);
 	if (body == NULL)
 		return;
-	if (keys_known(rq, body, " params engine rehearsal "))
+	if (keys_known(rq, body, " params engine rehearsal check "))
 		run_trigger(rq, flow, body);
 	else
 		json_decref(body);
@@ -463,7 +471,7 @@ run_create(struct request *rq)
 
 	if (body == NULL)
 		return;
-	if (!keys_known(rq, body, " file source params engine rehearsal ")) {
+	if (!keys_known(rq, body, " file source params engine rehearsal check ")) {
 		json_decref(body);
 		return;
 	}

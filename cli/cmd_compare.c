@@ -43,30 +43,56 @@ engines_read(struct comparison *x)
 	return EXIT_OK;
 }
 
-/* Rehearses the flow on one engine, to the end. */
+/* Asks for a rehearsal of the flow on one engine: or, with `check`, whether it would be made. */
 static int
-rehearse(struct comparison *x, struct candidate *one)
+ask_for(struct comparison *x, const struct candidate *one, bool check, json_t **made)
 {
-	struct follow f = { .client = x->client, .quiet = x->args->quiet || x->args->json };
-	json_t *body = trigger_body(x->args), *made = NULL;
+	json_t *body = trigger_body(x->args);
 	struct buf path = BUF_INIT;
-	int status, rc = EXIT_REFUSED;
+	int status, wanted = check ? 204 : 201;
 
 	if (body == NULL)
 		return EXIT_REFUSED;
 	json_object_set_new(body, "engine", json_string(one->engine));
 	json_object_set_new(body, "rehearsal", json_true());
+	json_object_set_new(body, "check", json_boolean(check));
 	buf_adds(&path, "/api/v1/flows/");
 	add_encoded(&path, x->args->operands[0]);
 	buf_adds(&path, "/runs");
-	status = client_call(x->client, "POST", path.s, body, &made);
-	if (status == 201)
+	status = client_call(x->client, "POST", path.s, body, made);
+	buf_release(&path);
+	if (status && status != wanted)
+		client_refuse(status, *made);
+	return status == wanted ? EXIT_OK : EXIT_REFUSED;
+}
+
+/* Before the first engine's run, which may be long: would each be taken? */
+static int
+check_all(struct comparison *x)
+{
+	int rc = EXIT_OK;
+
+	for (size_t i = 0; i < x->n && rc == EXIT_OK; i++) {
+		json_t *said = NULL;
+
+		rc = ask_for(x, &x->all[i], true, &said);
+		json_decref(said);
+	}
+	return rc;
+}
+
+/* Rehearses the flow on one engine, to the end. */
+static int
+rehearse(struct comparison *x, struct candidate *one)
+{
+	struct follow f = { .client = x->client, .quiet = x->args->quiet || x->args->json };
+	json_t *made = NULL;
+	int rc = ask_for(x, one, false, &made);
+
+	if (rc == EXIT_OK)
 		rc = follow_run(&f, text_of(made, "id"), &one->run);
-	else if (status)
-		client_refuse(status, made);
 	x->failed = x->failed || rc == EXIT_FAILED;
 	json_decref(made);
-	buf_release(&path);
 	return rc;
 }
 
@@ -221,8 +247,10 @@ cmd_compare(const struct args *a)
 	json_t *result = NULL, *runs;
 	int rc = engines_read(&x);
 
-	if (rc == EXIT_OK)
+	if (rc == EXIT_OK) {
 		x.client = client_open(a);
+		rc = check_all(&x);
+	}
 	for (size_t i = 0; i < x.n && rc != EXIT_REFUSED; i++)
 		rc = rehearse(&x, &x.all[i]);
 	if (rc != EXIT_REFUSED) {

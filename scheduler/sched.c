@@ -882,6 +882,39 @@ on_key_looked_up(void *arg, const struct rows *r, struct err *e)
 	free(l);
 }
 
+/* The params of the run that may be made. The caller owns them. */
+static int
+trigger_accept(const struct sched *s, const struct trigger *t, json_t **params, struct err *e)
+{
+	if (s->draining || !s->recovered)
+		return err_set(e, ERR_UNAVAILABLE, s->draining ? "the daemon is stopping" : "the daemon is starting");
+	if (!store_connected(s->store))
+		return err_set(e, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
+	if (!t->flow->enabled)
+		return err_set(e, ERR_CONFLICT, "flow \"%s\" is not enabled (enabled: false in %s)", t->flow->id, t->flow->file);
+	if (t->rehearsal && config_foreign(s->config))
+		return err_set(
+			e, ERR_UNPROCESSABLE,
+			"a rehearsal is not possible with the catalog \"%s\", which another server keeps: what it writes would "
+			"be visible at once",
+			config_get(s->config, "catalog.name"));
+	if (t->engine && flow_check_engine(t->flow, t->engine, e) < 0)
+		return -1;
+	if (sched_check_installed(s, t, e) < 0)
+		return -1;
+	return flow_params(t->flow, t->params, params, e);
+}
+
+int
+sched_trigger_check(const struct sched *s, const struct trigger *t, struct err *e)
+{
+	json_t *params = NULL;
+	int rc = trigger_accept(s, t, &params, e);
+
+	json_decref(params);
+	return rc;
+}
+
 void
 sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, void *arg)
 {
@@ -891,36 +924,7 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 	json_t *params;
 	struct run *run;
 
-	if (s->draining || !s->recovered) {
-		err_set(&e, ERR_UNAVAILABLE, s->draining ? "the daemon is stopping" : "the daemon is starting");
-		trigger_fail(cb, arg, &e);
-		return;
-	}
-	if (!store_connected(s->store)) {
-		err_set(&e, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
-		trigger_fail(cb, arg, &e);
-		return;
-	}
-	if (!t->flow->enabled) {
-		err_set(&e, ERR_CONFLICT, "flow \"%s\" is not enabled (enabled: false in %s)", t->flow->id, t->flow->file);
-		trigger_fail(cb, arg, &e);
-		return;
-	}
-	if (t->rehearsal && config_foreign(s->config)) {
-		err_set(&e, ERR_UNPROCESSABLE,
-			"a rehearsal is not possible with the catalog \"%s\", which another server keeps: what it writes would "
-			"be "
-			"visible at once",
-			config_get(s->config, "catalog.name"));
-		trigger_fail(cb, arg, &e);
-		return;
-	}
-	if (flow_params(t->flow, t->params, &params, &e) < 0) {
-		trigger_fail(cb, arg, &e);
-		return;
-	}
-	if ((t->engine && flow_check_engine(t->flow, t->engine, &e) < 0) || sched_check_installed(s, t, &e) < 0) {
-		json_decref(params);
+	if (trigger_accept(s, t, &params, &e) < 0) {
 		trigger_fail(cb, arg, &e);
 		return;
 	}

@@ -52,6 +52,8 @@ struct trigger {
 /* `run_id` is NULL on failure. `created` is false when the idempotency key named an earlier run, whose id is given. */
 typedef void (*sched_trigger_cb)(void *arg, const char *run_id, bool created, struct err *e);
 void sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, void *arg);
+/* Would it be taken now, but for other runs of the flow? As sched_trigger would refuse it. */
+MUSTCHECK int sched_trigger_check(const struct sched *s, const struct trigger *t, struct err *e);
 
 /* `e` is NULL on success. ERR_NOT_FOUND, or ERR_CONFLICT when the run has ended already. */
 typedef void (*sched_done_cb)(void *arg, struct err *e);

@@ -132,8 +132,19 @@ def test_what_cannot_be_compared(daemon):
     ):
         answer = daemon.request("POST", "/api/v1/compare", body)
         assert answer.status == status and words in answer.json["detail"], answer
-    refused = daemon.request("POST", "/api/v1/flows/two/runs", {"rehearsal": "yes"})
-    assert refused.status == 400 and "rehearsal" in refused.json["detail"]
+    for key in ("rehearsal", "check"):
+        refused = daemon.request("POST", "/api/v1/flows/two/runs", {key: "yes"})
+        assert refused.status == 400 and key in refused.json["detail"]
+
+
+def test_a_trigger_that_is_only_checked(daemon):
+    before = len(daemon.get("/api/v1/runs")["items"])
+    for body, status, words in (({}, 204, ""), ({"engine": "dukdb"}, 422, "dukdb"), ({"engine": "polars"}, 422, "engines install polars"), ({"params": {"m": 1}}, 422, "m")):
+        answer = daemon.request("POST", "/api/v1/flows/two/runs", {"check": True, "rehearsal": True, **body})
+        assert answer.status == status and words in answer.text, answer
+    done = daemon.cli("compare", "two", "--engines", "duckdb,polars", check=False)
+    assert done.returncode == 2 and "engines install polars" in done.stderr and done.stdout == "", "before the first engine's run"
+    assert len(daemon.get("/api/v1/runs")["items"]) == before
 
 
 def test_the_command(daemon):
