@@ -882,14 +882,25 @@ on_key_looked_up(void *arg, const struct rows *r, struct err *e)
 	free(l);
 }
 
+/* What must be written before it is true is refused while it cannot be, and while what was active before is being loaded. */
+static int
+sched_writable(const struct sched *s, struct err *e)
+{
+	if (!s->recovered)
+		return err_set(e, ERR_UNAVAILABLE, "the daemon is starting; try again in a moment");
+	if (!store_connected(s->store))
+		return err_set(e, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
+	return 0;
+}
+
 /* The params of the run that may be made. The caller owns them. */
 static int
 trigger_accept(const struct sched *s, const struct trigger *t, json_t **params, struct err *e)
 {
-	if (s->draining || !s->recovered)
-		return err_set(e, ERR_UNAVAILABLE, s->draining ? "the daemon is stopping" : "the daemon is starting");
-	if (!store_connected(s->store))
-		return err_set(e, ERR_UNAVAILABLE, "the database cannot be reached now; try again in a moment");
+	if (s->draining)
+		return err_set(e, ERR_UNAVAILABLE, "the daemon is stopping");
+	if (sched_writable(s, e) < 0)
+		return -1;
 	if (!t->flow->enabled)
 		return err_set(e, ERR_CONFLICT, "flow \"%s\" is not enabled (enabled: false in %s)", t->flow->id, t->flow->file);
 	if (t->rehearsal && config_foreign(s->config))
@@ -1013,19 +1024,16 @@ on_cancel_looked_up(void *arg, const struct rows *r, struct err *e)
 	free(d);
 }
 
-/* What must be written before it is true is refused while it cannot be, and while what was active before is being loaded. */
 static bool
 sched_refuse_unwritable(struct sched *s, sched_done_cb cb, void *arg)
 {
 	struct err e = ERR_INIT;
+	bool refused = sched_writable(s, &e) < 0;
 
-	if (store_connected(s->store) && s->recovered)
-		return false;
-	err_set(&e, ERR_UNAVAILABLE, "%s; try again in a moment",
-		s->recovered ? "the database cannot be reached now" : "the daemon is starting");
-	cb(arg, &e);
+	if (refused)
+		cb(arg, &e);
 	err_release(&e);
-	return true;
+	return refused;
 }
 
 void

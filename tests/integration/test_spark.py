@@ -220,7 +220,11 @@ def test_cancel_ends_the_job_and_the_jvm(make_daemon, folder):
     def message():
         return (daemon.run(run["id"])["tasks"][0].get("progress") or {}).get("message") or ""
 
-    wait_until(lambda: "stages" in message(), "a stage of Spark's in the progress", 240)
+    def works():
+        told = re.match(r"stages (\d+) of (\d+), tasks (\d+) of (\d+), ", message())
+        return told and int(told[1]) < int(told[2]) and int(told[3]) < int(told[4])
+
+    wait_until(works, "a stage of Spark's at work in the progress", 240)
     assert "http://127.0.0.1:" in message() and "local-" in message()
     jvms = [p for p in os.listdir("/proc") if p.isdigit() and _is_jvm_of(p, run["id"])]
     assert jvms

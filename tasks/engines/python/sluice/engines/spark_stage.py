@@ -195,7 +195,7 @@ class Stage(stage.Stage):
         except PySparkException as e:
             raise Unreadable(folded(e)) from e
         if self.seen is not None:
-            counts = self.seen.get or self.count()
+            counts = self.seen.get or self.count()  # where Spark did not hand on what it has observed
             self.rows_in, self.odd = int(counts["rows"]), int(counts.get("odd") or 0)
         if self.partitions:
             self._name_partitions(folder)
