@@ -156,6 +156,47 @@ def test_rejects_are_the_same_rows(lake, sources):
             assert seen["polars"] == seen["duckdb"], (source, on_reject)
 
 
+# Between reading the count and writing it, other threads get to run, as they may at any time.
+COUNTED_BY_THREADS = """
+import os
+import sys
+import time
+
+import polars as pl
+from sluice.engines.polars_stage import Stage
+
+
+class Counts:
+    counted = Stage.counted
+    rows_in = seen = 0
+
+    @property
+    def odd(self):
+        seen = self.seen
+        time.sleep(0)
+        return seen
+
+    @odd.setter
+    def odd(self, seen):
+        self.seen = seen
+
+
+frame = pl.LazyFrame({"id": range(1_000_000)}).with_columns((pl.col("id") % 2 == 0).alias("sluice_odd"))
+for _ in range(10):
+    counts = Counts()
+    counts.counted(frame, True).sink_parquet(os.devnull, engine="streaming")
+    print(counts.rows_in, counts.odd)
+"""
+
+
+def test_no_reject_is_missed_when_threads_count_them(folder):
+    link_engine(folder, "polars")
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tasks/engines/python")}
+    told = subprocess.run([folder / "engines/polars/bin/python", "-c", COUNTED_BY_THREADS], env=env, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert set(told.stdout.splitlines()) == {"1000000 500000"}
+
+
 # ---- validate ----
 
 CHECKS = """

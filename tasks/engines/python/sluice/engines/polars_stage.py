@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from typing import Any, Optional
 
 import polars as pl
@@ -100,14 +101,15 @@ class Stage(stage.Stage):
         return self.counted(frame, True) if odd else frame
 
     def counted(self, frame: pl.LazyFrame, odd: bool) -> pl.LazyFrame:
-        """Counts rows, and odd ones among them, while they pass."""
+        """Counts rows, and odd ones among them, while they pass: batches do so on several threads at once."""
+        lock = threading.Lock()
 
         def count(batch: pl.DataFrame) -> pl.DataFrame:
-            self.rows_in += batch.height
-            if odd:
-                self.odd += int(batch[_ODD].sum() or 0)
-                batch = batch.drop(_ODD)
-            return batch
+            found = int(batch[_ODD].sum() or 0) if odd else 0
+            with lock:
+                self.rows_in += batch.height
+                self.odd += found
+            return batch.drop(_ODD) if odd else batch
 
         schema = {n: t for n, t in frame.collect_schema().items() if n != _ODD}
         return frame.map_batches(
