@@ -5,6 +5,7 @@ import datetime as dt
 import json
 import math
 import os
+import pathlib
 import signal
 import socket
 import threading
@@ -65,6 +66,7 @@ def ids(n, first=0, more=""):
 
 
 def test_modes(lake, db):
+    left = set(pathlib.Path("/dev/shm").glob("mongoc-*"))
     metrics, outputs = lake.good(ids(5), to())
     assert metrics["rows_out"] == 5 and outputs == {"collection": "shop.items", "rows": 5}
     assert sorted(d["_id"] for d in db["items"].find()) == [f"{lake.last['id']}/e/{i}" for i in range(5)]
@@ -78,6 +80,7 @@ def test_modes(lake, db):
     assert sorted(d["id"] for d in db["items"].find()) == [7, 8, 9]
     assert db["items"].index_information()["id_1"]["unique"] is True  # what the collection had is still there
     lake.good("SELECT 1 AS _id, 'own' AS v", to(mode="overwrite"))
+    assert set(pathlib.Path("/dev/shm").glob("mongoc-*")) <= left
     assert list(db["items"].find()) == [{"_id": 1, "v": "own"}]
     lake.good(ids(0), to(mode="overwrite"))
     assert db["items"].count_documents({}) == 0
