@@ -34,7 +34,7 @@ def someone():
 
 class Server:
     def __init__(self, name):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"sl-{name}-", dir="/tmp"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"sl-{name}-"))
         self.folder.chmod(0o755)
         self.who, self.port, self.process = someone(), free_port(), None
         if self.who:

@@ -21,7 +21,7 @@ SCRIPT = ROOT / "tests" / "services" / "kafka"
 class Kafka:
     def __init__(self):
         sys.path.append(str(SERVICES / "kafka" / "python"))
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-kafka-", dir="/tmp"))
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-kafka-"))
         self.topics = 0
 
     def start(self):

@@ -71,7 +71,7 @@ class Store:
             names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
             names += ["s3.port.grpc", "s3.port.iceberg"]
             self.catalog = f"http://127.0.0.1:{ports[len(names)]}"  # its own Iceberg REST catalog
-            command = [program("weed"), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
+            command = [program("weed"), "-logtostderr", "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
             command += ["-webdav=false", "-admin.ui=false", "-s3.port.lance=0", f"-s3.port={self.port}", f"-s3.config={self.folder}/s3.json"]
             command += [f"-{n}={p}" for n, p in zip(names, ports[1:])]
             if self.domain:
@@ -150,7 +150,7 @@ def running(name, bucket=BUCKET, **options):
     """A store with that bucket, and nothing else."""
     if program(PROGRAMS[name]) is None:
         pytest.skip(f"{name} is not installed: run tools/stores build{' minio' if name == 'minio' else ''}")
-    made = Store(name, pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s", **options).start()
+    made = Store(name, pathlib.Path(tempfile.mkdtemp(prefix="s3-")) / "s", **options).start()
     try:
         made.make_bucket(bucket)
         yield made

@@ -26,7 +26,7 @@ def needs(name, package):
 @contextlib.contextmanager
 def running(name, **env):
     """Its address."""
-    folder = tempfile.mkdtemp(prefix="sl-", dir="/tmp")
+    folder = tempfile.mkdtemp(prefix="sl-")
     script = [str(ROOT / "tests" / "services" / name)]
     env = {**os.environ, "SLUICE_BUILD": str(BUILD), **env}
     try:

@@ -1,25 +1,18 @@
 """Logs and artifacts beyond this machine: copied when an attempt has ended, whatever happens meanwhile, and read back from there."""
 
-import pathlib
 import shutil
 import signal
-import tempfile
 
 import pytest
 
 from conftest import wait_until, why
-from s3_stores import KEY, SECRET, Store, program
+from s3_stores import KEY, SECRET, running
 
 
 @pytest.fixture(scope="module")
 def store():
-    if program("weed") is None:
-        pytest.skip("seaweedfs is not installed: run tools/stores build")
-    made = Store("seaweedfs", pathlib.Path(tempfile.mkdtemp(prefix="ar-", dir="/tmp")) / "s").start()
-    made.make_bucket("archive-test")
-    yield made
-    made.stop()
-    made.folder.parent.rmdir()
+    with running("seaweedfs", "archive-test") as made:
+        yield made
 
 
 KEEPS = """

@@ -5,10 +5,8 @@ import glob
 import http.server
 import json
 import os
-import pathlib
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 import urllib.error
@@ -19,7 +17,7 @@ import pytest
 from pyiceberg.catalog import load_catalog
 
 from conftest import ROOT, link_engine, postgres, task_of, why
-from s3_stores import KEY, SECRET, Store, program
+from s3_stores import KEY, SECRET, running
 
 FLOW = """
     id: f
@@ -156,17 +154,11 @@ def relayed(another):
 
 @contextlib.contextmanager
 def seaweedfs():
-    if program("weed") is None:
-        pytest.skip("SeaweedFS is not installed: run tools/stores build")
-    store = Store("seaweedfs", pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s").start()
-    try:
+    with running("seaweedfs") as store:
         assert store.request("PUT", "/buckets", b'{"name": "lake"}', service="s3tables")[0] == 200
         s3 = {"endpoint": store.endpoint, "access_key": KEY, "secret_key": SECRET, "path_style": True}
         client = {"warehouse": "s3://lake", "credential": f"{KEY}:{SECRET}", "s3.endpoint": store.endpoint, "s3.access-key-id": KEY, "s3.secret-access-key": SECRET}
         yield Lake(store.catalog, {"warehouse": "s3://lake", "credential": f"{KEY}:{SECRET}"}, client, f"s3: {json.dumps(s3)}\n")
-    finally:
-        store.stop()
-        store.folder.parent.rmdir()
 
 
 @contextlib.contextmanager
@@ -427,11 +419,7 @@ def test_a_server_that_hangs_when_the_engine_asks(relayed, make_daemon):
 
 def test_headers_and_a_table_on_s3_with_keys_of_its_server(make_daemon, folder):
     """Another Sluice on S3 hands out the keys; this one has none."""
-    if program("weed") is None:
-        pytest.skip("SeaweedFS is not installed: run tools/stores build")
-    store = Store("seaweedfs", pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s").start()
-    try:
-        store.make_bucket("lake")
+    with running("seaweedfs", "lake") as store:
         (folder / "none").mkdir()
         s3 = {"endpoint": store.endpoint, "access_key": KEY, "secret_key": SECRET, "path_style": True}
         server = make_daemon(name="server", flows=folder / "none", config=None, start=False)
@@ -450,6 +438,3 @@ def test_headers_and_a_table_on_s3_with_keys_of_its_server(make_daemon, folder):
         assert daemon.sql("SELECT n FROM cur.c") == [{"n": 10}]
         assert set(got) == {"blue"} and [k for k in store.keys("lake", "w/stg/t/data/")]
         relay.stop()
-    finally:
-        store.stop()
-        store.folder.parent.rmdir()

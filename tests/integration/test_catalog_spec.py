@@ -8,13 +8,12 @@ import json
 import pathlib
 import re
 import shutil
-import tempfile
 import urllib.parse
 
 import jsonschema
 import pytest
 
-from conftest import Daemon, http, postgres, wait_until
+from conftest import Daemon, http, new_folder, postgres, wait_until
 
 DOCUMENT = json.loads((pathlib.Path(__file__).parent / "catalog_spec.json").read_text())
 COMPONENTS = {"components": {"schemas": DOCUMENT["schemas"]}}
@@ -66,8 +65,7 @@ class Client:
 
 @pytest.fixture(scope="module")
 def folder(binary):
-    path = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-    path.chmod(0o755)
+    path = new_folder()
     yield path
     shutil.rmtree(path, ignore_errors=True)
 

@@ -8,7 +8,7 @@ import threading
 import pyarrow as pa
 import pytest
 from conftest import task_of, wait_until, why
-from lake_files import catalog_of, missing_and_spare, needed, plain, tables
+from lake_files import catalog_of, missing_and_spare, plain, tables
 from test_transactions import at_gate, gate
 
 GROW = """\

@@ -4,12 +4,10 @@ import datetime as dt
 import decimal
 import json
 import os
-import pathlib
 import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import zlib
 
 import pyarrow as pa
@@ -20,7 +18,7 @@ from pyiceberg.catalog.rest import RestCatalog
 from pyroaring import BitMap
 
 from conftest import ROOT, sluice, task_of, why
-from s3_stores import Store, program
+from s3_stores import running
 from test_s3 import environment
 
 UTC = dt.timezone.utc
@@ -470,14 +468,9 @@ def test_bad_data_sets(shared, tmp_path, delta):
 
 @pytest.fixture(scope="module")
 def store():
-    if program("weed") is None:
-        pytest.skip("seaweedfs is not installed: run tools/stores build")
-    made = Store("seaweedfs", pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s").start()
-    for bucket in ("sources", "warehouse"):
-        made.make_bucket(bucket)
-    yield made
-    made.stop()
-    made.folder.parent.rmdir()
+    with running("seaweedfs", "sources") as made:
+        made.make_bucket("warehouse")
+        yield made
 
 
 def put_folder(store, folder, prefix):
@@ -518,17 +511,11 @@ def signed(folder):
 
 def test_a_store_with_a_certificate_of_ones_own(make_daemon, folder, delta):
     """Delta's library speaks to stores itself, and must be told, too."""
-    if program("weed") is None:
-        pytest.skip("seaweedfs is not installed: run tools/stores build")
     ca, cert, key = signed(folder)
-    store = Store("seaweedfs", folder / "s", tls=(cert, key)).start()
-    try:
-        store.make_bucket("sources")
+    with running("seaweedfs", "sources", tls=(cert, key)) as store:
         put_folder(store, delta, "delta")
         daemon = make_daemon(config=f"s3: {{endpoint: '{store.endpoint}', ca: '{ca}'}}\n", env=environment(store))
         good(publish(daemon, {"format": "delta", "path": "s3://sources/delta"}, "s.delta"))
-    finally:
-        store.stop()
 
 
 # ---- the example ----

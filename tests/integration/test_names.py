@@ -5,7 +5,7 @@ import json
 import pytest
 from pyiceberg.catalog.rest import RestCatalog
 
-from conftest import sluice, task_of, why
+from conftest import sluice, why
 
 NAMES = ["a.b.c", "deep.er.and.deep-er", "Upper.Case", "ventas.año 2026", 'quo"ted.it\'s', "per.50%", "ünï.täble", "1st.2nd", "select.from", "under.__x", "dash-ed.a+b&c=d?e#f"]
 

@@ -10,12 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 import psycopg2
 import pytest
-from conftest import BINARY, Daemon, alive, clean_env, http, task_of, wait_until, why
+from conftest import BINARY, Daemon, alive, clean_env, http, new_folder, task_of, wait_until, why
 
 SECRET = 'pa"ss\\word ä'
 
@@ -23,8 +22,7 @@ SECRET = 'pa"ss\\word ä'
 @pytest.fixture(scope="module")
 def shared(binary):
     """One daemon for the tests that neither stop nor break it."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-    folder.chmod(0o755)
+    folder = new_folder()
     (folder / "flows").mkdir()
     daemon = Daemon(folder / "home", folder / "flows", env={"API_KEY": SECRET})
     try:

@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from conftest import ROOT, sluice, task_of, why
-from s3_stores import KEY, SECRET, Store, program
+from s3_stores import KEY, SECRET, running
 from test_tasks import bad, catalog, curate, go, good, rows, stage  # noqa: F401 (fixtures)
 
 WIDE = ", ".join(f"hash(i * {k}) AS c{k}" for k in range(1, 20))
@@ -23,7 +23,7 @@ WIDE = ", ".join(f"hash(i * {k}) AS c{k}" for k in range(1, 20))
 @pytest.fixture(scope="module")
 def wide():
     """20 columns, 40 row groups in the order of id: 30 MB."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "wide.parquet"
         duckdb.sql(f"COPY (SELECT i::INTEGER AS id, {WIDE} FROM range(200000) t(i)) TO '{path}' (FORMAT parquet, ROW_GROUP_SIZE 5000)")
         yield path
@@ -329,15 +329,8 @@ def test_a_full_disk_leaves_what_was_there(go, wide):
 
 @pytest.fixture(scope="module")
 def store():
-    if program("weed") is None:
-        pytest.skip("seaweedfs is not installed: run tools/stores build")
-    made = Store("seaweedfs", pathlib.Path(tempfile.mkdtemp(prefix="s3-", dir="/tmp")) / "s").start()
-    try:
-        made.make_bucket("files")
+    with running("seaweedfs", "files") as made:
         yield made
-    finally:
-        made.stop()
-        made.folder.parent.rmdir()
 
 
 @pytest.fixture

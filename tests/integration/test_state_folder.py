@@ -28,7 +28,8 @@ def test_a_restart_keeps_runs_and_tables(daemon):
 def test_root_with_a_home_that_others_cannot_reach(make_daemon, folder):
     private = folder / "private"
     private.mkdir(mode=0o700)
-    daemon = make_daemon(name="private/home")
+    daemon = make_daemon(name="private/home", start=False)
+    daemon.start(first=True)
     daemon.flow("one", FLOW)
     run = daemon.trigger("one")
     assert run["state"] == "success", why(run)
@@ -38,7 +39,7 @@ def test_root_with_a_home_that_others_cannot_reach(make_daemon, folder):
 
     # Removed and made anew: nothing of before comes back.
     shutil.rmtree(daemon.home)
-    daemon.start()
+    daemon.start(first=True)
     assert daemon.get("/api/v1/runs")["items"] == []
     assert daemon.get("/api/v1/tables")["items"] == []
     run = daemon.trigger("one")

@@ -169,7 +169,6 @@ def to_internal(v):
 
 def test_buckets_of_decimals_uuids_and_bytes(lake):
     import decimal
-    import uuid
 
     schema = pa.schema([("d", pa.decimal128(38, 4)), ("b", pa.binary()), ("n", pa.decimal128(9, 2))])
     numbers = [decimal.Decimal(x) for x in ("0", "-0.0001", "1.2345", "-12800.0000", "3276.8000", "9999999999999999999999999999999999.9999")]

@@ -7,11 +7,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 
 import psycopg2
 
-from harness import Daemon, die_with_parent, wait_until
+from harness import Daemon, die_with_parent, new_folder, wait_until
 from s3_stores import KEY, SECRET
 
 
@@ -72,8 +71,7 @@ class Lake:
     def __init__(self, store=None, bucket=None):
         """With a store the warehouse lies there, in that bucket."""
         self.store, self.bucket, self.label = store, bucket, "s3" if store else "local"
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-        self.folder.chmod(0o755)
+        self.folder = new_folder()
         (self.folder / "flows").mkdir()
         self.database = Database(self.folder)
         # By the environment: a password has no place among a program's arguments.

@@ -1,7 +1,6 @@
 """docs/catalog.md: each of its snippets works as it stands there, with this daemon's address and token in the place of those shown."""
 
 import json
-import pathlib
 import re
 import subprocess
 
