@@ -1,9 +1,11 @@
 #include "scheduler/spare.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -326,9 +328,12 @@ bool
 spares_read(struct spares *s, int given)
 {
 	char c;
+	int unread = 0;
 
-	/* unix(7): the end that is left is told so when the other was closed with something unread. */
-	if (recv(given, &c, 1, MSG_DONTWAIT) < 0 && errno == ECONNRESET) {
+	/* unix(7): the end that is left is told so when the other was closed with something unread. It is not closed while the
+	 * fork server, which just made the spare, still holds it as well: then what counts is whether something lies there. */
+	if (recv(given, &c, 1, MSG_DONTWAIT) < 0 &&
+	    (errno == ECONNRESET || (ioctl(given, SIOCOUTQ, &unread) == 0 && unread > 0))) {
 		spares_failed(s);
 		return false;
 	}

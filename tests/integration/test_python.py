@@ -454,6 +454,36 @@ def test_an_environment_that_changed_is_read_anew(daemon):
     assert f"{venv} has changed; a new fork server takes its place" in (daemon.home / "nursery.log").read_text()
 
 
+def test_one_that_died_before_it_read_while_its_server_still_holds_the_other_end(daemon, folder):
+    venv, hold = daemon.flows / ".venv", folder / "hold"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (next((venv / "lib").glob("python3*")) / "site-packages" / "sitecustomize.py").write_text(
+        f"""if True:
+            import os, time
+            close = os.close
+            def slow(fd):
+                while os.path.exists({str(hold)!r}) and open("/proc/self/comm").read() == "sluice-python\\n":
+                    time.sleep(0.01)
+                close(fd)
+            os.close = slow
+        """
+    )
+    daemon.flow("v", "id: v\ntasks:\n  - {id: p, type: python, python: .venv, code: 'import sluice; sluice.output(x=1)'}\n")
+    good(daemon.trigger("v"))
+    wait_until(lambda: len(children(daemon, "sluice-spare")) == 4, "four that wait")
+    hold.touch()
+    for pid in children(daemon, "sluice-spare"):
+        os.kill(pid, signal.SIGKILL)
+    good(daemon.trigger("v"))
+    only = wait_until(lambda: children(daemon, "sluice-spare"), "one of the slow server").pop()
+    os.kill(only, signal.SIGSTOP)
+    run = daemon.post("/api/v1/flows/v/runs", {})
+    wait_until(lambda: daemon.run(run["id"])["tasks"][0]["state"] == "running", "the task's begin")
+    os.kill(only, signal.SIGKILL)
+    assert good(daemon.ended(run["id"]))["outputs"] == {"x": 1}
+    hold.unlink()
+
+
 def test_what_is_too_large_to_hand_over_comes_the_other_way(daemon):
     warm(daemon)
     daemon.flow("big", "id: big\nparams: {text: x}\ntasks:\n  - {id: p, type: python, args: {t: '${params.text}'}, code: 'def main(t): return {\"n\": len(t)}'}\n")
