@@ -45,7 +45,7 @@ def run(doc: dict[str, Any]) -> int:
     threads = (doc.get("engine_options") or {}).get("threads")
     if threads:  # read when the first frame is computed
         os.environ["POLARS_MAX_THREADS"] = str(threads)
-    os.environ["POLARS_OOC_SPILL_DIR"] = doc["scratch"]
+    os.environ["POLARS_OOC_SPILL_DIR"] = os.environ["POLARS_TEMP_DIR"] = doc["scratch"]  # what it keeps of a store goes with the attempt
     os.environ.setdefault("POLARS_ICEBERG_PLANNER", "pyiceberg")  # without a word about a faster one, which is not there
     if doc["type"] not in _TASKS:
         raise report.Failure(f"the polars engine does no tasks of type {doc['type']}; {ONLY_DUCKDB}")
