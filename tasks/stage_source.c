@@ -19,6 +19,9 @@
 #include "tasks/json_fit.h"
 #include "tasks/report.h"
 
+/* A header of more bytes, or of more lines, has a quote that never ends. */
+enum { HEADER_MAX = 1 << 16, HEADER_LINES = 100 };
+
 int
 stage_missing_column(struct stage *st, const char *key, const char *name)
 {
@@ -231,39 +234,61 @@ is_compressed(const struct stage *st, const char *file)
 	return dot && (strcmp(dot, ".gz") == 0 || strcmp(dot, ".zst") == 0);
 }
 
-/* The first line of a plain file as it is: one that is not UTF-8 further down is the reader's to judge. */
+/* Adds a line of a header, of which a quoted name may have several; false while a quote is open that may end in a later one. */
+static bool
+header_whole(struct buf *lines, const char *line, char quote)
+{
+	size_t quotes = 0;
+
+	buf_adds(lines, line);
+	if (lines->len == 0 || lines->s[lines->len - 1] != '\n')
+		buf_addc(lines, '\n');
+	for (const char *c = lines->s; quote && *c; c++)
+		quotes += *c == quote;
+	return quotes % 2 == 0;
+}
+
+/* What was gathered, NULL for nothing. A quote that never ends is part of a name in the first line. */
 static char *
-first_line_plain(struct stage *st, const char *file)
+header_of(struct buf *lines, bool whole)
+{
+	if (lines->len == 0)
+		return NULL;
+	lines->s[whole ? lines->len - 1 : strcspn(lines->s, "\n")] = '\0';
+	return buf_detach(lines);
+}
+
+/* The header of a plain file as it is: a line that is not UTF-8 further down is the reader's to judge. */
+static char *
+header_plain(struct stage *st, const char *file, char quote)
 {
 	FILE *f = fopen(file, "re");
+	struct buf lines = BUF_INIT;
+	bool whole = false;
 	char *line = NULL;
 	size_t room = 0;
-	ssize_t n;
 
 	if (f == NULL) {
 		task_fail(st->cx, ERR_IO, "%s cannot be read: %s", file, strerror(errno));
 		return NULL;
 	}
-	n = getline(&line, &room, f);
+	while (!whole && lines.len < HEADER_MAX && getline(&line, &room, f) >= 0)
+		whole = header_whole(&lines, line, quote);
+	free(line);
 	fclose(f);
-	if (n < 0) {
-		free(line);
-		return NULL;
-	}
-	line[strcspn(line, "\n")] = '\0';
-	return line;
+	return header_of(&lines, whole);
 }
 
-/* The first line of a file, decompressed where it must be. */
+/* The header of a file, decompressed where it must be. */
 static char *
-first_line(struct stage *st, const char *file)
+header_line(struct stage *st, const char *file, char quote)
 {
-	struct buf b = BUF_INIT;
+	struct buf b = BUF_INIT, lines = BUF_INIT;
 	struct duck_result *r;
-	char *line = NULL;
+	bool whole = false;
 
 	if (!is_compressed(st, file) && !storage_remote(file))
-		return first_line_plain(st, file);
+		return header_plain(st, file, quote);
 	buf_adds(&b, "SELECT line FROM read_csv(");
 	buf_add_sql_string(&b, file);
 	buf_adds(&b, ", auto_detect = false, header = false, delim = '\x01', quote = '', escape = '', strict_mode = false, "
@@ -272,13 +297,17 @@ first_line(struct stage *st, const char *file)
 		buf_adds(&b, ", compression = ");
 		buf_add_sql_string(&b, stage_source_text(st, "compression", "auto"));
 	}
-	buf_adds(&b, ") LIMIT 1");
+	buf_addf(&b, ") LIMIT %d", HEADER_LINES);
 	r = duck_query(st->cx->db, b.s, &st->cx->err);
 	buf_release(&b);
-	if (r && duck_rows(r) == 1)
-		line = duck_text(r, 0, 0);
+	for (size_t i = 0; r && i < duck_rows(r) && !whole; i++) {
+		char *line = duck_text(r, i, 0);
+
+		whole = header_whole(&lines, line ? line : "", quote);
+		free(line);
+	}
 	duck_result_free(r);
-	return line;
+	return header_of(&lines, whole);
 }
 
 /* All files must have one header: columns are matched by place. */
@@ -292,7 +321,7 @@ csv_names(struct stage *st, bool header)
 	size_t i;
 
 	json_array_foreach (st->files, i, file) {
-		char *line = first_line(st, json_string_value(file));
+		char *line = header_line(st, json_string_value(file), *quote);
 
 		if (line == NULL) {
 			if (st->cx->err.code)

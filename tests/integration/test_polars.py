@@ -1,5 +1,6 @@
 """The engine polars beside duckdb: the same flow gives the same rows, columns, reports and errors."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -134,6 +135,22 @@ def test_stages_write_the_same_files(lake, sources):
             metrics = attempt["metrics"]
             seen[engine] = *columns_and_rows(glob), *(metrics.get(k) for k in ("rows_out", "files_out", "files_in", "bytes_in")), run["tasks"][0]["outputs"]["rows"]
         assert seen["polars"] == seen["duckdb"], what
+
+
+def test_the_header_of_a_large_file(lake, sources):
+    rows = "".join(f"{i},{i * 7},{'x' * 50}\n" for i in range(3000))
+    (sources / "quoted.csv").write_text('id,"a ""b""\nc",x\n' + rows)
+    (sources / "quoted.csv.gz").write_bytes(gzip.compress((sources / "quoted.csv").read_bytes()))
+    (sources / "packed.csv.gz").write_bytes(gzip.compress(os.urandom(70_000).hex().join(["id,n,", "\n"]).encode() + rows.encode()))
+    (sources / "wide.csv").write_text(",".join(f"c{i}_{'y' * 60}" for i in range(1500)) + "\n" + ",".join(map(str, range(1500))) + "\n")
+    for name in ("quoted.csv", "quoted.csv.gz", "packed.csv.gz", "wide.csv"):
+        seen = {}
+        for engine in ENGINES:
+            out = lake.folder / f"{engine}-{name}.parquet"
+            run, _ = attempt_on(lake, engine, f"type: stage\nsource: {{format: csv, path: {sources / name}}}\ntarget: {{path: {out}}}\n")
+            assert run["state"] == "success", (name, engine, why(run))
+            seen[engine] = columns_and_rows(out)
+        assert seen["polars"] == seen["duckdb"], name
 
 
 def test_rejects_are_the_same_rows(lake, sources):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import threading
@@ -17,6 +18,7 @@ from sluice.engines.stage import Unreadable, is_lines
 from sluice.report import Failure
 
 _ODD = "sluice_odd"
+_HEAD = 1 << 16
 
 
 class Stage(stage.Stage):
@@ -44,7 +46,9 @@ class Stage(stage.Stage):
         return pl.scan_csv(
             self.files,
             schema={n: pl.String() for n in names},
-            has_header=self.source.get("header") is not False,
+            has_header=False,  # as one, Polars does not take doubled quotes for one
+            skip_rows=int(self.source.get("header") is not False),
+            raise_if_empty=False,
             separator=self.source.get("delimiter") or ",",
             quote_char=self.source.get("quote") or '"',
             null_values=[""],
@@ -53,11 +57,29 @@ class Stage(stage.Stage):
         )
 
     def first_record(self, file: str) -> Optional[list[str]]:
-        first = pl.scan_csv(
+        first = self._first_of_head(file)
+        if first is None:
+            first = self._records(file, 1)
+        return None if first.is_empty() else [v or "" for v in first.row(0)]
+
+    def _first_of_head(self, file: str) -> Optional[pl.DataFrame]:
+        """Of a large file, which Polars would begin to read as a whole. None: it is none, or its head does not tell."""
+        if is_remote(file) or os.path.getsize(file) <= _HEAD:
+            return None
+        with open(file, "rb") as f:
+            head = io.BytesIO(f.read(_HEAD))
+        try:
+            first = self._records(head, 2)
+        except (pl.exceptions.PolarsError, OSError):  # it is compressed, or a value is cut
+            return None
+        return first if first.height == 2 else None  # the first of two is whole
+
+    def _records(self, file: Any, n: int) -> pl.DataFrame:
+        return pl.scan_csv(
             file,
             has_header=False,
             infer_schema=False,
-            n_rows=1,
+            n_rows=n,
             separator=self.source.get("delimiter") or ",",
             quote_char=self.source.get("quote") or '"',
             raise_if_empty=False,
@@ -65,7 +87,6 @@ class Stage(stage.Stage):
             truncate_ragged_lines=True,
             storage_options=polars_lake.storage_options(self.job),
         ).collect()
-        return None if first.is_empty() else [v or "" for v in first.row(0)]
 
     def scan_table(self, tables: lake.Lake, table: Table, at: Optional[int]) -> pl.LazyFrame:
         return polars_lake.frame_of(self.job, table, at)
@@ -109,18 +130,13 @@ class Stage(stage.Stage):
             with lock:
                 self.rows_in += batch.height
                 self.odd += found
-            return batch.drop(_ODD) if odd else batch
+            return batch
 
-        schema = {n: t for n, t in frame.collect_schema().items() if n != _ODD}
-        return frame.map_batches(
-            count,
-            streamable=True,
-            predicate_pushdown=False,
-            projection_pushdown=False,
-            slice_pushdown=False,
-            schema=schema,
-            validate_output_schema=False,
-        )
+        names = [n for n in frame.collect_schema().names() if n != _ODD]
+        # Columns that nobody asks for need not be read, but no condition gets by, since each row counts.
+        frame = frame.map_batches(count, streamable=True, predicate_pushdown=False, projection_pushdown=odd, slice_pushdown=False)
+        # True of every row: somebody asks for the mark.
+        return (frame.filter(pl.col(_ODD).is_not_null()) if odd else frame).select(names)
 
     # ---- the rows ----
 
