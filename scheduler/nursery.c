@@ -65,7 +65,8 @@ struct nest {
 	struct list children;
 	json_t *prepared; /* messages by key that wait for their "go" */
 	bool stopping;
-	bool deaf; /* no descriptor for a new daemon's connection: not listening for a second */
+	bool deaf;     /* no descriptor for a new daemon's connection: not listening for a second */
+	mono_us alone; /* without `conn`: since when */
 	struct oom oom;
 	struct spawner spawner;
 	struct list kinds; /* of spares; the native one is always there */
@@ -454,6 +455,7 @@ nest_disconnect(struct nest *n)
 {
 	close(n->conn);
 	n->conn = -1;
+	n->alone = clock_mono();
 	json_object_clear(n->prepared); /* whoever comes next finds their rows and prepares them again */
 	buf_clear(&n->in);
 	buf_clear(&n->out);
@@ -557,7 +559,7 @@ nest_forget_kind(struct nest *n, struct spares *kind)
 static int
 nest_patience(struct nest *n)
 {
-	/* Without a daemon: look now and then whether the state folder is still there for one to come back to. */
+	/* Without a daemon: look now and then whether one will come back. */
 	int ms = n->deaf ? DEAF_MS : n->conn < 0 ? FORSAKEN_CHECK_MS : -1;
 
 	for (struct list *it = n->kinds.next, *next; it != &n->kinds; it = next) {
@@ -614,6 +616,15 @@ nest_hung_up(struct nest *n)
 	}
 }
 
+/* Will nobody come back to us, and nothing be missed? The state folder was removed; or there is nothing to come back to. */
+static bool
+nest_forsaken(struct nest *n)
+{
+	if (access(n->socket, F_OK) < 0)
+		return nest_running(n, NULL) == 0;
+	return list_empty(&n->children) && clock_mono() - n->alone >= FORSAKEN_CHECK_MS * US_PER_MS;
+}
+
 static void
 nest_loop(struct nest *n)
 {
@@ -631,7 +642,7 @@ nest_loop(struct nest *n)
 		if (ready < 0)
 			continue;
 		nest_hung_up(n);
-		if (ready == 0 && n->conn < 0 && access(n->socket, F_OK) < 0 && nest_running(n, NULL) == 0)
+		if (ready == 0 && n->conn < 0 && nest_forsaken(n))
 			return;
 		if (n->fds[0].revents)
 			nest_reap(n);
@@ -657,7 +668,7 @@ nest_loop(struct nest *n)
 int
 nursery_main(const char *home, const char *libdir)
 {
-	struct nest n = { .conn = -1, .in = BUF_INIT, .out = BUF_INIT };
+	struct nest n = { .conn = -1, .in = BUF_INIT, .out = BUF_INIT, .alone = clock_mono() };
 	char *path = xasprintf("%s/nursery.pid", home), *why = NULL, text[32];
 	int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	sigset_t mask;

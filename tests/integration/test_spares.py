@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import signal
+import time
 
 from conftest import alive, task_of, wait_until, why
 
@@ -145,6 +146,25 @@ def test_spares_end_with_the_nursery(daemon):
     pids = warm(daemon)
     daemon.stop()
     wait_until(lambda: not any(alive(p) for p in pids), "their end")
+
+
+def test_a_nursery_that_nobody_comes_back_to_ends(daemon):
+    """Once it has nothing to tell any more; while an attempt runs, or its end is not told yet, it waits."""
+    gate = daemon.flows / "gate"
+    daemon.flow("idle", f"id: idle\ntasks: [{{id: c, type: command, command: 'until [ -e {gate} ]; do sleep 0.05; done'}}]\n")
+    began = daemon.post("/api/v1/flows/idle/runs")
+    wait_until(lambda: daemon.run(began["id"])["tasks"][0]["state"] == "running", "the attempt")
+    daemon.kill()
+    busy, left = nursery(daemon), time.monotonic()
+    wait_until(lambda: time.monotonic() - left > 12, "a time in which an idle one ends")
+    assert alive(busy)
+    daemon.start()
+    gate.touch()
+    assert daemon.ended(began["id"])["state"] == "success"
+    daemon.kill()
+    wait_until(lambda: not alive(busy), "its end")
+    daemon.start()
+    assert daemon.trigger("idle")["state"] == "success" and nursery(daemon) != busy
 
 
 def test_engine_file_that_is_not_the_installed_one(make_daemon, folder):
