@@ -206,7 +206,7 @@ try_once(struct storage *s, struct s3_call *c, const struct storage_keys *keys, 
 /* ---- what went wrong ---- */
 
 static const struct {
-	const char *code; /* of the store */
+	const char *code; /* of the store, or how the engine tells an answer without one */
 	int err;
 	bool again; /* it may be better in a moment */
 	const char *advice;
@@ -215,7 +215,8 @@ static const struct {
 	{ "AuthorizationHeaderMalformed", ERR_FORBIDDEN, false, "check s3.region" },
 	{ "EntityTooLarge", ERR_TOO_LARGE, false, "the store takes no object of this size" },
 	{ "ExpiredToken", ERR_FORBIDDEN, false, "the session token has ended; get new keys" },
-	{ "InternalError", ERR_UNAVAILABLE, true, "the store is in trouble" },
+	{ "HTTP 500", ERR_UNAVAILABLE, true, "the store is in trouble, as its own log may tell" },
+	{ "InternalError", ERR_UNAVAILABLE, true, "the store is in trouble, as its own log may tell" },
 	{ "InvalidAccessKeyId", ERR_FORBIDDEN, false,
 	  "the store does not know this access key; "
 	  "check s3.access_key, or AWS_ACCESS_KEY_ID" },

@@ -118,13 +118,32 @@ task_s3_if_any(struct context *cx)
 	return json_object_get(cx->doc, "s3") ? task_s3(cx) : 0;
 }
 
+/* The engine names an object by its address on the store where that answers with an error: users know it as s3://BUCKET/KEY. */
+static char *
+named_as_s3(char *said, const char *endpoint)
+{
+	size_t len = strlen(endpoint);
+	char *at = strstr(said, endpoint), *out;
+
+	if (at == NULL || at[len] != '/')
+		return said;
+	out = xasprintf("%.*ss3:/%s", (int)(at - said), said, at + len);
+	free(said);
+	return out;
+}
+
 void
 task_explain_store(struct context *cx)
 {
 	const char *advice;
-	char *said = cx->err.msg, *end;
+	char *said, *end;
 
-	if (cx->storage == NULL || said == NULL || strstr(said, "s3://") == NULL || strstr(said, storage_endpoint(cx->storage)))
+	if (cx->storage == NULL || cx->err.msg == NULL)
+		return;
+	if (strstr(cx->err.msg, "s3://") == NULL)
+		cx->err.msg = named_as_s3(cx->err.msg, storage_endpoint(cx->storage));
+	said = cx->err.msg;
+	if (strstr(said, "s3://") == NULL || strstr(said, storage_endpoint(cx->storage)))
 		return;
 	advice = storage_advice(said);
 	for (end = said + strlen(said); end > said && strchr("\r\n ", end[-1]);)

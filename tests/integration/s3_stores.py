@@ -55,9 +55,11 @@ class Store:
     def start(self):
         ports = free_ports(12)
         self.port = ports[0]
-        env = dict(os.environ, MINIO_ROOT_USER=KEY, MINIO_ROOT_PASSWORD=SECRET, MINIO_UPDATE="off", MINIO_BROWSER="off")
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        env = dict(os.environ, STORE_DATA=str(data), MINIO_ROOT_USER=KEY, MINIO_ROOT_PASSWORD=SECRET, MINIO_UPDATE="off", MINIO_BROWSER="off")
         if self.name == "minio":
-            command = [program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{self.port}", str(self.folder / "data")]
+            command = [program("minio"), "server", "--quiet", "--address", f"127.0.0.1:{self.port}", str(data)]
             if self.domain:
                 env["MINIO_DOMAIN"] = self.domain
             if self.tls:
@@ -71,7 +73,7 @@ class Store:
             names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
             names += ["s3.port.grpc", "s3.port.iceberg"]
             self.catalog = f"http://127.0.0.1:{ports[len(names)]}"  # its own Iceberg REST catalog
-            command = [program("weed"), "-logtostderr", "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
+            command = [program("weed"), "-logtostderr", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
             command += ["-webdav=false", "-admin.ui=false", "-s3.port.lance=0", f"-s3.port={self.port}", f"-s3.config={self.folder}/s3.json"]
             command += [f"-{n}={p}" for n, p in zip(names, ports[1:])]
             if self.domain:

@@ -76,7 +76,7 @@ def test_buckets_in_the_hosts_name(make_daemon, name):
 
 
 class Lender(http.server.BaseHTTPRequestHandler):
-    """Answers AssumeRoleWithWebIdentity as it is documented, with keys that MinIO's own AssumeRole made; `server.silent` keeps it waiting."""
+    """Answers AssumeRoleWithWebIdentity as it is documented, with keys that the store's own AssumeRole made; `server.silent` keeps it waiting."""
 
     def do_GET(self):
         asked = {k: v[0] for k, v in urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query).items()}
@@ -105,8 +105,8 @@ class Lender(http.server.BaseHTTPRequestHandler):
 
 
 def borrowed(store):
-    """Keys that last a quarter of an hour, of MinIO's AssumeRole."""
-    body = b"Action=AssumeRole&Version=2011-06-15&DurationSeconds=900"
+    """Keys that last a quarter of an hour, of the store's AssumeRole."""
+    body = b"Action=AssumeRole&Version=2011-06-15&DurationSeconds=900&RoleSessionName=tests"
     status, text = store.request("POST", "/", body, service="sts")
     assert status == 200, text
     return [re.search(f"<{name}>(.*?)</{name}>", text.decode()).group(1) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken")]
@@ -139,10 +139,11 @@ def vended(daemon):
     return daemon.request("GET", "/iceberg/v1/namespaces/stg/tables/rows", headers={"X-Iceberg-Access-Delegation": "vended-credentials"}, timeout=60)
 
 
-def test_keys_of_a_role(make_daemon, folder, lender):
+@pytest.mark.parametrize("name", STORES)
+def test_keys_of_a_role(make_daemon, folder, lender, name):
     """Sources, staged files, tables and what clients are lent; an expired key is replaced, and nobody waits for that but who needs it."""
     env, sts = role(lender, folder)
-    with running("minio") as store:
+    with running(name) as store:
         lender.store = store
         daemon = make_daemon(config=config(store.endpoint), env=env)
         ship(daemon, store)
