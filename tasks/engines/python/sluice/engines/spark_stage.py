@@ -17,7 +17,19 @@ from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
-from sluice.engines import duck, lake, s3_files, spark_delta, spark_dialect, spark_files, spark_hudi, spark_lake, spark_types, stage
+from sluice.engines import (
+    duck,
+    lake,
+    parquet_parts,
+    s3_files,
+    spark_delta,
+    spark_dialect,
+    spark_files,
+    spark_hudi,
+    spark_lake,
+    spark_types,
+    stage,
+)
 from sluice.engines.common import ONLY_DUCKDB, is_remote
 from sluice.engines.rejects import Rejects
 from sluice.engines.spark_errors import folded
@@ -201,8 +213,9 @@ class Stage(stage.Stage):
             self._name_partitions(folder)
             os.rename(folder, self.tmp)
             return
-        (part,) = [f for f in os.listdir(folder) if f.endswith(".parquet")]
-        os.rename(os.path.join(folder, part), self.tmp)
+        parts = [f for f in os.listdir(folder) if f.endswith(".parquet")]
+        parts.sort(key=lambda name: int(name.split("-")[1]))  # part-00000-…: in the order of the rows
+        parquet_parts.join([os.path.join(folder, p) for p in parts], self.tmp)
         shutil.rmtree(folder)
 
     def _write(self, frame: DataFrame, folder: str, compression: str) -> None:
@@ -213,10 +226,8 @@ class Stage(stage.Stage):
             parts = frame.select("*", *keys).repartition(*names)
             parts.write.option("compression", compression).partitionBy(*names).parquet(spark_files.address(folder))
             return
-        # One file; one task keeps the order of the rows, several are faster where that is nobody's wish.
-        large = self.bytes_in > _SMALL and not self.spec.get("sql") and self.spec.get("limit") is None
-        whole = frame.repartition(1) if large else frame.coalesce(1)
-        whole.write.option("compression", compression).parquet(spark_files.address(folder))
+        small = 0 <= self.bytes_in <= _SMALL  # to write it by several tasks would take longer
+        (frame.coalesce(1) if small else frame).write.option("compression", compression).parquet(spark_files.address(folder))
 
     def _name_partitions(self, folder: str) -> None:
         """Columns stay in the files, so Spark partitioned by copies of them; folders get the columns' names."""
