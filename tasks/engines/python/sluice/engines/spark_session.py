@@ -181,6 +181,8 @@ def _settings(job: Job) -> dict[str, str]:
         "spark.memory.offHeap.enabled": "true" if o.get("off_heap") else None,
         "spark.memory.offHeap.size": _mebibytes(o.get("off_heap")),
         "spark.default.parallelism": o.get("parallelism"),
+        # Row groups are of different sizes: in halves, one core would wait for the other.
+        "spark.sql.files.minPartitionNum": 2 * (threads or os.cpu_count() or 1) if not o.get("master") else None,
         "spark.sql.extensions": ",".join(_extensions(job)),
         "spark.serializer": "org.apache.spark.serializer.KryoSerializer" if o.get("version") == "3.5" else None,  # Hudi's
     }
