@@ -131,6 +131,12 @@ def test_tasks_and_statements_in_one_session(make_daemon, folder):
         "table": {"source": {"format": "iceberg", "table": "s.u"}, "select": ["dep", "upper(boss) AS b"]},
     }
     stages["plain"] = {"source": {"format": "csv", "path": f"{folder}/plain.csv"}, "cast": {"id": "int", "n": "bigint"}}
+    # Large enough to be written by several tasks, in its order; one value is no UTF-8, which only the last row of the second shows.
+    long = "".join(f"{i},{i * 7},{'x' * 2000}\n" for i in range(35_000))
+    (folder / "large.csv").write_text("id,n,text\n" + long)
+    (folder / "large-bytes.csv").write_bytes(b"id,n,text\n" + long.encode() + b"35000,1,\xff\n")
+    stages["large"] = {"source": {"format": "csv", "path": f"{folder}/large.csv"}, "cast": {"n": "bigint"}, "select": ["id", "n"], "where": "n % 2 = 0"}
+    stages["large, not utf"] = {"source": {"format": "csv", "path": f"{folder}/large-bytes.csv"}, "on_reject": "skip"}
     for how in ("skip", "quarantine", "fail"):
         stages[f"rejects {how}"] = {"source": {"format": "csv", "path": f"{folder}/bad.csv"}, "schema": {"id": "bigint not null", "n": "bigint", "m": "varchar"}, "on_reject": how}
 
@@ -181,6 +187,10 @@ def test_tasks_and_statements_in_one_session(make_daemon, folder):
         pairs = [(columns_and_rows(folder / path.format(e)), [m.get(k) for k in ("rows_out", "rows_rejected", "files_out", "files_in", "bytes_in")]) for e, m in (("spark", metrics), ("duckdb", attempt["metrics"]))]
         if pairs[0] != pairs[1]:
             wrong.append((what, pairs))
+
+    large = pq.ParquetFile(folder / "spark-large.parquet")
+    ids = large.read(["id"])["id"].to_pylist()
+    assert large.metadata.num_row_groups > 1 and ids == sorted(ids, key=int)
 
     written = answer["tasks"][len(stages) :]
     for n, keys in enumerate(WRITES):
