@@ -161,9 +161,10 @@ pip_install(const struct install *in, const char *suffix)
 	size_t n = 10;
 	int rc = EXIT_OK;
 
-	/* What it is built with is installed by then, pinned as all else. */
+	/* What it is built with is installed by then, pinned as all else. The wheel of 450 MB is unpacked right after it is made. */
 	if (source) {
 		argv[n++] = "--no-build-isolation";
+		argv[n++] = "--config-settings=--build-option=--compression=stored";
 		argv[n++] = source;
 	}
 	if (in->quiet)
