@@ -1,11 +1,9 @@
 #include "scheduler/spare.h"
 
 #include <errno.h>
-#include <linux/sockios.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -101,6 +99,9 @@ spare_wait(void)
 	    c->cmsg_len != CMSG_LEN(sizeof(fds)))
 		_exit(126);
 	memcpy(fds, CMSG_DATA(c), sizeof(fds));
+	/* Nothing has begun until the nursery can know it: a process that was killed may still take a message from the socket. */
+	if (send(GIVE_FD, "+", 1, MSG_NOSIGNAL) != 1)
+		_exit(126);
 	if (dup2(fds[0], 1) < 0 || dup2(fds[0], 2) < 0 || dup2(fds[1], 3) < 0)
 		_exit(126);
 	close(fds[0]);
@@ -328,12 +329,8 @@ bool
 spares_read(struct spares *s, int given)
 {
 	char c;
-	int unread = 0;
 
-	/* unix(7): the end that is left is told so when the other was closed with something unread. It is not closed while the
-	 * fork server, which just made the spare, still holds it as well: then what counts is whether something lies there. */
-	if (recv(given, &c, 1, MSG_DONTWAIT) < 0 &&
-	    (errno == ECONNRESET || (ioctl(given, SIOCOUTQ, &unread) == 0 && unread > 0))) {
+	if (recv(given, &c, 1, MSG_DONTWAIT) != 1) {
 		spares_failed(s);
 		return false;
 	}

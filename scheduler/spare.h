@@ -45,8 +45,7 @@ void spares_want(struct spares *s);
  * of its own or no spare is there. The caller closes `*given`.
  */
 pid_t spares_take(struct spares *s, const json_t *doc, const json_t *env, const char *cwd, int log_fd, int report_fd, int *given);
-/* When `given` has hung up, or the spare has ended: was it read? If not, the spare died before, and nothing of the attempt has
- * begun. Tells it once. */
+/* When `given` has hung up, or the spare has ended: has it said that it begins? If not, it died before. Tells it once. */
 bool spares_read(struct spares *s, int given);
 /* Was this process, which has ended, a spare or the server? It is forgotten. */
 bool spares_ended(struct spares *s, pid_t pid);

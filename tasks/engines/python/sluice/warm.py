@@ -122,6 +122,10 @@ def _wait(fd: int, nursery: int) -> dict[str, Any]:
         except OSError:  # not wanted any more
             os._exit(0)
         text, fds = _receive(own)
+        try:
+            own.send(b"+")  # nothing has begun until the nursery can know it (scheduler/spare.c)
+        except OSError:
+            os._exit(126)
     for at, place in ((0, 1), (0, 2), (1, 3)):
         os.dup2(fds[at], place)
     for got in set(fds) - {1, 2, 3}:
