@@ -120,23 +120,22 @@ check_java(struct install *in)
 	return EXIT_FAILED;
 }
 
+static void
+on_version(void *arg, char *line)
+{
+	struct install *in = arg;
+
+	snprintf(in->version, sizeof(in->version), "%s", line);
+}
+
 /* Asks the interpreter for its version, and whether it can make environments. */
 static int
 ask_python(struct install *in)
 {
 	static const char code[] = "import sys, venv, ensurepip; print('%d.%d.%d' % sys.version_info[:3])";
 	const char *argv[] = { in->python, "-I", "-c", code, NULL };
-	int pipes[2], status, minor = 0;
-	ssize_t n;
+	int status = program_run_lines(argv, on_version, in), minor = 0;
 
-	if (pipe2(pipes, O_CLOEXEC) < 0)
-		return refuse(NULL, "cannot make a pipe: %s", strerror(errno));
-	status = program_run(argv, pipes[1]);
-	close(pipes[1]);
-	n = read(pipes[0], in->version, sizeof(in->version) - 1);
-	close(pipes[0]);
-	in->version[n > 0 ? n : 0] = '\0';
-	in->version[strcspn(in->version, "\n")] = '\0';
 	if (status == 127)
 		return refuse("install Python, or name one with --python", "%s cannot be run", in->python);
 	if (status != 0 || sscanf(in->version, "3.%d", &minor) != 1)
@@ -146,6 +145,25 @@ ask_python(struct install *in)
 		return refuse("name a newer one with --python", "%s is Python %s; the engine %s needs 3.%d or newer", in->python,
 			      in->version, in->kind->name, in->kind->python_minor);
 	return EXIT_OK;
+}
+
+/* Of what pip tells, packages that take a while: "  Downloading NAME-VERSION-TAGS.whl (12.3 MB)". */
+static void
+on_pip_line(void *arg, char *line)
+{
+	const struct install *in = arg;
+	char *file = strstr(line, "Downloading "), *size = strrchr(line, '('), *end;
+
+	if (file && size && strstr(size, " MB)")) {
+		file += strlen("Downloading ");
+		end = strchr(file, '-');
+		end = end ? end + 1 + strcspn(end + 1, "- ") : file;
+		say(in, "getting %.*s %s", (int)(end - file), file, size);
+	} else if (strstr(line, "Building wheel") && strstr(line, "started")) {
+		say(in, "unpacking it");
+	} else if (strncmp(line, "Installing collected", 20) == 0) {
+		say(in, "installing what it has");
+	}
 }
 
 /* Has pip install what a file of requirements names. */
@@ -161,7 +179,8 @@ pip_install(const struct install *in, const char *suffix)
 	size_t n = 10;
 	int rc = EXIT_OK;
 
-	/* What it is built with is installed by then, pinned as all else. The wheel of 450 MB is unpacked right after it is made. */
+	/* What it is built with is installed by then, pinned as all else. The wheel of 450 MB is unpacked right after it is made.
+	 */
 	if (source) {
 		argv[n++] = "--no-build-isolation";
 		argv[n++] = "--config-settings=--build-option=--compression=stored";
@@ -169,7 +188,7 @@ pip_install(const struct install *in, const char *suffix)
 	}
 	if (in->quiet)
 		argv[n] = "-q";
-	if (program_run(argv, -1) != 0)
+	if (program_run_lines(argv, on_pip_line, (void *)(uintptr_t)in) != 0)
 		rc = refuse("nothing was changed: an engine that was there before stays in force",
 			    "pip could not install the packages of %s; what it says stands above", in->kind->name);
 	free(python);

@@ -118,6 +118,24 @@ write_pom(const struct jars *j, const char *path)
 	return fclose(f) == 0 ? EXIT_OK : refuse(NULL, "cannot write %s: %s", path, strerror(errno));
 }
 
+/* It says nothing unless something is wrong, but takes colours back that it never set. */
+static void
+on_mvn_line(void *arg, char *line)
+{
+	char *to = line;
+
+	(void)arg;
+	for (const char *c = line; *c; c++) {
+		if (c[0] == '\x1b' && c[1] == '[' && c[2 + strspn(c + 2, "0123456789;")] == 'm')
+			c += 2 + strspn(c + 2, "0123456789;");
+		else
+			*to++ = *c;
+	}
+	*to = '\0';
+	if (*line)
+		fprintf(stderr, "%s\n", line);
+}
+
 static int
 get_by_mvn(const struct jars *j, const char *folder)
 {
@@ -125,7 +143,7 @@ get_by_mvn(const struct jars *j, const char *folder)
 	const char *argv[] = { "mvn", "-B", "-q", "-Dstyle.color=never", "-f", pom, MVN_PLUGIN, to, NULL };
 	int rc = write_pom(j, pom);
 
-	if (rc == EXIT_OK && program_run(argv, -1) != 0)
+	if (rc == EXIT_OK && program_run_lines(argv, on_mvn_line, NULL) != 0)
 		rc = refuse("mend Maven's settings, or get them without it: " JARS_FROM "=" CENTRAL,
 			    "mvn did not get the jars; what it says stands above");
 	unlink(pom);
