@@ -31,11 +31,6 @@ def pytest_configure(config):
         pytest.exit(f"{BINARY} is not there: make builds it", returncode=3)
 
 
-def pytest_collection_modifyitems(items):
-    """Those with JVMs begin first, so that none runs alone in the end while other processors wait."""
-    items.sort(key=lambda item: not re.match("test_(spark|delta|hudi|catalogs|employees)", item.module.__name__))
-
-
 def wait_until(condition, what="the condition", timeout=None):
     """Asks again and again until the answer is true, and returns it; the only place that sleeps."""
     deadline = time.monotonic() + (timeout or PATIENCE)
