@@ -179,8 +179,7 @@ pip_install(const struct install *in, const char *suffix)
 	size_t n = 10;
 	int rc = EXIT_OK;
 
-	/* What it is built with is installed by then, pinned as all else. The wheel of 450 MB is unpacked right after it is made.
-	 */
+	/* What it is built with is installed by then, pinned as all else. Its wheel is unpacked as soon as it is made. */
 	if (source) {
 		argv[n++] = "--no-build-isolation";
 		argv[n++] = "--config-settings=--build-option=--compression=stored";
@@ -215,7 +214,7 @@ make_environment(struct install *in)
 	int rc = EXIT_OK;
 
 	say(in, "making a virtual environment of Python %s in %s", in->version, in->made);
-	if (program_run(venv, -1) != 0)
+	if (program_run(venv) != 0)
 		return refuse(NULL, "%s -m venv failed; what it says stands above", in->python);
 	/* They are the smaller part: what they lack is told first. */
 	rc = get_jars(in);
@@ -258,7 +257,7 @@ archive_classes(const struct install *in)
 
 	if (in->kind->java) {
 		say(in, "starting Spark once, so that its JVM begins faster from now on");
-		if (program_run(argv, -1) != 0)
+		if (program_run(argv) != 0)
 			say(in, "that did not work; the engine does, and begins slower");
 	}
 	free(python);

@@ -94,7 +94,7 @@ mvn_is_there(void)
 {
 	const char *argv[] = { "sh", "-c", "command -v mvn >/dev/null", NULL };
 
-	return program_run(argv, -1) == 0;
+	return program_run(argv) == 0;
 }
 
 /* A project that depends on these jars and on nothing that they depend on. */

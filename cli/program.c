@@ -14,7 +14,7 @@ program_start(const char *const *argv, int out)
 	pid_t pid = fork();
 
 	if (pid == 0) {
-		dup2(out >= 0 ? out : 2, 1);
+		dup2(out, 1);
 		execvp(argv[0], (char *const *)(const void *)argv);
 		_exit(127);
 	}
@@ -33,9 +33,9 @@ program_wait(pid_t pid)
 }
 
 int
-program_run(const char *const *argv, int out)
+program_run(const char *const *argv)
 {
-	return program_wait(program_start(argv, out));
+	return program_wait(program_start(argv, STDERR_FILENO));
 }
 
 int

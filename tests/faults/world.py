@@ -18,7 +18,7 @@ import time
 import psycopg2
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integration"))
-from conftest import Daemon, alive, die_with_parent  # noqa: E402
+from conftest import Daemon, alive, die_with_parent, new_folder  # noqa: E402
 from database import Database  # noqa: E402
 from lake_files import missing_and_spare, plain  # noqa: E402
 
@@ -167,8 +167,7 @@ class World:
     """A daemon with a private PostgreSQL, all on one disk."""
 
     def __init__(self, long=False):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="sl-", dir="/tmp"))
-        self.folder.chmod(0o755)
+        self.folder = new_folder()
         self.long = long
         for name in ("flows", "locks", "stage"):
             (self.folder / name).mkdir(exist_ok=True)

@@ -91,9 +91,9 @@ def http(method, url, body=None, headers=None, timeout=None):
         return Answer(reply.code, reply.headers, reply.read())
 
 
-def new_folder():
+def new_folder(prefix="sl-"):
     """It can be reached by the user that PostgreSQL runs as."""
-    path = pathlib.Path(tempfile.mkdtemp(prefix="sl-"))
+    path = pathlib.Path(tempfile.mkdtemp(prefix=prefix))
     path.chmod(0o755)
     return path
 

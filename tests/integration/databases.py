@@ -7,12 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 
 import psycopg2
 import pytest
 
-from conftest import alive, die_with_parent, wait_until
+from conftest import alive, die_with_parent, new_folder, wait_until
 
 PASSWORD = "s3cr3t/p%w@rd"  # what an address must write otherwise
 CODED = "s3cr3t%2Fp%25w%40rd"
@@ -34,8 +33,7 @@ def someone():
 
 class Server:
     def __init__(self, name):
-        self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"sl-{name}-"))
-        self.folder.chmod(0o755)
+        self.folder = new_folder(f"sl-{name}-")
         self.who, self.port, self.process = someone(), free_port(), None
         if self.who:
             os.chown(self.folder, self.who["user"], self.who["group"])

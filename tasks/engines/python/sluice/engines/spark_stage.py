@@ -43,6 +43,7 @@ _TORN = "sluice_torn"  # the text of a record that does not have as many values 
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 _RANGES = {"UTINYINT": 2**8, "USMALLINT": 2**16, "UINTEGER": 2**32}
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4_raw", "uncompressed": "none", "none": "none"}
+_PACKED = (".gz", ".zst", ".bz2")
 _CHUNK = 1 << 20
 _SMALL = 64 << 20  # bytes of a source that one task reads and writes
 
@@ -54,7 +55,6 @@ class Stage(stage.Stage):
         super().__init__(work.job)
         self.work = work
         self.torn = False  # has what is read a column of texts that are no records? Each look at a frame's columns is a call to the server
-        self.utf8 = False  # are all texts known to be such?
         self.seen: Optional[Observation] = None
         self.count: Callable[[], dict[str, Any]] = dict  # the same by another pass
 
@@ -62,9 +62,7 @@ class Stage(stage.Stage):
 
     def scan_csv(self, names: list[str]) -> DataFrame:
         self.torn = True
-        if (self.source.get("compression") or "auto") not in ("auto", "none") and not all(
-            f.endswith((".gz", ".zst", ".bz2")) for f in self.files
-        ):
+        if (self.source.get("compression") or "auto") not in ("auto", "none") and not all(f.endswith(_PACKED) for f in self.files):
             raise Failure(f"Spark tells compressed files by their names (.gz, .zst, .bz2); {ONLY_DUCKDB}")
         quote = self.source.get("quote") or '"'
         reader = (
@@ -154,8 +152,7 @@ class Stage(stage.Stage):
     def typed(self, raw: DataFrame, columns: duck.Columns) -> Optional[DataFrame]:
         if not self.torn and not self.not_null and all(columns[n] == t for n, t in self.types.items()):
             return raw  # not counted, which no condition gets by: so row groups are skipped
-        if self.format == "csv":
-            self.utf8 = all(map(_is_utf8, self.files))
+        bytes_may_be_odd = self.format == "csv" and not all(map(_is_utf8, self.files))
         odd = F.lit(False)
         picked = []
         for name, have in columns.items():
@@ -169,7 +166,7 @@ class Stage(stage.Stage):
                 picked.append(made.alias(name))
             else:
                 picked.append(value)
-            if have == "VARCHAR" and self.format == "csv" and not self.utf8:
+            if have == "VARCHAR" and bytes_may_be_odd:
                 odd = odd | F.coalesce(value.contains("\ufffd"), F.lit(False))  # bytes that are no UTF-8
         for name in self.not_null:
             odd = odd | column(name).isNull()
@@ -258,7 +255,7 @@ def run(work: Work) -> None:
 
 def _is_utf8(file: str) -> bool:
     """Of a local file this is known in a tenth of the time that Spark takes to look at each value. False: it is not, or not known."""
-    if is_remote(file) or file.endswith((".gz", ".zst", ".bz2")):
+    if is_remote(file) or file.endswith(_PACKED):
         return False
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
@@ -277,7 +274,7 @@ def _first(lines: Iterable[str], delimiter: str, quote: str) -> Optional[list[st
 
 def _is_plain(file: str, quote: str) -> bool:
     """Is there no quote in the file? Then each line is a record."""
-    if file.endswith((".gz", ".zst", ".bz2")):
+    if file.endswith(_PACKED):
         return False
     if not os.path.getsize(file):
         return True
