@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
-import mmap
 import os
 import re
 import shutil
@@ -19,6 +17,7 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from sluice.engines import (
+    csv_look,
     duck,
     lake,
     parquet_parts,
@@ -39,12 +38,13 @@ from sluice.engines.spark_work import Work
 from sluice.engines.stage import Unreadable, is_lines
 from sluice.report import Failure
 
+_ODD = "sluice_odd"  # the mark of a row that may be a reject
+_MISFIT = "sluice: a row that may be a reject"  # which spark_log4j2.properties keeps out of the log
 _TORN = "sluice_torn"  # the text of a record that does not have as many values as there are columns
 _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 _RANGES = {"UTINYINT": 2**8, "USMALLINT": 2**16, "UINTEGER": 2**32}
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4_raw", "uncompressed": "none", "none": "none"}
 _PACKED = (".gz", ".zst", ".bz2")
-_CHUNK = 1 << 20
 _SMALL = 64 << 20  # bytes of a source that one task reads and writes
 
 
@@ -55,7 +55,9 @@ class Stage(stage.Stage):
         super().__init__(work.job)
         self.work = work
         self.torn = False  # has what is read a column of texts that are no records? Each look at a frame's columns is a call to the server
-        self.seen: Optional[Observation] = None
+        self.look: Optional[csv_look.Look] = None  # at a source of local CSV files
+        self.lines_are_records = False  # in those files
+        self.seen: Optional[Observation] = None  # where rows must be counted as they pass
         self.count: Callable[[], dict[str, Any]] = dict  # the same by another pass
 
     # ---- the source ----
@@ -76,11 +78,13 @@ class Stage(stage.Stage):
             .option("recursiveFileLookup", "true")
             .option("maxColumns", str(len(names) + 20480))
         )
-        quoted = any(is_remote(f) or not _is_plain(f, quote) for f in self.files)
-        if quoted:  # a line's end may be part of a value, so a file is read by one task
+        if not any(is_remote(f) or f.endswith(_PACKED) for f in self.files):
+            self.lines_are_records = not any(csv_look.holds(f, quote) for f in self.files)
+            self.look = csv_look.Look(self.files)
+        if not self.lines_are_records:  # a line's end may be part of a value, so a file is read by one task
             reader = reader.option("multiLine", "true")
         frame = reader.csv([spark_files.address(f) for f in self.files])
-        if not quoted:
+        if self.lines_are_records:
             return frame
         empty = [F.when(column(n) != "", column(n)).alias(n) for n in names]
         return frame.select(*empty, _TORN)
@@ -143,6 +147,7 @@ class Stage(stage.Stage):
 
     def good_rows(self, rejects: Rejects, columns: duck.Columns) -> DataFrame:
         path = os.path.join(self.job.scratch, "good.parquet")
+        self.look, self.lines_are_records = None, False
         rejects.keep_good_rows(path)
         frame, have = spark_files.parquet(self.work, [path])
         return self._counted(frame.select(*_as(frame, {n: columns[n] for n in have})), have)
@@ -152,7 +157,7 @@ class Stage(stage.Stage):
     def typed(self, raw: DataFrame, columns: duck.Columns) -> Optional[DataFrame]:
         if not self.torn and not self.not_null and all(columns[n] == t for n, t in self.types.items()):
             return raw  # not counted, which no condition gets by: so row groups are skipped
-        bytes_may_be_odd = self.format == "csv" and not all(map(_is_utf8, self.files))
+        bytes_may_be_odd = self.format == "csv" and self.look is None
         odd = F.lit(False)
         picked = []
         for name, have in columns.items():
@@ -172,12 +177,20 @@ class Stage(stage.Stage):
             odd = odd | column(name).isNull()
         if self.torn:
             odd = odd | F.col(_TORN).isNotNull()
-        return self._counted(raw.select(*picked, odd.alias("sluice_odd")), columns, F.count_if("sluice_odd")).drop("sluice_odd")
+        if self.on_reject != "fail":
+            counted = self._counted(raw.select(*picked, odd.alias(_ODD)), columns, F.count_if(_ODD).alias("odd"))
+            return counted.drop(_ODD)
+        # The first one ends the job. No condition of the task's comes before, since the column is not deterministic.
+        good = F.when(odd, F.raise_error(F.lit(_MISFIT)).cast("boolean")).otherwise(F.spark_partition_id() >= 0)
+        return self._counted(raw.select(*picked, good.alias(_ODD)).filter(_ODD).drop(_ODD), columns)
 
     def _counted(self, frame: DataFrame, columns: duck.Columns, *odd: Column) -> DataFrame:
-        """Rows are counted as they pass, before any condition."""
+        """Rows are counted as they pass, before any condition; not where this is known by less, since what is around an observation is
+        not compiled to one loop."""
+        if not odd and (self.lines_are_records or self.writes_all()):
+            return frame
         self.seen = Observation()
-        counts = [F.count(F.lit(1)).alias("rows"), *(c.alias("odd") for c in odd)]
+        counts = [F.count(F.lit(1)).alias("rows"), *odd]
         # Of records each column is asked for: their reader looks at no others.
         whole = [F.count(column(n)).alias(f"sluice_{i}") for i, n in enumerate(columns)] if self.format in ("csv", "json") else []
         self.count = lambda: frame.agg(*counts, *whole).collect()[0].asDict()
@@ -206,11 +219,19 @@ class Stage(stage.Stage):
         folder = self.tmp + ".parts"
         try:
             self._write(frame, folder, _CODECS.get(compression, compression))
+            if self.seen is not None:
+                counts = self.seen.get or self.count()  # where Spark did not hand on what it has observed
+                self.rows_in, self.odd = int(counts["rows"]), int(counts.get("odd") or 0)
         except PySparkException as e:
-            raise Unreadable(folded(e)) from e
-        if self.seen is not None:
-            counts = self.seen.get or self.count()  # where Spark did not hand on what it has observed
-            self.rows_in, self.odd = int(counts["rows"]), int(counts.get("odd") or 0)
+            if _MISFIT not in str(e):
+                raise Unreadable(folded(e)) from e
+            self.odd = 1
+            print("the rows are looked at one by one, since not all of them fit", flush=True)
+            return
+        if self.look is not None:
+            self._take_look(self.look)
+            if self.odd:
+                return
         if self.partitions:
             self._name_partitions(folder)
             os.rename(folder, self.tmp)
@@ -219,6 +240,12 @@ class Stage(stage.Stage):
         parts.sort(key=lambda name: int(name.split("-")[1]))  # part-00000-…: in the order of the rows
         parquet_parts.join([os.path.join(folder, p) for p in parts], self.tmp)
         shutil.rmtree(folder)
+
+    def _take_look(self, look: csv_look.Look) -> None:
+        lines = look.lines()
+        self.odd = max(self.odd, int(lines is None))
+        if lines is not None and self.lines_are_records:
+            self.rows_in = lines - (len(self.files) if self.source.get("header") is not False else 0)
 
     def _write(self, frame: DataFrame, folder: str, compression: str) -> None:
         os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
@@ -253,33 +280,8 @@ def run(work: Work) -> None:
     stage.run(Stage(work))
 
 
-def _is_utf8(file: str) -> bool:
-    """Of a local file this is known in a tenth of the time that Spark takes to look at each value. False: it is not, or not known."""
-    if is_remote(file) or file.endswith(_PACKED):
-        return False
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        with open(file, "rb") as f:
-            while chunk := f.read(_CHUNK):
-                decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _first(lines: Iterable[str], delimiter: str, quote: str) -> Optional[list[str]]:
     return next(csv.reader(lines, delimiter=delimiter, quotechar=quote), None)
-
-
-def _is_plain(file: str, quote: str) -> bool:
-    """Is there no quote in the file? Then each line is a record."""
-    if file.endswith(_PACKED):
-        return False
-    if not os.path.getsize(file):
-        return True
-    with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
-        return m.find(quote.encode()) < 0
 
 
 def _base_of(files: list[str]) -> Optional[str]:

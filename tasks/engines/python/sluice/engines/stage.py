@@ -111,7 +111,7 @@ class Stage:
         raise NotImplementedError
 
     def typed(self, raw: Any, columns: duck.Columns) -> Optional[Any]:
-        """The rows with the types asked for, those that may be rejects counted as `odd` while they pass; None: it cannot tell."""
+        """The rows with the types asked for; write() says in `odd` how many may be rejects, or 1. None: it cannot tell."""
         raise NotImplementedError
 
     def selected(self, frame: Any, names: list[str]) -> Any:
@@ -293,6 +293,12 @@ class Stage:
         key = "where" if where else "select/0"
         return self.query(sql, None if where is None else key, "sluice_source", frame, columns, made), made
 
+    def writes_all(self) -> bool:
+        """Is each row of the source one of the result?"""
+        select = self.spec.get("select") or []
+        named = isinstance(select, list) and all(map(_NAME.fullmatch, select))
+        return named and not any(self.spec.get(k) is not None for k in ("where", "sql", "limit"))
+
     # ---- the target ----
 
     def check_target(self) -> None:
@@ -430,8 +436,9 @@ class Stage:
 
     def _report(self, rows: int, files: int, size: int) -> None:
         metrics = {"files_read": len(self.files), "rows_out": rows, "files_out": files, "bytes_out": size}
-        if self.rows_in:
-            metrics["rows_in"] = self.rows_in
+        rows_in = self.rows_in or (rows if self.writes_all() else 0)
+        if rows_in:
+            metrics["rows_in"] = rows_in
         if self.files_in >= 0:
             metrics.update(files_in=self.files_in, bytes_in=max(self.bytes_in, 0))
         report.line("metrics", metrics)

@@ -1,0 +1,80 @@
+"""What the bytes of local CSV files say of them, known in a fraction of the time that an engine takes to look at each value."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import threading
+from typing import Any, Optional
+
+import numpy as np
+
+_CHUNK = 1 << 18  # bytes; fits into a processor's second cache
+_LONGEST = 64 << 20  # bytes of a line
+_LINE_END, _SPACE = ord("\n"), ord(" ")
+_BLANK = re.compile(rb"[\x00-\x20]*")
+
+
+def holds(file: str, text: str) -> bool:
+    """Is the text anywhere in the file?"""
+    if not os.path.getsize(file):
+        return False
+    with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
+        return m.find(text.encode()) >= 0
+
+
+class Look:
+    """A look at whole files, beside what else the task does."""
+
+    def __init__(self, files: list[str]) -> None:
+        self._files = files
+        self._lines: Optional[int] = 0
+        self._error: Optional[BaseException] = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def lines(self) -> Optional[int]:
+        """How many lines they have that are not blank, which takes until all are read. None: not all of it is UTF-8, or a line is so
+        long that this is not known."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._lines
+
+    def _run(self) -> None:
+        try:
+            for file in self._files:
+                lines = _lines(file)
+                if lines is None or self._lines is None:
+                    self._lines = None
+                    return
+                self._lines += lines
+        except BaseException as e:
+            self._error = e
+
+
+def _lines(file: str) -> Optional[int]:
+    lines = 0
+    with open(file, "rb") as f:
+        while chunk := f.read(_CHUNK) + f.readline(_LONGEST):  # whole lines, so no character goes over its end
+            if len(chunk) >= _LONGEST:
+                return None
+            if not chunk.isascii():
+                try:
+                    chunk.decode()
+                except UnicodeDecodeError:
+                    return None
+            lines += _count(chunk)
+    return lines
+
+
+def _count(chunk: bytes) -> int:
+    """Lines that are more than spaces. \\r ends one, too, as for Spark's reader."""
+    if b"\r" in chunk:
+        chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    bytes_of: Any = np.frombuffer(chunk, np.uint8)
+    ends, spaces = bytes_of == _LINE_END, bytes_of <= _SPACE
+    if spaces[0] or (ends[:-1] & spaces[1:]).any():
+        return sum(1 for line in chunk.split(b"\n") if not _BLANK.fullmatch(line))
+    return int(np.count_nonzero(ends)) + (not ends[-1])
