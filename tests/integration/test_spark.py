@@ -98,7 +98,9 @@ WRONG = [
 def rows_of(catalog, name):
     table = catalog.load_table(name)
     fields = [(f.field_id, f.name, str(f.field_type)) for f in table.schema().fields]
-    return fields, str(table.spec()), str(table.sort_order()), sorted(table.scan().to_arrow().to_pylist(), key=repr), table.properties.get("owner")
+    files = [[pq.ParquetFile(t.file.file_path.removeprefix("file://")) for t in table.scan(snapshot_id=s.snapshot_id).plan_files()] for s in table.snapshots()]
+    codecs = [{f.metadata.row_group(0).column(0).compression for f in those} for those in files]
+    return fields, str(table.spec()), str(table.sort_order()), sorted(table.scan().to_arrow().to_pylist(), key=repr), table.properties.get("owner"), codecs
 
 
 def test_tasks_and_statements_in_one_session(make_daemon, folder):

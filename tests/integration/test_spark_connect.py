@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 
+import pyarrow.parquet as pq
 import pytest
 
 import spark_jobs
@@ -106,6 +107,8 @@ def maintained_by_procedures(lake):
     assert [(n, s["state"]) for n, s in steps.items()] == [("compact", "done"), ("rewrite_manifests", "done"), ("expire_snapshots", "done"), ("remove_orphan_files", "done")], steps
     assert report["changed"] == 1 and report["failed"] == 0 and report["files_rewritten"] == 2 and report["orphans"] == 1 and not orphan.exists(), report
     table = next(i for i in lake.get("/api/v1/tables/health?match=c.one")["items"])
+    (file,) = (lake.home / "warehouse").rglob("one*/data/*.parquet")
+    assert pq.ParquetFile(file).metadata.row_group(0).column(0).compression == "ZSTD"  # for which Spark would take gzip
     assert table["snapshots"] == 1 and table["files"] == 1 and lake.sql("SELECT count(*) AS n, min(id) AS id FROM c.one") == [{"n": 2, "id": 1}]
 
 

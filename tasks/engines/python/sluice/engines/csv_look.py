@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-_CHUNK = 1 << 18  # bytes; fits into a processor's second cache
+_CHUNK = 1 << 17  # bytes; what is made of it fits into a second cache, too
 _LONGEST = 64 << 20  # bytes of a line
 _LINE_END, _SPACE = ord("\n"), ord(" ")
 _BLANK = re.compile(rb"[\x00-\x20]*")

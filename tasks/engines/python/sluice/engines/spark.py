@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Callable, Optional
 
 import pyiceberg.catalog.rest  # noqa: F401  with the next, half a second, which a task on a server that is warm would feel
+import pyspark.errors.utils
 import sqlglot
 
 from sluice import report, task
@@ -32,6 +33,7 @@ from sluice.engines import (
 from sluice.engines.common import ONLY_DUCKDB, Job
 from sluice.engines.spark_work import Work
 
+pyspark.errors.utils._enable_debugging_cache = False  # or where each column was made is found for Spark, in our code
 with contextlib.suppress(ImportError):  # Spark 3.5 is installed without its client
     import pyspark.sql.connect.session  # noqa: F401
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from sluice import report
@@ -27,6 +27,7 @@ from sluice.engines.common import Job
 from sluice.report import Failure
 
 if TYPE_CHECKING:
+    from pyspark.sql.connect.dataframe import DataFrame
     from pyspark.sql.connect.session import SparkSession
 
 ANSWER_S = 10.0  # seconds in which a server must answer
@@ -212,7 +213,17 @@ def open_session(server: Server, settings: dict[str, str], tags: Iterable[str]) 
         raise
     for tag in tags:
         spark.addTag(tag)
+    # It would ask the server; statements of megabytes there are none.
+    spark.client._plan_compression_threshold, spark.client._plan_compression_algorithm = -1, "NONE"
     return spark
+
+
+def sql(spark: SparkSession, text: str, views: Mapping[str, DataFrame]) -> DataFrame:
+    """The rows of a query over views, as a part of what is asked for them. SparkSession.sql() would have the server look at it at once."""
+    from pyspark.sql.connect.dataframe import DataFrame
+    from pyspark.sql.connect.plan import SQL, SubqueryAlias
+
+    return DataFrame(SQL(text, [], {}, [SubqueryAlias(frame._plan, name) for name, frame in views.items()]), spark)
 
 
 # ---- a server of ours ----

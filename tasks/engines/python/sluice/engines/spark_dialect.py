@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
-from pyspark.errors import AnalysisException, ParseException
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.utils import is_remote
 from sqlglot import exp
 
-from sluice.engines import duck, spark_types, statement
+from sluice.engines import duck, spark_connect, spark_types, statement
 from sluice.engines.common import ONLY_DUCKDB, Job
-from sluice.engines.spark_errors import folded
 from sluice.engines.spark_work import Work
 from sluice.engines.statement import FLOATS, KNOWN, TEXTS, WHOLE, cast, type_of
 
 _WHOLE_TYPES = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "HUGEINT"}
+_VIEW = "sluice_"  # what the tables' names in Spark's SQL begin with
 _NUMBERS = WHOLE | FLOATS | {"DECIMAL"}
 
 
@@ -33,47 +33,73 @@ def query(
 ) -> DataFrame:
     """The statement's rows, with the columns (names, types, order) that DuckDB says it has."""
     job = work.job
-    tree, names = statement.prepared(job, key, sql, types)
-    statement.refuse_unknown(job, key, sql, tree, _refused)
-    tree = statement.rewritten(tree, _REWRITES)
+    tree, names = _written(job, sql, key, types)
     lowered = {names[statement.folded(table)]: _lower(frame, types[table]) for table, frame in frames.items()}
-    try:
-        made = _picked(tree, lowered) if _only_picks(tree) else _asked(work, tree, lowered)
-    except (AnalysisException, ParseException) as e:
-        raise job.wrong(f"Spark's SQL cannot do this statement: {folded(e)}; {ONLY_DUCKDB}", key) from None
+    made = _picked(tree, lowered) if _only_picks(tree) else _asked(work, tree, lowered)
     have = len(tree.selects)
     if have != len(columns):
         raise job.wrong(f"Spark gives {have} columns for this statement, DuckDB {len(columns)}; {ONLY_DUCKDB}", key)
     return spark_types.as_columns(made, columns)
 
 
+def aggregate(job: Job, sql: str, key: str, bound: statement.Bound) -> Optional[Column]:
+    """The value of a statement that aggregates all rows of one table to one value, as an aggregate of these; None: it is another one."""
+    tree, _ = _written(job, sql, key, bound.types)
+    if not _is_plain(tree, "where") or len(tree.selects) != 1:
+        return None
+    value = tree.selects[0].unalias()
+    if value.find(exp.AggFunc) is None:
+        return None
+    for named in value.find_all(exp.Column):
+        named.set("table", None)
+    ((name, kind),) = bound.columns.items()
+    return F.expr(value.sql(dialect="spark", identify=True)).cast(spark_types.to_spark(kind, name))
+
+
+def _written(
+    job: Job, sql: str, key: Optional[str], types: dict[statement.TableName, duck.Columns]
+) -> tuple[exp.Expression, dict[statement.TableName, str]]:
+    """The statement as Spark takes it, and the names that its tables have there."""
+    tree, names = statement.prepared(job, key, sql, types)
+    statement.refuse_unknown(job, key, sql, tree, _refused)
+    return statement.rewritten(tree, _REWRITES), names
+
+
 def _only_picks(tree: exp.Expression) -> bool:
     """Is it one table's rows, each by itself, or not at all?"""
-    if not isinstance(tree, exp.Select) or {k for k, v in tree.args.items() if v} - {"expressions", "from_", "where"}:
+    return _is_plain(tree) and not any(isinstance(n, exp.AggFunc) for n in tree.walk())
+
+
+def _is_plain(tree: exp.Expression, *without: str) -> bool:
+    """Is it a SELECT from one table, with no more than a condition, and no queries, windows and rows made of values in it?"""
+    parts = {"expressions", "from_", "where"} - set(without)
+    if not isinstance(tree, exp.Select) or {k for k, v in tree.args.items() if v} - parts:
         return False
     table = tree.args["from_"].this if tree.args.get("from_") else None
     if not isinstance(table, exp.Table) or {k for k, v in table.args.items() if v} - {"this", "alias"}:
         return False
-    return not any(isinstance(n, (exp.Query, exp.AggFunc, exp.Window, exp.UDTF)) for n in tree.walk() if n is not tree)
+    return not any(isinstance(n, (exp.Query, exp.Window, exp.UDTF)) for n in tree.walk() if n is not tree)
 
 
 def _picked(tree: exp.Expression, frames: dict[str, DataFrame]) -> DataFrame:
-    """Without a view, which on Spark Connect keeps what is observed in the frame to itself."""
     table = tree.args["from_"].this
     frame = frames[table.name].alias(table.alias_or_name)
     if tree.args.get("where"):
         frame = frame.where(F.expr(tree.args["where"].this.sql(dialect="spark", identify=True)))
-    frame = frame.select(*(F.expr(e.sql(dialect="spark", identify=True)) for e in tree.expressions))
-    frame.schema  # noqa: B018  has Spark look at it now
-    return frame
+    return frame.select(*(F.expr(e.sql(dialect="spark", identify=True)) for e in tree.expressions))
 
 
 def _asked(work: Work, tree: exp.Expression, frames: dict[str, DataFrame]) -> DataFrame:
     for table in list(tree.find_all(exp.Table)):
         if not statement.is_cte(table):
-            table.set("this", exp.to_identifier(f"\x01{table.name}\x02", quoted=True))
-    sql = tree.sql(dialect="spark", identify=True).replace("{", "{{").replace("}", "}}")
-    return work.spark.sql(sql.replace("`\x01", "{").replace("\x02`", "}"), **frames)
+            table.set("this", exp.to_identifier(_VIEW + table.name))
+    sql = tree.sql(dialect="spark", identify=True)
+    views = {_VIEW + name: frame for name, frame in frames.items()}
+    if is_remote():
+        return spark_connect.sql(work.spark, sql, views)
+    for name, frame in views.items():
+        frame.createOrReplaceTempView(name)
+    return work.spark.sql(sql)
 
 
 def expression(job: Job, sql: str, key: str, table: str, columns: duck.Columns, wanted: str) -> str:

@@ -6,6 +6,7 @@ rows. Nobody sees one without the other: both are the run's, until it succeeds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from pyiceberg.table import Table, Transaction
@@ -20,11 +21,20 @@ from sluice.engines.spark_types import column
 from sluice.engines.spark_work import Work
 from sluice.report import Failure
 
+CODEC = "spark.sql.iceberg.compression-codec"
+
 
 def full_name(work: Work, namespace: str, table: str) -> str:
     """The table's name as Spark's SQL writes it."""
     parts = [work.job.catalog.get("name") or "local", *namespace.split("."), table]
     return ".".join(spark_types.name(p) for p in parts)
+
+
+def codec(work: Work, properties: Mapping[str, str], wanted: Optional[str] = None) -> str:
+    """What data files are compressed with, where the task may say what is `wanted`. Iceberg's own default for a table that does not say
+    is gzip, which takes a fifth longer than the other engines' zstd, and more space."""
+    given = (work.job.doc.get("engine_options") or {}).get("conf") or {}
+    return wanted or given.get(CODEC) or properties.get("write.parquet.compression-codec") or "zstd"
 
 
 def frame_of(work: Work, table: Table, at: Optional[int] = None) -> DataFrame:
@@ -100,14 +110,16 @@ class Writer(lake.Writer):
         have = self.lake.load(self.namespace, self.name)
         properties: dict[str, Any] = have.metadata.properties if have is not None else {}
         size = self.w.target_file_size or int(properties.get("write.target-file-size-bytes") or 0) or self.w.usual_file_size
-        made = {"target-file-size-bytes": str(size)}
-        if self.w.compression:
-            made["compression-codec"] = self.w.compression
-        return made
+        return {"target-file-size-bytes": str(size), "compression-codec": codec(self.work, properties, self.w.compression)}
+
+    def set_codec(self) -> None:
+        """For a merge, which takes no options."""
+        self.work.spark.conf.set(CODEC, self.options()["compression-codec"])
 
     def write(self, rows: DataFrame) -> None:
         """Commits the rows, in the mode that the task says."""
         if self.w.mode == "upsert":
+            self.set_codec()
             on = " AND ".join(f"{self.table}.{spark_types.name(k)} = s.{spark_types.name(k)}" for k in self.w.key)
             rows.alias("s").mergeInto(self.table, F.expr(on)).whenMatched().updateAll().whenNotMatched().insertAll().merge()
             return

@@ -191,6 +191,7 @@ def _compact(care: Care) -> dict[str, Any]:
     arguments = {"options": "map(" + ", ".join(f"{_text(k)}, {_text(v)}" for k, v in options.items()) + ")"}
     if care.option("compact", "strategy") == "sort":
         arguments["strategy"] = "'sort'"
+    care.spark.conf.set(spark_lake.CODEC, spark_lake.codec(care.work, care.properties))
     done = care.call("rewrite_data_files", **arguments)[0].asDict()
     if done.get("failed_data_files_count"):
         raise Failure(

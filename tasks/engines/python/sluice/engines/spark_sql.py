@@ -19,6 +19,7 @@ class Writer(spark_lake.Writer):
     def write(self, rows: DataFrame) -> None:
         rows.createOrReplaceTempView(_ROWS)
         if self.w.mode == "upsert":
+            self.set_codec()
             on = " AND ".join(f"t.{name(k)} = s.{name(k)}" for k in self.w.key)
             self._run(f"MERGE INTO {self.table} t USING {_ROWS} s ON {on} WHEN MATCHED THEN UPDATE SET * WHEN NOT MATCHED THEN INSERT *")
             return

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
 from pyiceberg.table import Table
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
@@ -222,6 +222,8 @@ class Stage(stage.Stage):
             if self.seen is not None:
                 counts = self.seen.get or self.count()  # where Spark did not hand on what it has observed
                 self.rows_in, self.odd = int(counts["rows"]), int(counts.get("odd") or 0)
+        except AnalysisException:  # of a statement, whatever the rows are
+            raise
         except PySparkException as e:
             if _MISFIT not in str(e):
                 raise Unreadable(folded(e)) from e
@@ -253,10 +255,11 @@ class Stage(stage.Stage):
             keys = [column(n).alias(f"sluice_{i}") for i, n in enumerate(self.partitions)]
             names = [f"sluice_{i}" for i in range(len(keys))]
             parts = frame.select("*", *keys).repartition(*names)
-            parts.write.option("compression", compression).partitionBy(*names).parquet(spark_files.address(folder))
-            return
-        small = 0 <= self.bytes_in <= _SMALL  # to write it by several tasks would take longer
-        (frame.coalesce(1) if small else frame).write.option("compression", compression).parquet(spark_files.address(folder))
+            writer = parts.write.partitionBy(*names)
+        else:
+            small = 0 <= self.bytes_in <= _SMALL  # to write it by several tasks would take longer
+            writer = (frame.coalesce(1) if small else frame).write
+        writer.option("compression", compression).parquet(spark_files.address(folder))
 
     def _name_partitions(self, folder: str) -> None:
         """Columns stay in the files, so Spark partitioned by copies of them; folders get the columns' names."""

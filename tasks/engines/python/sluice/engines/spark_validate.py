@@ -9,7 +9,7 @@ from pyiceberg.table import Table
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from sluice.engines import duck, spark_lake, spark_publish, spark_types, validate
+from sluice.engines import duck, spark_dialect, spark_lake, spark_publish, spark_types, statement, validate
 from sluice.engines.lake import is_small
 from sluice.engines.spark_types import column
 from sluice.engines.spark_work import Work
@@ -51,6 +51,12 @@ class Validation(validate.Validation):
 
     def head(self, frame: DataFrame) -> DataFrame:
         return frame.limit(1)
+
+    def first_of(self, sql: str, key: str) -> validate.Ask:
+        """An aggregate of the rows is found in the same pass as the others."""
+        bound = statement.bind(self.job, self.lake, self.judge, sql, key, self.columns)
+        value = spark_dialect.aggregate(self.job, sql, key, bound) if not bound.tables else None
+        return validate.Ask(self.this, [value]) if value is not None else super().first_of(sql, key)
 
     def doubles(self, names: list[str]) -> tuple[DataFrame, list[Column]]:
         keys = [column(n) for n in names]

@@ -71,6 +71,11 @@ class Validation:
         """The aggregate that is a column's value in the first row."""
         raise NotImplementedError
 
+    def first_of(self, sql: str, key: str) -> Ask:
+        """The first value of a statement over `this`."""
+        frame, columns = self.query(sql, key, (self.this, self.columns))
+        return Ask(self.head(frame), [self.first(next(iter(columns)))])
+
     def head(self, frame: Any) -> Any:
         """Its first row."""
         raise NotImplementedError
@@ -231,8 +236,7 @@ class Validation:
             raise Failure(f"checks[{index}] same_rows needs `count_of`: a path or a table")
         counted, asks = self._rows_of(of)
         if arg.get("as"):
-            frame, columns = self.query(arg["as"], f"checks/{index}/same_rows/as", (self.this, self.columns))
-            asks.append(Ask(self.head(frame), [self.first(next(iter(columns)))]))
+            asks.append(self.first_of(arg["as"], f"checks/{index}/same_rows/as"))
         else:
             asks.append(Ask(self.this, [self.rows()]))
         *counts, (have,) = yield asks
