@@ -345,10 +345,13 @@ csv_names(struct stage *st, bool header)
 			json_array_clear(names);
 			json_object_foreach ((json_t *)(uintptr_t)columns, key, type)
 				json_array_append_new(names, json_string(key));
-		} else if (!header) {
+		} else {
 			for (size_t k = 0; k < json_array_size(names); k++) {
-				char *name = xasprintf("column%zu", k);
+				char *name;
 
+				if (header && *json_string_value(json_array_get(names, k)))
+					continue;
+				name = xasprintf("column%zu", k);
 				json_array_set_new(names, k, json_string(name));
 				free(name);
 			}

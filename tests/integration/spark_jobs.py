@@ -11,11 +11,11 @@ MANY = "id: many\ntasks: [{id: t, type: curate, into: c.many, sql: SELECT range 
 
 
 @contextlib.contextmanager
-def lake(folder):
+def lake(folder, env=None):
     """A daemon in the folder, with the config that lies there, and the table c.many."""
     (folder / "flows").mkdir()
     config = folder / "sluice.yaml"
-    daemon = Daemon(folder / "home", folder / "flows", config=config if config.exists() else None)
+    daemon = Daemon(folder / "home", folder / "flows", config=config if config.exists() else None, env=env)
     daemon.home.mkdir()
     link_engine(daemon.home, "spark")
     daemon.start()

@@ -98,6 +98,7 @@ def test_statements_mean_the_same(folder):
 CSV = 'id,name,day,at,price,ok\n1,"a ""q"", b",2024-01-02,2024-01-02 03:04:05,1.25,true\n2,,2024-02-29,2024-02-29T23:59:59.5,-3,false\n 3,x,2024-03-01,2024-03-01 00:00:00,0.5,true\n'
 JSON = '{"id": 1, "tags": ["a"], "s": {"x": 1.5}, "d": "2024-01-02"}\n{"id": 2, "tags": [], "s": null, "d": "2024-02-29"}\n'
 STAGES = {
+    "unnamed": "type: stage\nsource: {format: csv, path: FOLDER/unnamed.csv}\n",
     "csv as text": "type: stage\nsource: {format: csv, path: FOLDER/in.csv}\n",
     "csv with types": "type: stage\nsource: {format: csv, path: FOLDER/in.csv}\nschema: {id: bigint, name: varchar, day: date, at: timestamp, price: 'decimal(8,2)', ok: boolean}\n",
     "where, select, rename": 'type: stage\nsource: {format: csv, path: FOLDER/in.csv}\ncast: {price: double}\nselect: [name, "price * 2 AS twice", day]\nwhere: price > 0 AND id <> \'9\'\nrename: {name: who}\n',
@@ -114,6 +115,7 @@ def sources(lake):
     folder = lake.folder / "sources"
     folder.mkdir()
     (folder / "in.csv").write_text(CSV)
+    (folder / "unnamed.csv").write_text(",n,\n0,a,x\n")
     (folder / "in.json").write_text(JSON)
     for i in range(2):
         pq.write_table(pa.table({"id": pa.array([i, i + 2], pa.int64()), "x": pa.array([1, None], pa.int64())}), folder / f"in-{i}.parquet")

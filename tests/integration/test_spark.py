@@ -139,6 +139,8 @@ def test_tasks_and_statements_in_one_session(make_daemon, folder):
     (folder / "large-bytes.csv").write_bytes(b"id,n,text\n" + long.encode() + b"35000,1,\xff\n")
     stages["large"] = {"source": {"format": "csv", "path": f"{folder}/large.csv"}, "cast": {"n": "bigint"}, "select": ["id", "n"], "where": "n % 2 = 0"}
     stages["large, not utf"] = {"source": {"format": "csv", "path": f"{folder}/large-bytes.csv"}, "on_reject": "skip"}
+    (folder / "unnamed.csv").write_text(",n,\n0,a,x\n")
+    stages["unnamed"] = {"source": {"format": "csv", "path": f"{folder}/unnamed.csv"}}
     # What is no row, and rows that do not fit: no condition gets by them.
     (folder / "lines.csv").write_bytes("id,n\r\n1,10\r\n\r\n2,ü\r\n3,30".encode())
     stages["lines"] = {"source": {"format": "csv", "path": f"{folder}/lines.csv"}, "where": "id <> '1'"}

@@ -10,16 +10,25 @@ import pytest
 
 import spark_jobs
 from conftest import ROOT, http, task_of, wait_until, why
+from s3_stores import BUCKET, running
 from spark_jobs import SLOW, application
+from test_s3_ways import config, keys
 
 pytestmark = pytest.mark.timeout(600)  # several JVMs on a machine with other work take their time
 SERVICE = ROOT / "tests" / "services" / "spark-cluster"
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def hidden(tmp_path_factory):
+    """A folder of this machine that the worker does not see."""
+    return tmp_path_factory.mktemp("hidden")
+
+
+@pytest.fixture(scope="module")
+def cluster(hidden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
-    started = subprocess.run([SERVICE, "start", folder], capture_output=True, text=True)
+    env = {**os.environ, "SPARK_CLUSTER_HIDES": str(hidden)} if os.geteuid() == 0 else None
+    started = subprocess.run([SERVICE, "start", folder], capture_output=True, text=True, env=env)
     if started.returncode == 3:
         pytest.skip(started.stderr.strip())
     assert started.returncode == 0, started.stderr
@@ -90,6 +99,55 @@ def test_a_task_runs_on_the_cluster(lake, cluster):
     app = application(lake.task_log(run, "t"))
     assert app.startswith("app-") and re.search(rf"Launching executor {app}/1", (cluster / "master.log").read_text())
     wait_until(lambda: applications(cluster) == [], "the application's end")
+
+
+APART = """\
+id: apart
+defaults: {{engine: spark, engine_options: {{master: "{master}", driver_memory: 512MB, executor_memory: 512MB, executor_cores: 2}}}}
+tasks:
+  - id: csv
+    type: stage
+    source: {{format: csv, path: "s3://{bucket}/raw/*.csv"}}
+    cast: {{n: int}}
+    on_reject: quarantine
+    target: {{path: "s3://{bucket}/out/csv.parquet"}}
+  - {{id: json, type: stage, source: {{format: json, path: "s3://{bucket}/raw/*.json"}}, target: {{path: "s3://{bucket}/out/json", partition_by: [dep]}}}}
+  - {{id: rows, type: publish, engine: duckdb, depends_on: [csv], from: "${{tasks.csv.outputs.path}}", into: c.csv}}
+  - {{id: parts, type: publish, engine: duckdb, depends_on: [json], from: "${{tasks.json.outputs.path}}", into: c.json}}
+"""
+HERE = """\
+id: here
+tasks:
+  - id: t
+    type: stage
+    engine: spark
+    engine_options: {{master: "{master}", driver_memory: 512MB, executor_memory: 512MB, executor_cores: 2}}
+    source: {{format: csv, path: "s3://{bucket}/raw/*.csv"}}
+    target: {{path: "{path}"}}
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the worker disks of its own")
+def test_executors_do_not_see_the_disks_of_this_machine(hidden, cluster):
+    """What a stage makes goes by the store. Where it must not, nothing is lost without a word."""
+    master = (cluster / "address").read_text().strip()
+    with running("seaweedfs") as store:
+        (hidden / "sluice.yaml").write_text(config(store.endpoint))
+        store.put(BUCKET, "raw/a.csv", b"id,n\n1,10\n2,x\n3,30\n")
+        store.put(BUCKET, "raw/b.json", b'{"id": 1, "dep": "x"}\n{"id": 2, "dep": "y"}\n')
+        with spark_jobs.lake(hidden, keys()) as lake:
+            lake.flow("apart", APART.format(master=master, bucket=BUCKET))
+            run = lake.trigger("apart")
+            assert run["state"] == "success", why(run)
+            assert lake.sql("SELECT * FROM c.csv ORDER BY id") == [{"id": "1", "n": 10}, {"id": "3", "n": 30}]
+            assert lake.sql("SELECT id, dep FROM c.json ORDER BY id") == [{"id": 1, "dep": "x"}, {"id": 2, "dep": "y"}]
+            made = {re.sub("run=[^/]*|[^/]*-json-1-part[^/]*", "*", k) for k in store.keys(BUCKET, "out/")}
+            assert made == {"out/csv.parquet", "out/csv.parquet.rejects.parquet", "out/json/dep=x/*", "out/json/dep=y/*", "out/json/_SUCCESS"}, made
+            lake.flow("here", HERE.format(master=master, bucket=BUCKET, path=hidden / "here.parquet"))
+            run = lake.trigger("here")
+            said = task_of(run, "t")["attempts"][-1]["error"]["message"]
+            assert run["state"] == "failed" and "executors have written 3 rows, of which 0 are in" in said, said
+            assert not list(hidden.glob("here.parquet*"))
 
 
 def test_a_cancel_ends_the_application_and_a_cluster_that_is_gone_the_task(lake, cluster):

@@ -126,6 +126,9 @@ def test_odd_csv_files(go):
     bad(stage(go, "{format: csv, path: [one.csv, two.csv]}"), "two.csv", "header", "one.csv")
     good(stage(go, "{format: csv, path: one.csv}"))
     assert rows(go.folder / "out.parquet") == []
+    (go.folder / "unnamed.csv").write_text(",n,\n0,a,x\n")
+    good(stage(go, "{format: csv, path: unnamed.csv}"))
+    assert rows(go.folder / "out.parquet") == [{"column0": "0", "n": "a", "column2": "x"}]
 
 
 def test_json_and_parquet_values_that_do_not_fit(go):

@@ -60,6 +60,10 @@ class Stage(stage.Stage):
         first = self._first_of_head(file)
         if first is None:
             first = self._records(file, 1)
+        if first.is_empty() and not is_remote(file):
+            with open(file, "rb") as f:
+                if f.read(_HEAD).strip():
+                    raise Failure(f"{file}:1: the first record cannot be read: does a value have a quote in it, and none around it?")
         return None if first.is_empty() else [v or "" for v in first.row(0)]
 
     def _first_of_head(self, file: str) -> Optional[pl.DataFrame]:

@@ -129,6 +129,23 @@ def send(job: Job, path: str, location: str, fs: Optional[pyarrow.fs.S3FileSyste
     )
 
 
+def fetch_folder(job: Job, location: str, folder: str) -> None:
+    """Brings the files of a folder on the store to a local one."""
+    os.makedirs(folder, exist_ok=True)
+    pyarrow.fs.copy_files(
+        key_of(location), folder, source_filesystem=store(job), destination_filesystem=pyarrow.fs.LocalFileSystem(), chunk_size=_CHUNK
+    )
+
+
+def remove_like(job: Job, prefix: str) -> None:
+    """Removes the objects whose names begin so, those that S3A makes for folders last."""
+    folder = key_of(prefix.rsplit("/", 1)[0])
+    found = store(job).get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    like = [i for i in found if (_SCHEME + i.path).startswith(prefix)]
+    remove(job, [_SCHEME + i.path for i in like if i.type == FileType.File])
+    remove(job, sorted((f"{_SCHEME}{i.path}/" for i in like if i.type == FileType.Directory), reverse=True))
+
+
 def _listed(fs: pyarrow.fs.S3FileSystem, folder: str) -> list[tuple[str, int]]:
     return _files(fs.get_file_info(FileSelector(key_of(folder), recursive=True, allow_not_found=True)))
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
+import pyarrow.parquet as pq
 from pyiceberg.table import Table
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, Observation
@@ -59,6 +60,8 @@ class Stage(stage.Stage):
         self.lines_are_records = False  # in those files
         self.seen: Optional[Observation] = None  # where rows must be counted as they pass
         self.count: Callable[[], dict[str, Any]] = dict  # the same by another pass
+        # Where Spark's tasks leave what they write for this process, and find what it has for them: where both see it.
+        self.passed = f"{self.path}.tmp-{self.job.run_id}-{self.job.task_id}-" if work.elsewhere and is_remote(self.path) else None
 
     # ---- the source ----
 
@@ -108,9 +111,10 @@ class Stage(stage.Stage):
         columns = self.described("json")
         schema = ", ".join(f"{spark_types.name(n)} {_json_type(spark_types.to_spark(t, n))}" for n, t in columns.items())
         frames = []
-        for f in self.near().values():
+        for f, near in self.near().items():
             reader = self.work.spark.read.schema(f"{schema}, {_TORN} string").option("columnNameOfCorruptRecord", _TORN)
-            frames.append(reader.option("multiLine", str(not is_lines(f)).lower()).json(spark_files.address(f)))
+            read = f if self.work.elsewhere else near
+            frames.append(reader.option("multiLine", str(not is_lines(near)).lower()).json(spark_files.address(read)))
         frame = frames[0]
         for other in frames[1:]:
             frame = frame.unionAll(other)
@@ -149,6 +153,9 @@ class Stage(stage.Stage):
         path = os.path.join(self.job.scratch, "good.parquet")
         self.look, self.lines_are_records = None, False
         rejects.keep_good_rows(path)
+        if self.passed:
+            s3_files.send(self.job, path, self.passed + "good.parquet")
+            path = self.passed + "good.parquet"
         frame, have = spark_files.parquet(self.work, [path])
         return self._counted(frame.select(*_as(frame, {n: columns[n] for n in have})), have)
 
@@ -250,16 +257,35 @@ class Stage(stage.Stage):
             self.rows_in = lines - (len(self.files) if self.source.get("header") is not False else 0)
 
     def _write(self, frame: DataFrame, folder: str, compression: str) -> None:
+        """Leaves Parquet files in the local folder."""
         os.makedirs(os.path.dirname(folder) or ".", exist_ok=True)
-        if self.partitions:
-            keys = [column(n).alias(f"sluice_{i}") for i, n in enumerate(self.partitions)]
-            names = [f"sluice_{i}" for i in range(len(keys))]
-            parts = frame.select("*", *keys).repartition(*names)
-            writer = parts.write.partitionBy(*names)
-        else:
-            small = 0 <= self.bytes_in <= _SMALL  # to write it by several tasks would take longer
-            writer = (frame.coalesce(1) if small else frame).write
-        writer.option("compression", compression).parquet(spark_files.address(folder))
+        names = [f"sluice_{i}" for i in range(len(self.partitions))]
+        if names:
+            frame = frame.select("*", *(column(n).alias(made) for n, made in zip(self.partitions, names))).repartition(*names)
+        elif 0 <= self.bytes_in <= _SMALL:  # to write it by several tasks would take longer
+            frame = frame.coalesce(1)
+        written = Observation()
+        if self.work.elsewhere:
+            frame = frame.observe(written, F.count(F.lit(1)).alias("rows"))
+        parts = f"{self.passed}{self.job.attempt}.parts" if self.passed else folder
+        # Where the store keeps an object for a folder that has gone, it is there for Spark.
+        writer = frame.write.mode("overwrite" if self.passed else "error").partitionBy(*names)
+        writer.option("compression", compression).parquet(spark_files.address(parts))
+        if self.passed:
+            s3_files.fetch_folder(self.job, parts, folder)
+        if self.work.elsewhere:
+            self._check_all_there(folder, written.get.get("rows"))
+
+    def _check_all_there(self, folder: str, written: Optional[int]) -> None:
+        """What executors write to a disk of their own is lost, and Spark does not notice."""
+        files = [os.path.join(at, n) for at, _, names in os.walk(folder) for n in names if n.endswith(".parquet")]
+        there = sum(pq.ParquetFile(f).metadata.num_rows for f in files)
+        if written is not None and written != there:
+            raise self.job.wrong(
+                f"Spark's executors have written {written} rows, of which {there} are in {folder}: they do not all see this machine's "
+                "disk; give the task a target on the store (s3://), or a folder that all of them share",
+                "target/path",
+            )
 
     def _name_partitions(self, folder: str) -> None:
         """Columns stay in the files, so Spark partitioned by copies of them; folders get the columns' names."""
@@ -277,10 +303,19 @@ class Stage(stage.Stage):
         super().forget()
         if os.path.isdir(self.tmp + ".parts"):
             shutil.rmtree(self.tmp + ".parts")
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what this attempt and those before it have passed on by the store."""
+        if self.passed:
+            s3_files.remove_like(self.job, self.passed)
 
 
 def run(work: Work) -> None:
-    stage.run(Stage(work))
+    made = Stage(work)
+    made.tidy()
+    stage.run(made)
+    made.tidy()
 
 
 def _first(lines: Iterable[str], delimiter: str, quote: str) -> Optional[list[str]]:

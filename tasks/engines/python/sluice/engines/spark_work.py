@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pyspark.sql import SparkSession
 
+from sluice.engines import spark_cluster
 from sluice.engines.common import Job
 
 if TYPE_CHECKING:
@@ -18,3 +19,9 @@ class Work:
     job: Job
     spark: SparkSession
     writer: type[Writer]
+
+    @property
+    def elsewhere(self) -> bool:
+        """Do Spark's tasks run where they may not see this machine's disks?"""
+        options = self.job.doc.get("engine_options") or {}
+        return isinstance(options.get("connect"), str) or spark_cluster.is_cluster(options.get("master") or "")

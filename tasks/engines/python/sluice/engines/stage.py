@@ -177,6 +177,7 @@ class Stage:
             if columns and len(columns) != len(names):
                 raise self.job.wrong(f"source.columns names {len(columns)} columns, but {file} has {len(names)}", "source/columns")
             return columns or [f"column{i}" for i in range(len(names))]
+        names = [name or f"column{i}" for i, name in enumerate(names or [""])]
         for i, name in enumerate(names):
             if name.lower() in (n.lower() for n in names[:i]):
                 raise Failure(f'{file}:1: the header names the column "{name}" twice')
