@@ -245,7 +245,7 @@ const struct grammar_row grammar_rows[] = {
 	{ "source", "version", G_ONE, G_INT, NULL, 0, NULL, "0..", "delta: this version; by default the latest." },
 	{ "source", "timestamp", G_ONE, G_STRING, NULL, 0, NULL, NULL, "delta: the version that was the latest at this time." },
 	{ "source", "header", G_ONE, G_BOOL, NULL, 0, NULL, NULL,
-	  "CSV: whether the first line names the columns; by default it does." },
+	  "CSV: whether the first line names the columns; by default it does. One without a name is column0, column1, ..., by its place." },
 	{ "source", "delimiter", G_ONE, G_STRING, NULL, 0, NULL, NULL,
 	  "CSV: what separates columns; by default a comma." },
 	{ "source", "quote", G_ONE, G_STRING, NULL, 0, NULL, NULL, "CSV: the quote character; by default a double quote." },

@@ -68,7 +68,7 @@ class Kafka:
     def admin(self):
         from confluent_kafka.admin import AdminClient
 
-        return AdminClient({"bootstrap.servers": self.address})
+        return AdminClient({"bootstrap.servers": self.address, "log_level": 0})
 
     def topic(self, partitions=1, **config):
         """A new one; its name."""

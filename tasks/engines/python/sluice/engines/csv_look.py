@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
-import os
 import re
 import threading
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import numpy as np
@@ -17,11 +16,9 @@ _BLANK = re.compile(rb"[\x00-\x20]*")
 
 
 def holds(file: str, text: str) -> bool:
-    """Is the text anywhere in the file?"""
-    if not os.path.getsize(file):
-        return False
-    with open(file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
-        return m.find(text.encode()) >= 0
+    """Is the text anywhere in a line of the file?"""
+    wanted = text.encode()
+    return any(wanted in chunk for chunk in _chunks(file))
 
 
 class Look:
@@ -54,18 +51,24 @@ class Look:
             self._error = e
 
 
+def _chunks(file: str) -> Iterator[bytes]:
+    """The file in parts of whole lines, so that no character goes over the end of one. Mapped, its pages would be this process's memory."""
+    with open(file, "rb") as f:
+        while chunk := f.read(_CHUNK) + f.readline(_LONGEST):
+            yield chunk
+
+
 def _lines(file: str) -> Optional[int]:
     lines = 0
-    with open(file, "rb") as f:
-        while chunk := f.read(_CHUNK) + f.readline(_LONGEST):  # whole lines, so no character goes over its end
-            if len(chunk) >= _LONGEST:
+    for chunk in _chunks(file):
+        if len(chunk) >= _LONGEST:
+            return None
+        if not chunk.isascii():
+            try:
+                chunk.decode()
+            except UnicodeDecodeError:
                 return None
-            if not chunk.isascii():
-                try:
-                    chunk.decode()
-                except UnicodeDecodeError:
-                    return None
-            lines += _count(chunk)
+        lines += _count(chunk)
     return lines
 
 

@@ -137,13 +137,12 @@ def fetch_folder(job: Job, location: str, folder: str) -> None:
     )
 
 
-def remove_like(job: Job, prefix: str) -> None:
-    """Removes the objects whose names begin so, those that S3A makes for folders last."""
-    folder = key_of(prefix.rsplit("/", 1)[0])
-    found = store(job).get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-    like = [i for i in found if (_SCHEME + i.path).startswith(prefix)]
-    remove(job, [_SCHEME + i.path for i in like if i.type == FileType.File])
-    remove(job, sorted((f"{_SCHEME}{i.path}/" for i in like if i.type == FileType.Directory), reverse=True))
+def remove_folder(job: Job, location: str) -> None:
+    """Removes what is in a folder of the store, and the objects that S3A makes for folders, if there is any."""
+    found = store(job).get_file_info(FileSelector(key_of(location), recursive=True, allow_not_found=True))
+    remove(job, [_SCHEME + i.path for i in found if i.type == FileType.File])
+    folders = [f"{_SCHEME}{i.path}/" for i in found if i.type == FileType.Directory]
+    remove(job, [*sorted(folders, reverse=True), location + "/"])
 
 
 def _listed(fs: pyarrow.fs.S3FileSystem, folder: str) -> list[tuple[str, int]]:

@@ -81,7 +81,7 @@ def run(doc: dict[str, Any], writer: type[spark_lake.Writer] = spark_lake.Writer
         if told is None:
             raise
         task.log(e, task.user_part(e.__traceback__))
-        key = next((k for k in ("sql", "table", "into") if k in job.pos), None)
+        key = next((k for k in ("sql", "where", "select/0", "table", "into") if k in job.pos), None)
         raise job.wrong(told.message, key, cause=told.cause) from None
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -308,7 +308,9 @@ class Stage(stage.Stage):
     def tidy(self) -> None:
         """Removes what this attempt and those before it have passed on by the store."""
         if self.passed:
-            s3_files.remove_like(self.job, self.passed)
+            for attempt in range(1, self.job.attempt + 1):
+                s3_files.remove_folder(self.job, f"{self.passed}{attempt}.parts")
+            s3_files.remove(self.job, [self.passed + "good.parquet"])
 
 
 def run(work: Work) -> None:
