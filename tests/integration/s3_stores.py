@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import glob
 import hashlib
 import hmac
 import http.client
@@ -53,7 +54,7 @@ class Store:
         self.port = None
 
     def start(self):
-        ports = free_ports(12)
+        self.ports = ports = free_ports(12)
         self.port = ports[0]
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
@@ -70,7 +71,7 @@ class Store:
         else:
             who = {"name": "t", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin", "Read", "Write", "List"]}
             (self.folder / "s3.json").write_text(json.dumps({"identities": [who]}))
-            names = ["master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
+            names = ["admin.port", "admin.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
             names += ["s3.port.grpc", "s3.port.iceberg"]
             self.catalog = f"http://127.0.0.1:{ports[len(names)]}"  # its own Iceberg REST catalog
             command = [program("weed"), "-logtostderr", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false"]
@@ -95,6 +96,9 @@ class Store:
     def stop(self):
         self.process.kill()  # SeaweedFS takes half a minute to end by itself
         self.process.wait()
+        for port in self.ports:  # SeaweedFS puts its sockets nowhere else
+            for socket_of_it in glob.glob(f"/tmp/seaweedfs-*-{port}.sock"):
+                os.unlink(socket_of_it)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
