@@ -20,14 +20,16 @@ SERVICE = ROOT / "tests" / "services" / "spark-cluster"
 
 @pytest.fixture(scope="module")
 def hidden(tmp_path_factory):
-    """A folder of this machine that the worker does not see."""
-    return tmp_path_factory.mktemp("hidden")
+    """A folder of this machine that the worker does not see; None where it cannot be given disks of its own."""
+    folder = tmp_path_factory.mktemp("hidden")
+    tried = subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "none", folder], capture_output=True)
+    return folder if tried.returncode == 0 else None
 
 
 @pytest.fixture(scope="module")
 def cluster(hidden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
-    env = {**os.environ, "SPARK_CLUSTER_HIDES": str(hidden)} if os.geteuid() == 0 else None
+    env = {**os.environ, "SPARK_CLUSTER_HIDES": str(hidden or "")}
     started = subprocess.run([SERVICE, "start", folder], capture_output=True, text=True, env=env)
     if started.returncode == 3:
         pytest.skip(started.stderr.strip())
@@ -127,9 +129,10 @@ tasks:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give the worker disks of its own")
 def test_executors_do_not_see_the_disks_of_this_machine(hidden, cluster):
     """What a stage makes goes by the store. Where it must not, nothing is lost without a word."""
+    if hidden is None:
+        pytest.skip("the worker cannot be given disks of its own: `unshare --mount` needs root and the right to mount")
     master = (cluster / "address").read_text().strip()
     with running("seaweedfs") as store:
         (hidden / "sluice.yaml").write_text(config(store.endpoint))

@@ -26,6 +26,7 @@ class Job:
         self.pos: dict[str, list[int]] = doc.get("pos") or {}
         self.catalog: dict[str, Any] = doc.get("catalog") or {}
         self.engine: str = doc.get("engine") or "duckdb"
+        self.engine_options: dict[str, Any] = doc.get("engine_options") or {}
         self.run_id: str = doc["run_id"]
         self.task_id: str = doc["task_id"]
         self.attempt: int = doc["attempt"]

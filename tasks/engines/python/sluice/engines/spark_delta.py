@@ -32,7 +32,7 @@ def prepare(work: Work) -> None:
             f"this Spark has no Delta Lake: it must be started with delta-spark's jars and {DELTA} among its spark.sql.extensions"
         )
     conf.set("spark.sql.catalog.spark_catalog", _CATALOG)
-    given = (work.job.doc.get("engine_options") or {}).get("conf") or {}
+    given = work.job.engine_options.get("conf") or {}
     if "spark.databricks.delta.snapshotPartitions" not in given:
         conf.set("spark.databricks.delta.snapshotPartitions", "2")  # 50 tasks for a log of ten lines take seconds
 

@@ -45,7 +45,7 @@ def query(
 def aggregate(job: Job, sql: str, key: str, bound: statement.Bound) -> Optional[Column]:
     """The value of a statement that aggregates all rows of one table to one value, as an aggregate of these; None: it is another one."""
     tree, _ = _written(job, sql, key, bound.types)
-    if not _is_plain(tree, "where") or len(tree.selects) != 1:
+    if not _is_plain(tree) or tree.args.get("where") or len(tree.selects) != 1:
         return None
     value = tree.selects[0].unalias()
     if value.find(exp.AggFunc) is None:
@@ -70,10 +70,9 @@ def _only_picks(tree: exp.Expression) -> bool:
     return _is_plain(tree) and not any(isinstance(n, exp.AggFunc) for n in tree.walk())
 
 
-def _is_plain(tree: exp.Expression, *without: str) -> bool:
+def _is_plain(tree: exp.Expression) -> bool:
     """Is it a SELECT from one table, with no more than a condition, and no queries, windows and rows made of values in it?"""
-    parts = {"expressions", "from_", "where"} - set(without)
-    if not isinstance(tree, exp.Select) or {k for k, v in tree.args.items() if v} - parts:
+    if not isinstance(tree, exp.Select) or {k for k, v in tree.args.items() if v} - {"expressions", "from_", "where"}:
         return False
     table = tree.args["from_"].this if tree.args.get("from_") else None
     if not isinstance(table, exp.Table) or {k for k, v in table.args.items() if v} - {"this", "alias"}:

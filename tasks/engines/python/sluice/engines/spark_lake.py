@@ -7,7 +7,7 @@ rows. Nobody sees one without the other: both are the run's, until it succeeds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Optional
 
 from pyiceberg.table import Table, Transaction
 from pyiceberg.table.snapshots import Snapshot
@@ -33,7 +33,7 @@ def full_name(work: Work, namespace: str, table: str) -> str:
 def codec(work: Work, properties: Mapping[str, str], wanted: Optional[str] = None) -> str:
     """What data files are compressed with, where the task may say what is `wanted`. Iceberg's own default for a table that does not say
     is gzip, which takes a fifth longer than the other engines' zstd, and more space."""
-    given = (work.job.doc.get("engine_options") or {}).get("conf") or {}
+    given = work.job.engine_options.get("conf") or {}
     return wanted or given.get(CODEC) or properties.get("write.parquet.compression-codec") or "zstd"
 
 
@@ -55,6 +55,7 @@ class Writer(lake.Writer):
     def __init__(self, work: Work, tables: lake.Lake, w: lake.Write, frame: DataFrame, columns: duck.Columns) -> None:
         super().__init__(tables, w, columns)
         self.work, self.frame = work, frame
+        self.properties: Mapping[str, str] = {}  # of the table, as it is when the rows come
         self.table = full_name(work, self.namespace, self.name)
 
     def rows(self, fields: layout.Fields, order: SortOrder) -> DataFrame:
@@ -89,6 +90,7 @@ class Writer(lake.Writer):
 
     def put(self, tx: Transaction, rows: DataFrame) -> Optional[Snapshot]:
         before = tx.table_metadata.current_snapshot_id
+        self.properties = tx.table_metadata.properties
         if tx._updates:
             tx.commit_transaction()
         self.committing = True
@@ -107,14 +109,12 @@ class Writer(lake.Writer):
 
     def options(self) -> dict[str, str]:
         """What is said of the files of this write alone."""
-        have = self.lake.load(self.namespace, self.name)
-        properties: dict[str, Any] = have.metadata.properties if have is not None else {}
-        size = self.w.target_file_size or int(properties.get("write.target-file-size-bytes") or 0) or self.w.usual_file_size
-        return {"target-file-size-bytes": str(size), "compression-codec": codec(self.work, properties, self.w.compression)}
+        size = self.w.target_file_size or int(self.properties.get("write.target-file-size-bytes") or 0) or self.w.usual_file_size
+        return {"target-file-size-bytes": str(size), "compression-codec": codec(self.work, self.properties, self.w.compression)}
 
     def set_codec(self) -> None:
         """For a merge, which takes no options."""
-        self.work.spark.conf.set(CODEC, self.options()["compression-codec"])
+        self.work.spark.conf.set(CODEC, codec(self.work, self.properties, self.w.compression))
 
     def write(self, rows: DataFrame) -> None:
         """Commits the rows, in the mode that the task says."""

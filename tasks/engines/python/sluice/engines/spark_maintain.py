@@ -121,7 +121,7 @@ class Care:
 def run_maintain(work: Work) -> None:
     """Takes the tables through the steps; what goes wrong with one spoils no other."""
     begun, job = time.monotonic(), work.job
-    if not (job.doc.get("engine_options") or {}).get("shuffle_partitions"):  # what the procedures shuffle is small: names of files
+    if not job.engine_options.get("shuffle_partitions"):  # what the procedures shuffle is small: names of files
         work.spark.conf.set("spark.sql.shuffle.partitions", "8")
     on = chosen(job.spec)
     items: list[dict[str, Any]] = []

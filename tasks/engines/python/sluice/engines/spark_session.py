@@ -114,7 +114,7 @@ AnySession = Union[Session, spark_connect.Connected]
 
 def connected(job: Job) -> Optional[spark_connect.Connected]:
     """A session for the attempt on a Spark Connect server, where the task asks for one."""
-    connect = _options(job).get("connect")
+    connect = job.engine_options.get("connect")
     if connect and job.catalog.get("type") == "glue" and (job.doc.get("s3") or {}).get("access_key"):
         raise Failure("the keys of `s3` do not reach Glue through Spark Connect, which tasks share: leave out engine_options.connect")
     if isinstance(connect, str):
@@ -149,10 +149,6 @@ def begin(job: Job, archive: Optional[list[str]] = None) -> Session:
 # ---- settings ----
 
 
-def _options(job: Job) -> dict[str, Any]:
-    return job.doc.get("engine_options") or {}
-
-
 def _application_settings(job: Job) -> dict[str, str]:
     """Those, and where executors find the application. Raises a Failure where there is no cluster."""
     own = _settings(job)
@@ -162,7 +158,7 @@ def _application_settings(job: Job) -> dict[str, str]:
 
 def _settings(job: Job) -> dict[str, str]:
     """What the application is started with: shown on Spark's pages, so nothing secret."""
-    o = _options(job)
+    o = job.engine_options
     threads = o.get("threads")
     jars = os.path.join(HOME, "jars", "*")
     named = {
@@ -196,13 +192,13 @@ def _settings(job: Job) -> dict[str, str]:
 def _extensions(job: Job) -> list[str]:
     """Of Spark's SQL. A session that tasks share has them all, another one those that it takes time for."""
     formats = {(job.spec.get(place) or {}).get("format") for place in ("source", "to") if isinstance(job.spec.get(place), dict)}
-    delta = "delta" in formats or _options(job).get("connect")
+    delta = "delta" in formats or job.engine_options.get("connect")
     return [_ICEBERG, DELTA] if delta else [_ICEBERG]
 
 
 def _session_settings(job: Job) -> dict[str, str]:
     """What the session is told once it is there: how SQL means what DuckDB means, tables, keys."""
-    o = _options(job)
+    o = job.engine_options
     catalog = job.catalog.get("name") or "local"
     at = f"spark.sql.catalog.{catalog}"
     made = {
@@ -341,7 +337,7 @@ def _start_jvm(job: Job, own: dict[str, str], archive: list[str]) -> subprocess.
 def _command(job: Job, folder: str, more: list[str]) -> list[str]:
     """The JVM's command line up to its class. What it unpacks goes to the folder."""
     java = _java()
-    o = _options(job)
+    o = job.engine_options
     spark_jars = os.path.join(os.path.dirname(os.path.realpath(pyspark.__file__)), "jars", "*")
     jars = os.path.join(HOME, "jars", "*")
     if not glob.glob(jars + ".jar"):

@@ -23,5 +23,5 @@ class Work:
     @property
     def elsewhere(self) -> bool:
         """Do Spark's tasks run where they may not see this machine's disks?"""
-        options = self.job.doc.get("engine_options") or {}
+        options = self.job.engine_options
         return isinstance(options.get("connect"), str) or spark_cluster.is_cluster(options.get("master") or "")
