@@ -101,6 +101,8 @@ type_words(enum gtype type)
 	case G_STRING:
 	case G_SELECT:
 		return "a text";
+	case G_CHAR:
+		return "one character of ASCII";
 	case G_ID:
 		return "a name of a-z, 0-9, _ and - that begins with a letter and has at most 63 characters";
 	case G_BOOL:
@@ -259,6 +261,12 @@ check_duration(struct check *c, const struct grammar_row *row, const struct ynod
 	return duration_parse(n->text, &v) == 0 ? json_integer(v) : not_a(c, row, n);
 }
 
+static bool
+is_ascii_char(const char *s)
+{
+	return *s != '\0' && (unsigned char)*s < 128 && s[1] == '\0';
+}
+
 static json_t *
 check_scalar(struct check *c, const struct grammar_row *row, const struct ynode *n)
 {
@@ -290,6 +298,8 @@ check_scalar(struct check *c, const struct grammar_row *row, const struct ynode 
 		return check_percent(c, row, n);
 	case G_ENUM:
 		return check_enum(c, row, n);
+	case G_CHAR:
+		return is_ascii_char(n->text) || (row->arg && *n->text == '\0') ? json_string(n->text) : not_a(c, row, n);
 	case G_ID:
 		return id_is_valid(n->text) ? json_string(n->text) : not_a(c, row, n);
 	default:

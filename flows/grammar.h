@@ -10,6 +10,7 @@
 
 enum gtype {
 	G_STRING, /* any single value, taken as text */
+	G_CHAR,   /* one character of ASCII; with an arg the text may be empty */
 	G_ID,     /* [a-z][a-z0-9_-]{0,62} */
 	G_BOOL,
 	G_INT,

@@ -49,6 +49,8 @@ one_schema(const struct grammar_row *row)
 	switch (row->type) {
 	case G_STRING:
 		return json_pack("{s:[s, s, s]}", "type", "string", "number", "boolean");
+	case G_CHAR:
+		return json_pack("{s:s, s:s}", "type", "string", "pattern", row->arg ? "^[\\x01-\\x7f]?$" : "^[\\x01-\\x7f]$");
 	case G_ID:
 		return json_pack("{s:s, s:s}", "type", "string", "pattern", "^[a-z][a-z0-9_-]{0,62}$");
 	case G_BOOL:
@@ -87,7 +89,7 @@ takes_refs(const struct grammar_row *row)
 					    "export",   "export_from", "export_to" };
 
 	if (row->type != G_BOOL && row->type != G_INT && row->type != G_NUMBER && row->type != G_SIZE &&
-	    row->type != G_DURATION && row->type != G_ENUM)
+	    row->type != G_DURATION && row->type != G_ENUM && row->type != G_CHAR)
 		return false;
 	for (size_t i = 0; i < sizeof(spec) / sizeof(spec[0]); i++) {
 		if (strcmp(row->object, spec[i]) == 0)

@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 
+import csv_cases
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -137,6 +138,23 @@ def test_stages_write_the_same_files(lake, sources):
             metrics = attempt["metrics"]
             seen[engine] = *columns_and_rows(glob), *(metrics.get(k) for k in ("rows_out", "files_out", "files_in", "bytes_in")), run["tasks"][0]["outputs"]["rows"]
         assert seen["polars"] == seen["duckdb"], what
+
+
+def test_odd_csv_files_have_the_same_rows(lake):
+    wrong = []
+    for n, (what, source) in enumerate(csv_cases.write(lake.folder)):
+        seen = {}
+        for engine in ENGINES:
+            out = lake.folder / f"{engine}-{n}.parquet"
+            run, attempt = attempt_on(lake, engine, f"type: stage\nsource: {json.dumps(source)}\non_reject: skip\ntarget: {{path: {out}}}\n")
+            good = run["state"] == "success"
+            seen[engine] = (*columns_and_rows(out), attempt["metrics"].get("rows_rejected")) if good else why(run)
+        if what == "returns":
+            assert "carriage return" in seen["polars"]
+            continue
+        if seen["polars"] != seen["duckdb"]:
+            wrong.append((what, seen))
+    assert wrong == [], "\n".join(map(str, wrong))
 
 
 def test_the_header_of_a_large_file(lake, sources):

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 
+import csv_cases
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -144,6 +145,8 @@ def test_tasks_and_statements_in_one_session(make_daemon, folder):
     # What is no row, and rows that do not fit: no condition gets by them.
     (folder / "lines.csv").write_bytes("id,n\r\n1,10\r\n\r\n2,ü\r\n3,30".encode())
     stages["lines"] = {"source": {"format": "csv", "path": f"{folder}/lines.csv"}, "where": "id <> '1'"}
+    for what, source in csv_cases.write(folder):
+        stages[f"csv: {what}"] = {"source": source, "on_reject": "skip"}
     for what, where in (("where", "n > 10"), ("where null", "n IS NOT NULL AND id > 100")):
         stages[f"rejects {what}"] = {"source": {"format": "csv", "path": f"{folder}/bad.csv"}, "schema": {"id": "bigint not null", "n": "bigint", "m": "varchar"}, "where": where, "on_reject": "skip"}
     for how in ("skip", "quarantine", "fail"):

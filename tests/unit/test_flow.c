@@ -619,6 +619,19 @@ test_states_of_tables(void **state)
 }
 
 static void
+test_characters(void **state)
+{
+	(void)state;
+	expect("id: a\ntasks:\n  - {id: a, type: stage, source: {format: csv, path: x, delimiter: '||', quote: \"'\"}, target: "
+	       "{path: x}}\n"
+	       "  - {id: b, type: stage, source: {format: csv, path: x, delimiter: '|', quote: 'ü'}, target: {path: x}}\n"
+	       "  - {id: c, type: stage, source: {format: csv, path: x, delimiter: '', quote: ''}, target: {path: x}}\n",
+	       "f.yaml:3:68: error: \"source.delimiter\" of task \"a\" must be one character of ASCII, not \"||\"\n"
+	       "f.yaml:4:80: error: \"source.quote\" of task \"b\" must be one character of ASCII, not \"ü\"\n"
+	       "f.yaml:5:68: error: \"source.delimiter\" of task \"c\" must be one character of ASCII, not \"\"\n");
+}
+
+static void
 test_keys_of_other_types(void **state)
 {
 	(void)state;
@@ -901,6 +914,7 @@ main(void)
 		cmocka_unit_test(test_large),
 		cmocka_unit_test(test_schedules),
 		cmocka_unit_test(test_params),
+		cmocka_unit_test(test_characters),
 		cmocka_unit_test(test_keys_of_other_types),
 		cmocka_unit_test(test_states_of_tables),
 		cmocka_unit_test(test_engine_override),

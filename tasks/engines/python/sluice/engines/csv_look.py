@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Optional
 
 import numpy as np
 
 _CHUNK = 1 << 17  # bytes; what is made of it fits into a second cache, too
 _LONGEST = 64 << 20  # bytes of a line
-_LINE_END, _SPACE = ord("\n"), ord(" ")
-_BLANK = re.compile(rb"[\x00-\x20]*")
+_LINE_END = ord("\n")
 
 
 def holds(file: str, text: str) -> bool:
@@ -22,18 +20,21 @@ def holds(file: str, text: str) -> bool:
 
 
 class Look:
-    """A look at whole files, beside what else the task does."""
+    """A look at whole files, beside what else the task does. `headers` are the first lines of those that have one; `empty`: do lines
+    without anything count?"""
 
-    def __init__(self, files: list[str]) -> None:
+    def __init__(self, files: list[str], headers: Collection[str] = (), empty: bool = False) -> None:
         self._files = files
+        self._headers = [h.encode() for h in headers]
+        self._empty = empty
         self._lines: Optional[int] = 0
         self._error: Optional[BaseException] = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def lines(self) -> Optional[int]:
-        """How many lines they have that are not blank, which takes until all are read. None: not all of it is UTF-8, or a line is so
-        long that this is not known."""
+        """How many lines they have that count, which takes until all are read. None: not all of it is UTF-8, a line is so
+        long that this is not known, or one further down is like a header."""
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -42,7 +43,7 @@ class Look:
     def _run(self) -> None:
         try:
             for file in self._files:
-                lines = _lines(file)
+                lines = _lines(file, self._headers, self._empty)
                 if lines is None or self._lines is None:
                     self._lines = None
                     return
@@ -58,9 +59,9 @@ def _chunks(file: str) -> Iterator[bytes]:
             yield chunk
 
 
-def _lines(file: str) -> Optional[int]:
+def _lines(file: str, headers: list[bytes], empty: bool) -> Optional[int]:
     lines = 0
-    for chunk in _chunks(file):
+    for i, chunk in enumerate(_chunks(file)):
         if len(chunk) >= _LONGEST:
             return None
         if not chunk.isascii():
@@ -68,16 +69,18 @@ def _lines(file: str) -> Optional[int]:
                 chunk.decode()
             except UnicodeDecodeError:
                 return None
-        lines += _count(chunk)
+        if b"\r" in chunk:  # which ends a line, too, as for Spark's reader
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if headers:
+            further = b"\n%b\n" % (chunk if i else chunk.partition(b"\n")[2])
+            if any(b"\n%b\n" % header in further for header in headers):
+                return None
+        lines += _count(chunk, empty)
     return lines
 
 
-def _count(chunk: bytes) -> int:
-    """Lines that are more than spaces. \\r ends one, too, as for Spark's reader."""
-    if b"\r" in chunk:
-        chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+def _count(chunk: bytes, empty: bool) -> int:
     bytes_of: Any = np.frombuffer(chunk, np.uint8)
-    ends, spaces = bytes_of == _LINE_END, bytes_of <= _SPACE
-    if spaces[0] or (ends[:-1] & spaces[1:]).any():
-        return sum(1 for line in chunk.split(b"\n") if not _BLANK.fullmatch(line))
-    return int(np.count_nonzero(ends)) + (not ends[-1])
+    ends = bytes_of == _LINE_END
+    without = 0 if empty else int(ends[0]) + int(np.count_nonzero(ends[:-1] & ends[1:]))
+    return int(np.count_nonzero(ends)) + (not ends[-1]) - without

@@ -47,10 +47,10 @@ class Stage(stage.Stage):
             self.files,
             schema={n: pl.String() for n in names},
             has_header=False,  # as one, Polars does not take doubled quotes for one
-            skip_rows=int(self.source.get("header") is not False),
+            skip_rows=int(self.has_header),
             raise_if_empty=False,
-            separator=self.source.get("delimiter") or ",",
-            quote_char=self.source.get("quote") or '"',
+            separator=self.delimiter,
+            quote_char=self.quote or None,
             null_values=[""],
             glob=False,
             storage_options=polars_lake.storage_options(self.job),
@@ -64,7 +64,10 @@ class Stage(stage.Stage):
             with open(file, "rb") as f:
                 if f.read(_HEAD).strip():
                     raise Failure(f"{file}:1: the first record cannot be read: does a value have a quote in it, and none around it?")
-        return None if first.is_empty() else [v or "" for v in first.row(0)]
+        values = None if first.is_empty() else [v or "" for v in first.row(0)]
+        if values and any(re.search("\r(?!\n)", v) for v in values):
+            raise Failure(f"{file}:1: Polars does not read lines that end with a carriage return alone; engines that can: duckdb, spark")
+        return values
 
     def _first_of_head(self, file: str) -> Optional[pl.DataFrame]:
         """Of a large file, which Polars would begin to read as a whole. None: it is none, or its head does not tell."""
@@ -84,8 +87,8 @@ class Stage(stage.Stage):
             has_header=False,
             infer_schema=False,
             n_rows=n,
-            separator=self.source.get("delimiter") or ",",
-            quote_char=self.source.get("quote") or '"',
+            separator=self.delimiter,
+            quote_char=self.quote or None,
             raise_if_empty=False,
             glob=False,
             truncate_ragged_lines=True,
@@ -172,7 +175,7 @@ class Stage(stage.Stage):
     def _sink(self, frame: pl.LazyFrame, target: Any, compression: str) -> None:
         try:
             frame.sink_parquet(target, compression=compression, mkdir=True, engine="streaming")
-        except pl.exceptions.ComputeError as e:
+        except (pl.exceptions.ComputeError, pl.exceptions.SchemaError) as e:  # the second where the first record is torn
             if self.format != "csv":
                 raise
             raise Unreadable(str(e)) from e

@@ -66,7 +66,7 @@ class Rejects:
     def _csv(self, files: str) -> None:
         s = self.source
         header = s.options.get("header") is not False
-        quote = s.options.get("quote") or '"'
+        quote = s.options.get("quote", '"')
         compression = s.options.get("compression")
         read = (
             f"read_csv({files}, auto_detect = false, header = {'true' if header else 'false'}, store_rejects = true, rejects_limit = 0, "

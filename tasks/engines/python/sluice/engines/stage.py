@@ -36,6 +36,9 @@ class Stage:
         self.source: dict[str, Any] = job.spec["source"]
         self.target: dict[str, Any] = job.spec["target"]
         self.format: str = self.source.get("format") or "csv"
+        self.has_header = self.source.get("header") is not False
+        self.delimiter: str = self.source.get("delimiter") or ","
+        self.quote: str = self.source.get("quote", '"')  # empty: no value has one around it
         self.on_reject: str = job.spec.get("on_reject") or "fail"
         self.partitions: list[str] = self.target.get("partition_by") or []
         self.path = bare_path(self.target["path"]).rstrip("/")
@@ -155,10 +158,9 @@ class Stage:
         return self._scan_table() if self.format == "iceberg" else self.scan_files()
 
     def _csv_names(self) -> list[str]:
-        header = self.source.get("header") is not False
         names: Optional[list[str]] = None
         for f in self.files:
-            mine = self._header(f, header)
+            mine = self._header(f)
             if mine is None:
                 continue
             if names is not None and names != mine:
@@ -166,13 +168,13 @@ class Stage:
             names = mine
         return names or []
 
-    def _header(self, file: str, header: bool) -> Optional[list[str]]:
+    def _header(self, file: str) -> Optional[list[str]]:
         names = self.first_record(file)
         if names is None:
-            if header:
+            if self.has_header:
                 raise Failure(f"{file} is empty: it has no header line")
             return None
-        if not header:
+        if not self.has_header:
             columns = list(self.source.get("columns") or {})
             if columns and len(columns) != len(names):
                 raise self.job.wrong(f"source.columns names {len(columns)} columns, but {file} has {len(names)}", "source/columns")
