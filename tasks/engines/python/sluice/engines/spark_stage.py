@@ -46,6 +46,7 @@ _INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT"
 _RANGES = {"UTINYINT": 2**8, "USMALLINT": 2**16, "UINTEGER": 2**32}
 _CODECS = {"zstd": "zstd", "snappy": "snappy", "gzip": "gzip", "lz4": "lz4_raw", "uncompressed": "none", "none": "none"}
 _PACKED = (".gz", ".zst", ".bz2")
+_WIDE = 100  # columns, for which Spark plans for longer than it works when it tells what is true of each; no more than that depends on it
 _SMALL = 64 << 20  # bytes of a source that one task reads and writes
 
 
@@ -105,8 +106,10 @@ class Stage(stage.Stage):
         if headers:
             lines = lines.filter(~line.isin(*headers))
         records = lines.select("value", F.split(line, cut, -1).alias("values"))
-        picked = [F.when(F.get(values, F.lit(i)) != "", F.get(values, F.lit(i))).alias(n) for i, n in enumerate(names)]
-        return records.select(*picked, F.when(F.size(values) != len(names), line).alias(_TORN))
+        picked = [f"if(get(values, {i}) = '', NULL, get(values, {i})) AS {spark_types.name(n)}" for i, n in enumerate(names)]
+        if len(names) > _WIDE:
+            self.work.spark.conf.set("spark.sql.constraintPropagation.enabled", "false")
+        return records.selectExpr(*picked, f"if(size(values) = {len(names)}, NULL, value) AS {_TORN}")
 
     def first_record(self, file: str) -> Optional[list[str]]:
         if is_remote(file):
