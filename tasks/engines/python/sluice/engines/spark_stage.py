@@ -99,7 +99,7 @@ class Stage(stage.Stage):
         self.lines_are_records = True
         headers = {self.delimiter.join(self.first_record(f) or []) for f in self.files} if self.has_header else set()
         self.look = csv_look.Look(self.files, headers, empty=len(names) == 1)
-        line, values, cut = F.col("value"), F.col("values"), re.escape(self.delimiter)
+        line, cut = F.col("value"), re.escape(self.delimiter)
         lines = self.work.spark.read.option("recursiveFileLookup", "true").text([spark_files.address(f) for f in self.files])
         if len(names) > 1:
             lines = lines.filter(line != "")
