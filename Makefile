@@ -40,7 +40,7 @@ WEB_SRC := $(shell find web -type f -not -path '*/node_modules/*' -not -path '*/
 .DELETE_ON_ERROR:
 
 # The Python package as it is installed: its modules, and what its engines require.
-PYTHON_SRC := $(shell find tasks/engines/python -name '*.py' -o -name '*.properties' -o -path '*/requirements/*.txt' -o -path '*/requirements/*.in' -o -path '*/requirements/*.jars')
+PYTHON_SRC := $(shell find tasks/engines/python -name '*.py' -o -name '*.properties' -o -name '*.java' -o -path '*/requirements/*.txt' -o -path '*/requirements/*.in' -o -path '*/requirements/*.jars')
 
 .PHONY: all
 all: $(BUILD)/sluice $(DEPS)/lib/python/.made ## build the program: build/sluice

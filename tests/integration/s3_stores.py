@@ -6,6 +6,7 @@ import glob
 import hashlib
 import hmac
 import http.client
+import http.server
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 import urllib.parse
 
 import pytest
@@ -163,3 +165,50 @@ def running(name, bucket=BUCKET, **options):
     finally:
         made.stop()
         made.folder.parent.rmdir()
+
+
+class _Front(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        pass
+
+    def pass_on(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        met = self.server.meet(self, body)
+        if met:
+            return self.tell(*met)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.store.port, timeout=20)
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for k, v in self.headers.items():
+            connection.putheader(k, v)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        self.tell(answer.status, answer.read(), [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "content-length", "connection")], answer.getheader("Content-Length"))
+        connection.close()
+
+    def tell(self, status, body, headers=(), length=None):
+        self.send_response_only(status)
+        for k, v in headers:
+            self.send_header(k, v)
+        self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = pass_on
+
+
+@contextlib.contextmanager
+def front(store, meet):
+    """What stands in front of the store: `meet(request, body)` sees each request first, and may answer it with a status and a body."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Front)
+    server.daemon_threads = True
+    server.store, server.meet, server.endpoint = store, meet, f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

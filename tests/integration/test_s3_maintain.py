@@ -1,14 +1,12 @@
 """Maintenance of a lake on S3: what is needed stays, all else goes, and keys that may not delete are told."""
 
-import http.client
-import http.server
 import json
 import re
-import threading
 
 import pytest
 from conftest import task_of, wait_until, why
 from lake_files import needed, tables
+from s3_stores import front
 from test_maintain import GROW, maintain, report_of, rows, steps_of
 from test_s3_ways import BUCKET, config, keys, running
 
@@ -68,61 +66,30 @@ def test_everything(make_daemon, store):
     assert maintain(daemon, **{**ALL, "rewrite_manifests": "auto"})["changed"] == 0
 
 
-class Guard(http.server.BaseHTTPRequestHandler):
-    """In front of the store: passes everything on, but the removal of what `server.held` names."""
+@pytest.fixture
+def guard(store):
+    """In front of the store: passes everything on, but the removal of what `guard.held` names, which gets `guard.answer`."""
 
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *args):
-        pass
-
-    def pass_on(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        many = self.command == "POST" and self.path.endswith("delete=")
-        held = self.server.held and (self.command == "DELETE" or many) and self.server.held.encode() in self.path.encode() + body
-        if held and self.server.answer == 403:
-            return self.tell(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+    def meet(request, body):
+        many = request.command == "POST" and request.path.endswith("delete=")
+        held = guard.held and (request.command == "DELETE" or many) and guard.held.encode() in request.path.encode() + body
+        if held and guard.answer == 403:
+            return 403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
         if held:
             names = re.findall(rb"<Key>(.*?)</Key>", body)
             errors = b"".join(b"<Error><Key>%s</Key><Code>AccessDenied</Code><Message>no</Message></Error>" % k for k in names)
-            return self.tell(200, b"<DeleteResult>" + errors + b"</DeleteResult>")
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.store.port, timeout=20)
-        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-        for k, v in self.headers.items():
-            connection.putheader(k, v)
-        connection.endheaders(body)
-        answer = connection.getresponse()
-        self.tell(answer.status, answer.read(), [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "content-length", "connection")], answer.getheader("Content-Length"))
-        connection.close()
+            return 200, b"<DeleteResult>" + errors + b"</DeleteResult>"
+        return None
 
-    def tell(self, status, body, headers=(), length=None):
-        self.send_response_only(status)
-        for k, v in headers:
-            self.send_header(k, v)
-        self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = pass_on
-
-
-@pytest.fixture
-def guard(store):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Guard)
-    server.daemon_threads = True
-    server.store, server.held, server.answer = store, None, 403
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with front(store, meet) as guard:
+        guard.held, guard.answer = None, 403
+        yield guard
 
 
 def test_keys_that_may_not_delete(make_daemon, store, guard):
     names = ["m.plain", "m.spelled", "m.other"]
     flow = "".join(line for line in GROW.splitlines(True) if "into:" not in line or "m.plain" in line)
-    daemon = lake(make_daemon, store, "held", f"http://127.0.0.1:{guard.server_address[1]}", flow, times=2)
+    daemon = lake(make_daemon, store, "held", guard.endpoint, flow, times=2)
     before = rows(daemon, names)
     guard.held = "held/m/plain/"
     for guard.answer in (403, 200):

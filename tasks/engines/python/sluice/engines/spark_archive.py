@@ -1,7 +1,8 @@
-"""Makes the archive of Spark's classes in the engine's folder; `sluice engines install spark` runs it last.
+"""Makes what Spark's JVM finds in the engine's folder beside its jars; `sluice engines install spark` runs it last.
 
-A JVM that maps it begins in a third of the time. It holds what a small session loads: SQL, files, a table's catalog. Without it,
-or with another Java than it was made by, everything works, and begins slower.
+DeltaLogStore.java is compiled by the compiler that Spark has for its own code, since there may be no other. Then comes the archive of
+classes: a JVM that maps it begins in a third of the time. It holds what a small session loads: SQL, files, a table's catalog. Without
+it, or with another Java than it was made by, everything works, and begins slower.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import io
 import os
 import shutil
 import tempfile
+import zipfile
 from typing import Any
+
+from pyspark.java_gateway import launch_gateway
 
 from sluice import report
 from sluice.engines import spark_session
@@ -20,28 +24,50 @@ from sluice.engines.common import Job
 _PATIENCE = 300.0  # seconds for the JVM to write it
 
 
-def make() -> str:
-    """Gives the file's path."""
-    target = os.path.join(spark_session.HOME, spark_session.ARCHIVE)
+def make() -> None:
     with tempfile.TemporaryDirectory() as scratch:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        if nothing != report.FD:
+            os.dup2(nothing, report.FD)  # an attempt's report, which this is not
         doc: dict[str, Any] = {"run_id": "0", "flow": "install", "task_id": "archive", "attempt": 0, "scratch": scratch, "spec": {}}
         doc["engine_options"] = {"threads": 2, "conf": {"fs.s3a.attempts.maximum": 1, "fs.s3a.retry.limit": 0}}
         doc["s3"] = {"endpoint": "http://127.0.0.1:9", "access_key": "none", "secret_key": "none"}
         doc["catalog"] = {"name": "local", "uri": "http://127.0.0.1:9", "token": "none"}
-        made = os.path.join(scratch, "classes.jsa")
-        options = [f"-XX:ArchiveClassesAtExit={made}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off"]
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        if nothing != report.FD:
-            os.dup2(nothing, report.FD)  # an attempt's report, which this is not
-        with contextlib.redirect_stdout(io.StringIO()):
-            session = spark_session.begin(Job(doc), options)
-        try:
-            _work(session.spark, scratch)
-        finally:
-            session.stop(patience=_PATIENCE)
-        shutil.copyfile(made, target + ".tmp")
-        os.rename(target + ".tmp", target)
-    return target
+        job = Job(doc)
+        if spark_session.has_jar("delta-storage-"):
+            _compile(job)
+        _archive(job)
+
+
+def _compile(job: Job) -> None:
+    with open(os.path.join(os.path.dirname(__file__), "DeltaLogStore.java"), encoding="utf-8") as f:
+        source = f.read()
+    jvm = spark_session.start_jvm(job, "127.0.0.1", [])
+    try:
+        gateway = launch_gateway()
+        compiler = gateway.jvm.org.codehaus.janino.SimpleCompiler()
+        compiler.cook(source)
+        target = os.path.join(spark_session.HOME, "jars", spark_session.LOG_STORE)
+        with zipfile.ZipFile(target, "w") as jar:
+            for name, code in compiler.getBytecodes().items():
+                jar.writestr(name.replace(".", "/") + ".class", bytes(code))
+        gateway.shutdown()
+    finally:
+        spark_session.end_jvm(jvm)
+
+
+def _archive(job: Job) -> None:
+    target = os.path.join(spark_session.HOME, spark_session.ARCHIVE)
+    made = os.path.join(job.scratch, "classes.jsa")
+    options = [f"-XX:ArchiveClassesAtExit={made}", "-Xlog:cds=off", "-Xlog:cds+dynamic=off"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        session = spark_session.begin(job, options)
+    try:
+        _work(session.spark, job.scratch)
+    finally:
+        session.stop(patience=_PATIENCE)
+    shutil.copyfile(made, target + ".tmp")
+    os.rename(target + ".tmp", target)
 
 
 def _work(spark: Any, scratch: str) -> None:
@@ -71,4 +97,4 @@ def _work(spark: Any, scratch: str) -> None:
 
 
 if __name__ == "__main__":
-    print(make())
+    make()

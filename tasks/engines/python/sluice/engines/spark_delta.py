@@ -9,11 +9,11 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from sluice.engines import delta_export, duck, spark_dialect, spark_types
-from sluice.engines.common import did_you_mean
+from sluice.engines.common import did_you_mean, is_remote
 from sluice.engines.delta_log import transaction, user_metadata
 from sluice.engines.spark_errors import folded
 from sluice.engines.spark_files import location
-from sluice.engines.spark_session import DELTA
+from sluice.engines.spark_session import DELTA, LOG_STORE, has_jar
 from sluice.engines.spark_types import column, name
 from sluice.engines.spark_work import Work
 from sluice.report import Failure
@@ -53,6 +53,7 @@ class Export(delta_export.Export):
 
     def change(self) -> None:
         prepare(self.work)
+        self._check_log_store()
         conf = self.work.spark.conf
         conf.set("spark.databricks.delta.write.txnAppId", transaction(self.job))
         conf.set("spark.databricks.delta.write.txnVersion", "1")
@@ -63,6 +64,14 @@ class Export(delta_export.Export):
             self._by_key(self.frame, self._there())
         else:
             self._write(self.frame)
+
+    def _check_log_store(self) -> None:
+        """A server of one's own has what it was started with."""
+        ours = not isinstance(self.job.engine_options.get("connect"), str)
+        if ours and is_remote(self.path) and not has_jar(LOG_STORE):
+            raise Failure(
+                f"without {LOG_STORE}, commits on S3 may overwrite those of others: `sluice engines install spark --replace` makes it"
+            )
 
     def conflict(self, e: Exception) -> Optional[str]:
         said = folded(e)

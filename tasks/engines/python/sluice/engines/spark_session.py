@@ -33,6 +33,7 @@ from sluice.report import Failure
 REDACTED = "(?i)secret|passw|token|credential|access[._-]?key|authorization|signature"
 _ANY_FILES = "org.apache.iceberg.io.ResolvingFileIO"  # S3 by Iceberg's own client, all others by Hadoop's
 ARCHIVE = "classes.jsa"  # in the engine's folder
+LOG_STORE = "sluice-delta.jar"  # in its jars
 _START_S = 120  # seconds that the JVM may take to listen
 _LOOK_S = 1.0  # seconds between two looks at how far the jobs are
 _END_S = 5.0  # seconds that the JVM may take to end
@@ -106,7 +107,7 @@ class Session:
                 self.spark.sparkContext.cancelAllJobs()
             self.spark.stop()
         if self.jvm:
-            _end(self.jvm, patience)
+            end_jvm(self.jvm, patience)
 
 
 AnySession = Union[Session, spark_connect.Connected]
@@ -129,7 +130,7 @@ def connected(job: Job) -> Optional[spark_connect.Connected]:
 def begin(job: Job, archive: Optional[list[str]] = None) -> Session:
     """A session for the attempt in a JVM of its own. `archive`: what the JVM is told of its archive of classes, instead of where it is."""
     own = _application_settings(job)
-    jvm = _start_jvm(job, own, _archive() if archive is None else archive)
+    jvm = start_jvm(job, own["spark.driver.bindAddress"], _archive() if archive is None else archive)
     try:
         builder = SparkSession.builder
         for key, value in own.items():
@@ -142,7 +143,7 @@ def begin(job: Job, archive: Optional[list[str]] = None) -> Session:
         _lend_keys(spark, job)
         return Session(spark, job, jvm)
     except BaseException:
-        _end(jvm)
+        end_jvm(jvm)
         raise
 
 
@@ -182,6 +183,7 @@ def _settings(job: Job) -> dict[str, str]:
         "spark.sql.files.minPartitionNum": 2 * (threads or os.cpu_count() or 1) if not o.get("master") else None,
         "spark.sql.files.openCostInBytes": 1 << 20 if not o.get("master") else None,
         "spark.sql.extensions": ",".join(_extensions(job)),
+        "spark.delta.logStore.s3a.impl": "sluice.DeltaLogStore" if has_jar(LOG_STORE) else None,
         "spark.serializer": "org.apache.spark.serializer.KryoSerializer" if o.get("version") == "3.5" else None,  # Hudi's
     }
     made = {k: str(v) for k, v in named.items() if v is not None}
@@ -307,7 +309,7 @@ def _mebibytes(size: Any) -> Optional[str]:
 # ---- the JVM ----
 
 
-def _start_jvm(job: Job, own: dict[str, str], archive: list[str]) -> subprocess.Popen[bytes]:
+def start_jvm(job: Job, address: str, archive: list[str]) -> subprocess.Popen[bytes]:
     """Starts the JVM, and has PySpark find it. It ends with us: by its input, and by the signal of a parent's death."""
     told = os.path.join(job.scratch, "gateway")
     command = [*_command(job, job.scratch, archive), "org.apache.spark.api.python.PythonGatewayServer"]
@@ -315,7 +317,7 @@ def _start_jvm(job: Job, own: dict[str, str], archive: list[str]) -> subprocess.
         **os.environ,
         "SPARK_HOME": os.path.dirname(os.path.realpath(pyspark.__file__)),
         "_PYSPARK_DRIVER_CONN_INFO_PATH": told,
-        "SPARK_LOCAL_IP": own["spark.driver.bindAddress"],
+        "SPARK_LOCAL_IP": address,
     }
     jvm = subprocess.Popen(command, stdin=subprocess.PIPE, env=env, cwd=job.scratch, preexec_fn=_die_with_parent)
     deadline = time.monotonic() + _START_S
@@ -323,7 +325,7 @@ def _start_jvm(job: Job, own: dict[str, str], archive: list[str]) -> subprocess.
         if jvm.poll() is not None:
             raise Failure(f"the JVM of Spark did not start (its status is {jvm.returncode}); the log has what it said")
         if time.monotonic() > deadline:
-            _end(jvm)
+            end_jvm(jvm)
             raise Failure(f"the JVM of Spark did not answer within {_START_S} s of its start")
         time.sleep(0.005)
     with open(told, "rb") as f:
@@ -348,6 +350,11 @@ def _command(job: Job, folder: str, more: list[str]) -> list[str]:
     command += [f"-Djava.io.tmpdir={folder}", f"-Dlog4j2.configurationFile={os.path.dirname(__file__)}/spark_log4j2.properties"]
     command += [*more, *(o.get("java_options") or "").split()]
     return [*command, "-cp", f"{spark_jars}:{jars}"]
+
+
+def has_jar(name: str) -> bool:
+    """Is there one in the engine's folder whose name begins so?"""
+    return bool(glob.glob(os.path.join(HOME, "jars", name + "*")))
 
 
 def _archive() -> list[str]:
@@ -378,7 +385,7 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _end(jvm: subprocess.Popen[bytes], patience: float = _END_S) -> None:
+def end_jvm(jvm: subprocess.Popen[bytes], patience: float = _END_S) -> None:
     """Has the JVM end, and waits for it."""
     with contextlib.suppress(OSError):
         if jvm.stdin:
