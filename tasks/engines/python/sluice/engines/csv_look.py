@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import re
 import threading
 from collections.abc import Collection, Iterator
 from typing import Any, Optional
@@ -10,13 +12,44 @@ import numpy as np
 
 _CHUNK = 1 << 17  # bytes; what is made of it fits into a second cache, too
 _LONGEST = 64 << 20  # bytes of a line
-_LINE_END = ord("\n")
+_LINE_END, _SPACE = ord("\n"), ord(" ")
+_SPACES = bytes(range(_SPACE + 1))
 
 
-def holds(file: str, text: str) -> bool:
-    """Is the text anywhere in a line of the file?"""
-    wanted = text.encode()
-    return any(wanted in chunk for chunk in _chunks(file))
+class Quotes(enum.IntEnum):
+    """Where quotes are: nowhere; in lines that are records; around values that may go on in the next line; behind a blank, which
+    DuckDB skips, and others take for the value's first character."""
+
+    NONE = 0
+    IN_LINES = 1
+    ANYWHERE = 2
+    BLANK = 3
+
+
+def quotes(file: str, quote: str, delimiter: str) -> Quotes:
+    """What the file has of them, the last that is true. Lines of nothing but spaces, which Spark's reader leaves out, count as ANYWHERE."""
+    mark, found = quote.encode(), Quotes.IN_LINES
+    if not any(mark in chunk for chunk in _chunks(file)):
+        return Quotes.NONE
+    behind_blank = re.compile(rb"(?:\A|[\r\n]|%b) %b" % (re.escape(delimiter.encode()), re.escape(mark)))
+    for chunk in _chunks(file):
+        if b" " + mark in chunk and behind_blank.search(chunk):
+            return Quotes.BLANK
+        if found == Quotes.IN_LINES and not _whole(chunk, mark):
+            found = Quotes.ANYWHERE
+    return found
+
+
+def _whole(chunk: bytes, mark: bytes) -> bool:
+    """Has each line an even number of quotes, and more than spaces?"""
+    lines = _lines_of(chunk) + b"\n"
+    bytes_of: Any = np.frombuffer(lines, np.uint8)
+    ends = np.flatnonzero(bytes_of == _LINE_END)
+    if (np.searchsorted(np.flatnonzero(bytes_of == mark[0]), ends) & 1).any():
+        return False
+    begins = bytes_of[np.append(0, ends[:-1] + 1)]
+    spaced = (begins <= _SPACE) & (begins != _LINE_END)
+    return not spaced.any() or not any(line and not line.strip(_SPACES) for line in lines.split(b"\n"))
 
 
 class Look:
@@ -59,6 +92,11 @@ def _chunks(file: str) -> Iterator[bytes]:
             yield chunk
 
 
+def _lines_of(chunk: bytes) -> bytes:
+    """With one way to end a line. A carriage return does so by itself, as for Spark's reader."""
+    return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in chunk else chunk
+
+
 def _lines(file: str, headers: list[bytes], empty: bool) -> Optional[int]:
     lines = 0
     for i, chunk in enumerate(_chunks(file)):
@@ -69,8 +107,7 @@ def _lines(file: str, headers: list[bytes], empty: bool) -> Optional[int]:
                 chunk.decode()
             except UnicodeDecodeError:
                 return None
-        if b"\r" in chunk:  # which ends a line, too, as for Spark's reader
-            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        chunk = _lines_of(chunk)
         if headers:
             further = b"\n%b\n" % (chunk if i else chunk.partition(b"\n")[2])
             if any(b"\n%b\n" % header in further for header in headers):

@@ -59,7 +59,13 @@ class Stage(stage.Stage):
     def first_record(self, file: str) -> Optional[list[str]]:
         first = self._first_of_head(file)
         if first is None:
-            first = self._records(file, 1)
+            try:
+                first = self._records(file, 1)
+            except pl.exceptions.ComputeError as e:  # Polars looks at more records than it gives
+                if is_remote(file) or file.endswith((".gz", ".zst")):
+                    raise Failure(f"{file}: {str(e).splitlines()[0]}") from e
+                with open(file, "rb") as f:
+                    first = self._records(io.BytesIO(f.readline()), 1)
         if first.is_empty() and not is_remote(file):
             with open(file, "rb") as f:
                 if f.read(_HEAD).strip():

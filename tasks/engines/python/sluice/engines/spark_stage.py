@@ -59,7 +59,7 @@ class Stage(stage.Stage):
         self.torn = False  # has what is read a column of texts that are no records? Each look at a frame's columns is a call to the server
         self.look: Optional[csv_look.Look] = None  # at a source of local CSV files
         self.lines_are_records = False  # in those files
-        self.skips_empty = False  # does Spark's reader leave out lines that are records?
+        self.reads_otherwise = False  # does Spark's reader make other rows of it than DuckDB's?
         self.seen: Optional[Observation] = None  # where rows must be counted as they pass
         self.count: Callable[[], dict[str, Any]] = dict  # the same by another pass
         # Where Spark's tasks leave what they write for this process, and find what it has for them: where both see it.
@@ -72,11 +72,16 @@ class Stage(stage.Stage):
         if (self.source.get("compression") or "auto") not in ("auto", "none") and not all(f.endswith(_PACKED) for f in self.files):
             raise Failure(f"Spark tells compressed files by their names (.gz, .zst, .bz2); {ONLY_DUCKDB}")
         local = not any(is_remote(f) or f.endswith(_PACKED) for f in self.files)
-        if local and not (self.quote and any(csv_look.holds(f, self.quote) for f in self.files)):
+        found = csv_look.Quotes.ANYWHERE
+        if local:
+            each = [csv_look.quotes(f, self.quote, self.delimiter) for f in self.files] if self.quote else []
+            found = max(each, default=csv_look.Quotes.NONE)
+        if found == csv_look.Quotes.NONE:
             return self._scan_lines(names)
         if local:
             self.look = csv_look.Look(self.files)
-        self.skips_empty = len(names) == 1
+        self.lines_are_records = found == csv_look.Quotes.IN_LINES
+        self.reads_otherwise = found == csv_look.Quotes.BLANK or len(names) == 1  # which leaves out empty lines
         reader = (
             self.work.spark.read.schema(", ".join(f"{spark_types.name(n)} string" for n in [*names, _TORN]))
             .option("header", str(self.has_header).lower())
@@ -87,7 +92,7 @@ class Stage(stage.Stage):
             .option("columnNameOfCorruptRecord", _TORN)
             .option("recursiveFileLookup", "true")
             .option("maxColumns", str(len(names) + 20480))
-            .option("multiLine", "true")  # a line's end may be part of a value, so a file is read by one task
+            .option("multiLine", str(not self.lines_are_records).lower())  # or a file is read by one task
         )
         frame = reader.csv([spark_files.address(f) for f in self.files])
         empty = [F.when(column(n) != "", column(n)).alias(n) for n in names]
@@ -187,7 +192,7 @@ class Stage(stage.Stage):
     def typed(self, raw: DataFrame, columns: duck.Columns) -> Optional[DataFrame]:
         if not self.torn and not self.not_null and all(columns[n] == t for n, t in self.types.items()):
             return raw  # not counted, which no condition gets by: so row groups are skipped
-        if self.skips_empty:
+        if self.reads_otherwise:
             return None
         bytes_may_be_odd = self.format == "csv" and self.look is None
         odd = F.lit(False)
