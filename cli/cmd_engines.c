@@ -258,7 +258,7 @@ archive_classes(const struct install *in)
 	if (in->kind->java) {
 		say(in, "starting Spark once, so that its JVM begins faster from now on");
 		if (program_run(argv) != 0)
-			say(in, "that did not work; the engine does, and begins slower");
+			say(in, "that did not work; the engine does, but begins slower and writes no Delta tables on S3");
 	}
 	free(python);
 	free(package);

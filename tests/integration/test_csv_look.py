@@ -15,7 +15,7 @@ from sluice.engines import csv_look
 csv_look._CHUNK, csv_look._LONGEST = 64, 1000
 what, *files = sys.argv[1:]
 if what == "quotes":
-    told = [csv_look.quotes(f, '"', ",") for f in files]
+    told = [csv_look.quotes([f], '"', "|") for f in files]
 else:
     looks = [csv_look.Look([f], headers, empty) for f in files for headers, empty in (([], False), ([], True), (["a,b", "x"], False))]
     told = [look.lines() for look in [*looks, csv_look.Look(files[:2])]]
@@ -54,14 +54,14 @@ def test_lines_that_count(folder):
 
 def test_quotes_in_lines_and_beyond(folder):
     random.seed(8)
-    parts = [b'"x"', b'""', b"a", b",", b"\n", b"\r\n", b"\r", b"b,c"]
-    texts = [b"".join(random.choice(parts + [b'"', b" ", b"\t"] * (i % 3 == 0)) for _ in range(random.randrange(60))) for i in range(600)]
+    parts = [b'"x"', b'""', b"a", b"|", b"\n", b"\r\n", b"\r", b"b|c"]
+    texts = [b"".join(random.choice(parts + [b'"', b" ", b"\t"] * (i % 3 == 0)) for _ in range(random.randrange(12))) for i in range(900)]
     for i, text in enumerate(texts):
         (folder / f"{i}.csv").write_bytes(text)
     wanted = []
     for text in texts:
         lines = re.split(b"\r\n|\r|\n", text)
-        beyond = any(line.count(b'"') % 2 or (line and not line.strip()) for line in lines)
-        behind_blank = any(re.search(rb'(^|,) "', line) for line in lines)
-        wanted.append(0 if b'"' not in text else 3 if behind_blank else 2 if beyond else 1)
+        across = any(line.count(b'"') % 2 or (line and not line.strip()) for line in lines)
+        stray = any(re.search(rb'(^|\|) "|[^"|]"[^"|]', line) for line in lines)
+        wanted.append(0 if b'"' not in text else 3 if stray else 2 if across else 1)
     assert set(wanted) == {0, 1, 2, 3} and look(folder, "quotes", *(folder / f"{i}.csv" for i in range(len(texts)))) == wanted

@@ -8,6 +8,7 @@ import java.util.Iterator;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FSDataOutputStream;
 import org.apache.hadoop.fs.FSDataOutputStreamBuilder;
+import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.Path;
 
 /**
@@ -17,6 +18,8 @@ import org.apache.hadoop.fs.Path;
  * <p>Compiled by spark_archive.py, whose compiler knows no generics: the methods are those that are left of them.
  */
 public class DeltaLogStore extends S3SingleDriverLogStore {
+	private static final Object LOCK = new Object();
+
 	public DeltaLogStore(Configuration conf) {
 		super(conf);
 	}
@@ -28,12 +31,19 @@ public class DeltaLogStore extends S3SingleDriverLogStore {
 		}
 		ByteArrayOutputStream text = new ByteArrayOutputStream();
 		while (actions.hasNext()) text.write((((String) actions.next()) + "\n").getBytes("UTF-8"));
-		FSDataOutputStreamBuilder builder = path.getFileSystem(conf).createFile(path);
+		synchronized (LOCK) { // for a store that ignores the condition, as it was
+			put(path, path.getFileSystem(conf), text.toByteArray());
+		}
+	}
+
+	private static void put(Path path, FileSystem files, byte[] text) throws IOException {
+		if (files.exists(path)) throw new FileAlreadyExistsException(path.toString());
+		FSDataOutputStreamBuilder builder = files.createFile(path);
 		builder.recursive();
 		builder.must("fs.option.create.conditional.overwrite", "true");
 		FSDataOutputStream out = (FSDataOutputStream) builder.build();
 		try {
-			out.write(text.toByteArray());
+			out.write(text);
 		} catch (IOException e) {
 			out.abort(); // or what there is of it would be the commit
 			throw e;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 import threading
 from collections.abc import Collection, Iterator
 from typing import Any, Optional
@@ -17,39 +16,47 @@ _SPACES = bytes(range(_SPACE + 1))
 
 
 class Quotes(enum.IntEnum):
-    """Where quotes are: nowhere; in lines that are records; around values that may go on in the next line; behind a blank, which
-    DuckDB skips, and others take for the value's first character."""
+    """What quotes there are: none; around values of lines that are records; around values that may go on in the next line; others,
+    of which each engine makes what it wants."""
 
     NONE = 0
     IN_LINES = 1
-    ANYWHERE = 2
-    BLANK = 3
+    ACROSS = 2
+    STRAY = 3
 
 
-def quotes(file: str, quote: str, delimiter: str) -> Quotes:
-    """What the file has of them, the last that is true. Lines of nothing but spaces, which Spark's reader leaves out, count as ANYWHERE."""
-    mark, found = quote.encode(), Quotes.IN_LINES
-    if not any(mark in chunk for chunk in _chunks(file)):
+def quotes(files: list[str], quote: str, delimiter: str) -> Quotes:
+    """What the files have of them, the last that is true. Lines of nothing but spaces, which Spark's reader leaves out, count as ACROSS."""
+    mark = quote.encode()
+    if not any(mark in chunk for file in files for chunk in _chunks(file)):
         return Quotes.NONE
-    behind_blank = re.compile(rb"(?:\A|[\r\n]|%b) %b" % (re.escape(delimiter.encode()), re.escape(mark)))
-    for chunk in _chunks(file):
-        if b" " + mark in chunk and behind_blank.search(chunk):
-            return Quotes.BLANK
-        if found == Quotes.IN_LINES and not _whole(chunk, mark):
-            found = Quotes.ANYWHERE
+    found = Quotes.IN_LINES
+    for file in files:
+        for chunk in _chunks(file):
+            found = max(found, _quotes_of(chunk, ord(mark), ord(delimiter)))
+            if found == Quotes.STRAY:
+                return found
     return found
 
 
-def _whole(chunk: bytes, mark: bytes) -> bool:
-    """Has each line an even number of quotes, and more than spaces?"""
-    lines = _lines_of(chunk) + b"\n"
+def _quotes_of(chunk: bytes, mark: int, delimiter: int) -> Quotes:
+    lines = b"\n\n" + _lines_of(chunk) + b"\n"
     bytes_of: Any = np.frombuffer(lines, np.uint8)
+    marks = np.flatnonzero(bytes_of == mark)
+    before, behind = bytes_of[marks - 1], bytes_of[np.minimum(marks + 1, len(lines) - 1)]
+    bounds = np.zeros(256, bool)
+    bounds[[_LINE_END, delimiter]] = True
+    blank = (before == _SPACE) & bounds[bytes_of[marks - 2]]  # which DuckDB skips
+    bounds[mark] = True
+    if (blank | ~(bounds[before] | bounds[behind])).any():
+        return Quotes.STRAY
     ends = np.flatnonzero(bytes_of == _LINE_END)
-    if (np.searchsorted(np.flatnonzero(bytes_of == mark[0]), ends) & 1).any():
-        return False
-    begins = bytes_of[np.append(0, ends[:-1] + 1)]
+    if (np.searchsorted(marks, ends) & 1).any():
+        return Quotes.ACROSS
+    begins = bytes_of[ends[:-1] + 1]
     spaced = (begins <= _SPACE) & (begins != _LINE_END)
-    return not spaced.any() or not any(line and not line.strip(_SPACES) for line in lines.split(b"\n"))
+    blank_line = spaced.any() and any(line and not line.strip(_SPACES) for line in lines.split(b"\n"))
+    return Quotes.ACROSS if blank_line else Quotes.IN_LINES
 
 
 class Look:

@@ -65,6 +65,10 @@ class Export:
                 said = self.conflict(e)
                 if said is None:
                     raise
+                self.log = Log(self.job, self.path)
+                if self.log.committed():  # a commit that was put twice, since the store's first answer was lost
+                    self._report(self.log.committed())
+                    return
                 told = f"Delta table {self.path}: somebody else changed it meanwhile; the task can be tried again ({said})"
                 raise Failure(told, cause="conflict") from e
             self.log = Log(self.job, self.path)

@@ -64,8 +64,7 @@ class Stage(stage.Stage):
             except pl.exceptions.ComputeError as e:  # Polars looks at more records than it gives
                 if is_remote(file) or file.endswith((".gz", ".zst")):
                     raise Failure(f"{file}: {str(e).splitlines()[0]}") from e
-                with open(file, "rb") as f:
-                    first = self._records(io.BytesIO(f.readline()), 1)
+                first = self._first_line(file)
         if first.is_empty() and not is_remote(file):
             with open(file, "rb") as f:
                 if f.read(_HEAD).strip():
@@ -74,6 +73,14 @@ class Stage(stage.Stage):
         if values and any(re.search("\r(?!\n)", v) for v in values):
             raise Failure(f"{file}:1: Polars does not read lines that end with a carriage return alone; engines that can: duckdb, spark")
         return values
+
+    def _first_line(self, file: str) -> pl.DataFrame:
+        with open(file, "rb") as f:
+            line = io.BytesIO(f.readline())
+        try:
+            return self._records(line, 1)
+        except pl.exceptions.ComputeError as e:
+            raise Failure(f"{file}:1: the first record cannot be read: {str(e).splitlines()[0]}") from e
 
     def _first_of_head(self, file: str) -> Optional[pl.DataFrame]:
         """Of a large file, which Polars would begin to read as a whole. None: it is none, or its head does not tell."""

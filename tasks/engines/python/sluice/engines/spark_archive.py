@@ -34,9 +34,11 @@ def make() -> None:
         doc["s3"] = {"endpoint": "http://127.0.0.1:9", "access_key": "none", "secret_key": "none"}
         doc["catalog"] = {"name": "local", "uri": "http://127.0.0.1:9", "token": "none"}
         job = Job(doc)
-        if spark_session.has_jar("delta-storage-"):
-            _compile(job)
-        _archive(job)
+        try:
+            if spark_session.has_jar("delta-storage-"):
+                _compile(job)
+        finally:
+            _archive(job)
 
 
 def _compile(job: Job) -> None:
@@ -48,9 +50,10 @@ def _compile(job: Job) -> None:
         compiler = gateway.jvm.org.codehaus.janino.SimpleCompiler()
         compiler.cook(source)
         target = os.path.join(spark_session.HOME, "jars", spark_session.LOG_STORE)
-        with zipfile.ZipFile(target, "w") as jar:
+        with zipfile.ZipFile(target + ".tmp", "w") as jar:
             for name, code in compiler.getBytecodes().items():
                 jar.writestr(name.replace(".", "/") + ".class", bytes(code))
+        os.rename(target + ".tmp", target)
         gateway.shutdown()
     finally:
         spark_session.end_jvm(jvm)

@@ -13,7 +13,7 @@ from sluice.engines.common import did_you_mean, is_remote
 from sluice.engines.delta_log import transaction, user_metadata
 from sluice.engines.spark_errors import folded
 from sluice.engines.spark_files import location
-from sluice.engines.spark_session import DELTA, LOG_STORE, has_jar
+from sluice.engines.spark_session import DELTA, LOG_STORE, has_jar, names_log_store
 from sluice.engines.spark_types import column, name
 from sluice.engines.spark_work import Work
 from sluice.report import Failure
@@ -66,9 +66,7 @@ class Export(delta_export.Export):
             self._write(self.frame)
 
     def _check_log_store(self) -> None:
-        """A server of one's own has what it was started with."""
-        ours = not isinstance(self.job.engine_options.get("connect"), str)
-        if ours and is_remote(self.path) and not has_jar(LOG_STORE):
+        if is_remote(self.path) and not has_jar(LOG_STORE) and not names_log_store(self.job):
             raise Failure(
                 f"without {LOG_STORE}, commits on S3 may overwrite those of others: `sluice engines install spark --replace` makes it"
             )

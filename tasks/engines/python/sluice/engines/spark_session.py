@@ -183,7 +183,7 @@ def _settings(job: Job) -> dict[str, str]:
         "spark.sql.files.minPartitionNum": 2 * (threads or os.cpu_count() or 1) if not o.get("master") else None,
         "spark.sql.files.openCostInBytes": 1 << 20 if not o.get("master") else None,
         "spark.sql.extensions": ",".join(_extensions(job)),
-        "spark.delta.logStore.s3a.impl": "sluice.DeltaLogStore" if has_jar(LOG_STORE) else None,
+        "spark.delta.logStore.s3a.impl": "sluice.DeltaLogStore" if has_jar(LOG_STORE) and not names_log_store(job) else None,
         "spark.serializer": "org.apache.spark.serializer.KryoSerializer" if o.get("version") == "3.5" else None,  # Hudi's
     }
     made = {k: str(v) for k, v in named.items() if v is not None}
@@ -350,6 +350,12 @@ def _command(job: Job, folder: str, more: list[str]) -> list[str]:
     command += [f"-Djava.io.tmpdir={folder}", f"-Dlog4j2.configurationFile={os.path.dirname(__file__)}/spark_log4j2.properties"]
     command += [*more, *(o.get("java_options") or "").split()]
     return [*command, "-cp", f"{spark_jars}:{jars}"]
+
+
+def names_log_store(job: Job) -> bool:
+    """Does the task, or whoever runs the server, say how Delta commits?"""
+    own = isinstance(job.engine_options.get("connect"), str)
+    return own or any("delta.logStore." in key for key in job.engine_options.get("conf") or {})
 
 
 def has_jar(name: str) -> bool:

@@ -72,16 +72,15 @@ class Stage(stage.Stage):
         if (self.source.get("compression") or "auto") not in ("auto", "none") and not all(f.endswith(_PACKED) for f in self.files):
             raise Failure(f"Spark tells compressed files by their names (.gz, .zst, .bz2); {ONLY_DUCKDB}")
         local = not any(is_remote(f) or f.endswith(_PACKED) for f in self.files)
-        found = csv_look.Quotes.ANYWHERE
+        found = csv_look.Quotes.ACROSS  # since it is not known
         if local:
-            each = [csv_look.quotes(f, self.quote, self.delimiter) for f in self.files] if self.quote else []
-            found = max(each, default=csv_look.Quotes.NONE)
+            found = csv_look.quotes(self.files, self.quote, self.delimiter) if self.quote else csv_look.Quotes.NONE
         if found == csv_look.Quotes.NONE:
             return self._scan_lines(names)
-        if local:
-            self.look = csv_look.Look(self.files)
         self.lines_are_records = found == csv_look.Quotes.IN_LINES
-        self.reads_otherwise = found == csv_look.Quotes.BLANK or len(names) == 1  # which leaves out empty lines
+        self.reads_otherwise = found == csv_look.Quotes.STRAY or len(names) == 1  # of which Spark leaves out empty lines
+        if local and not self.reads_otherwise:
+            self.look = csv_look.Look(self.files)
         reader = (
             self.work.spark.read.schema(", ".join(f"{spark_types.name(n)} string" for n in [*names, _TORN]))
             .option("header", str(self.has_header).lower())
@@ -179,7 +178,7 @@ class Stage(stage.Stage):
 
     def good_rows(self, rejects: Rejects, columns: duck.Columns) -> DataFrame:
         path = os.path.join(self.job.scratch, "good.parquet")
-        self.look, self.lines_are_records = None, False
+        self.look, self.lines_are_records, self.seen = None, False, None
         rejects.keep_good_rows(path)
         if self.passed:
             s3_files.send(self.job, path, self.passed + "good.parquet")

@@ -387,7 +387,10 @@ class Stage:
             self.forget()
             rejects = self._look_closely(raw, columns)
             frame, made = self.rows(self.good_rows(rejects, typed_columns), typed_columns)
-            self.write(frame, made)
+            try:
+                self.write(frame, made)
+            except Unreadable as e:  # which the source was not to blame for
+                raise Failure(str(e)) from e
         self._keep_rejects(rejects)
         files = [self.tmp] if not self.partitions else [os.path.join(f, n) for f, _, names in os.walk(self.tmp) for n in names]
         rows = sum(pq.ParquetFile(f).metadata.num_rows for f in files)
@@ -439,9 +442,8 @@ class Stage:
 
     def _report(self, rows: int, files: int, size: int) -> None:
         metrics = {"files_read": len(self.files), "rows_out": rows, "files_out": files, "bytes_out": size}
-        rows_in = self.rows_in or (rows if self.writes_all() else 0)
-        if rows_in:
-            metrics["rows_in"] = rows_in
+        if self.rows_in or self.writes_all():
+            metrics["rows_in"] = self.rows_in or rows
         if self.files_in >= 0:
             metrics.update(files_in=self.files_in, bytes_in=max(self.bytes_in, 0))
         report.line("metrics", metrics)
