@@ -72,17 +72,18 @@ on_measure(const char *path, const struct stat *st, int type, struct FTW *ftw)
 	return 0;
 }
 
-/* The version of an installed package, from the name of its NAME-VERSION.dist-info; NULL when it is not there. */
+/* The version of an installed package, from the name of its NAME-VERSION.dist-info, or NAME-VERSION-py3.11.egg-info by a pip
+ * before 23.1 of what it has built; NULL when it is not there. */
 static char *
 package_version(const char *path, const char *package)
 {
-	char *pattern = xasprintf("%s/lib/python3*/site-packages/%s-*.dist-info", path, package), *version = NULL;
+	char *pattern = xasprintf("%s/lib/python3*/site-packages/%s-*.{dist,egg}-info", path, package), *version = NULL;
 	glob_t found;
 
-	if (glob(pattern, 0, NULL, &found) == 0) {
-		const char *from = strrchr(found.gl_pathv[0], '/') + 1 + strlen(package) + 1;
+	if (glob(pattern, GLOB_BRACE, NULL, &found) == 0) {
+		const char *from = strrchr(found.gl_pathv[0], '/') + 1 + strlen(package) + 1, *end = strstr(from, "-py");
 
-		version = xstrndup(from, strlen(from) - strlen(".dist-info"));
+		version = xstrndup(from, (size_t)((end ? end : strrchr(from, '.')) - from));
 		globfree(&found);
 	}
 	free(pattern);

@@ -47,6 +47,11 @@ def test_half_an_installation_is_no_engine(folder):
     (folder / "engines" / "polars").symlink_to(half.name)
     engine = listed(folder)["polars"]
     assert engine["state"] == "broken" and "polars" in engine["missing"], engine
+    # By a pip of today, and by one before 23.1 that has built it.
+    for name in ("polars-2.1.0.dist-info", "pyiceberg-0.12.0-py3.11.egg-info"):
+        (half / "lib" / "python3.11" / "site-packages" / name).mkdir(parents=True)
+    engine = listed(folder)["polars"]
+    assert engine["packages"] == {"polars": "2.1.0", "pyiceberg": "0.12.0"} and "pyarrow" in engine["missing"], engine
     doctor = sluice("doctor", check=False, env={"SLUICE_HOME": folder})
     assert doctor.returncode == 1 and "✗ engine" in doctor.stdout and "sluice engines install polars" in doctor.stdout
 
