@@ -42,18 +42,16 @@ def quotes(files: list[str], quote: str, delimiter: str) -> Quotes:
 def _quotes_of(chunk: bytes, mark: int, delimiter: int) -> Quotes:
     lines = b"\n\n" + _lines_of(chunk) + b"\n"
     bytes_of: Any = np.frombuffer(lines, np.uint8)
-    marks = np.flatnonzero(bytes_of == mark)
-    before, behind = bytes_of[marks - 1], bytes_of[np.minimum(marks + 1, len(lines) - 1)]
-    bounds = np.zeros(256, bool)
-    bounds[[_LINE_END, delimiter]] = True
-    blank = (before == _SPACE) & bounds[bytes_of[marks - 2]]  # which DuckDB skips
-    bounds[mark] = True
-    if (blank | ~(bounds[before] | bounds[behind])).any():
+    marks, ends = bytes_of == mark, bytes_of == _LINE_END
+    bounds = ends | (bytes_of == delimiter)
+    blank = marks[2:] & (bytes_of[1:-1] == _SPACE) & bounds[:-2]  # which DuckDB skips
+    bounds |= marks
+    if blank.any() or (marks[1:-1] & ~(bounds[:-2] | bounds[2:])).any():
         return Quotes.STRAY
-    ends = np.flatnonzero(bytes_of == _LINE_END)
-    if (np.searchsorted(marks, ends) & 1).any():
+    at = np.flatnonzero(ends)
+    if (np.searchsorted(np.flatnonzero(marks), at) & 1).any():
         return Quotes.ACROSS
-    begins = bytes_of[ends[:-1] + 1]
+    begins = bytes_of[at[:-1] + 1]
     spaced = (begins <= _SPACE) & (begins != _LINE_END)
     blank_line = spaced.any() and any(line and not line.strip(_SPACES) for line in lines.split(b"\n"))
     return Quotes.ACROSS if blank_line else Quotes.IN_LINES
