@@ -245,8 +245,8 @@ write_mark(const struct install *in)
 	return rc < 0 ? EXIT_FAILED : EXIT_OK;
 }
 
-/* Spark's classes are read once and kept as the JVM maps them. Without, each JVM takes three times as long to begin: said, no
- * failure. */
+/* What Spark finds beside its jars: how Delta commits on S3, and its classes, which are read once and kept as the JVM maps them.
+ * Without these, each JVM takes three times as long to begin: said, no failure. */
 static void
 archive_classes(const struct install *in)
 {

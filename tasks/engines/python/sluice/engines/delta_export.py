@@ -65,15 +65,17 @@ class Export:
                 said = self.conflict(e)
                 if said is None:
                     raise
-                self.log = Log(self.job, self.path)
-                if self.log.committed():  # a commit that was put twice, since the store's first answer was lost
-                    self._report(self.log.committed())
-                    return
+                done = self._look_again()  # a commit that was put twice, since the store's first answer was lost
                 told = f"Delta table {self.path}: somebody else changed it meanwhile; the task can be tried again ({said})"
-                raise Failure(told, cause="conflict") from e
-            self.log = Log(self.job, self.path)
-            done = self.log.committed()
+                if done is None:
+                    raise Failure(told, cause="conflict") from e
+            else:
+                done = self._look_again()
         self._report(done)
+
+    def _look_again(self) -> Optional[Commit]:
+        self.log = Log(self.job, self.path)
+        return self.log.committed()
 
     def _rehearse(self) -> None:
         self._check()

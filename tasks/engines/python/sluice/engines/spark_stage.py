@@ -101,7 +101,7 @@ class Stage(stage.Stage):
         """Where no value has a quote around it each line is a record, and cut at its delimiters in half the time that Spark's reader of
         CSV takes, which looks at it character by character."""
         self.lines_are_records = True
-        headers = {self.delimiter.join(self.first_record(f) or []) for f in self.files} if self.has_header else set()
+        headers = {self.delimiter.join(values) for values in self.headers}
         self.look = csv_look.Look(self.files, headers, empty=len(names) == 1)
         line, cut = F.col("value"), re.escape(self.delimiter)
         lines = self.work.spark.read.option("recursiveFileLookup", "true").text([spark_files.address(f) for f in self.files])

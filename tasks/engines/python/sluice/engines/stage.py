@@ -49,6 +49,7 @@ class Stage:
         self.files: list[str] = []
         self._near: Optional[dict[str, str]] = None
         self.files_in = self.bytes_in = -1
+        self.headers: list[list[str]] = []  # of CSV files, as they are written
         self.types: dict[str, str] = {}
         self.written: dict[str, str] = {}  # the same as the task says them
         self.not_null: list[str] = []
@@ -179,6 +180,7 @@ class Stage:
             if columns and len(columns) != len(names):
                 raise self.job.wrong(f"source.columns names {len(columns)} columns, but {file} has {len(names)}", "source/columns")
             return columns or [f"column{i}" for i in range(len(names))]
+        self.headers.append(names)
         names = [name or f"column{i}" for i, name in enumerate(names or [""])]
         for i, name in enumerate(names):
             if name.lower() in (n.lower() for n in names[:i]):
