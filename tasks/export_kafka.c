@@ -19,6 +19,8 @@
 #include "tasks/report.h"
 
 #define PROGRESS US_PER_S
+#define SEEN     (10 * US_PER_S) /* how long to wait until readers see what was committed */
+#define ASK      10              /* ms between two looks whether they do */
 #define KEY      "sluice:key"
 
 struct sink {
@@ -28,6 +30,8 @@ struct sink {
 	char *name;              /* of the transaction, and of its note's group */
 	char *path;              /* of the rows */
 	int64_t rows, sent, delivered, bytes, scanned;
+	int64_t *ends; /* what comes behind our last message, by partition; 0: none of ours is there */
+	int partitions;
 	/* the first message that was not taken */
 	rd_kafka_resp_err_t refused;
 	int64_t refused_row;
@@ -43,6 +47,8 @@ on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *m, void *opaque)
 	(void)rk;
 	if (m->err == RD_KAFKA_RESP_ERR_NO_ERROR) {
 		s->delivered++;
+		if (m->partition < s->partitions)
+			s->ends[m->partition] = m->offset + 1;
 		kafka_calm(&s->client);
 	} else if (s->refused == RD_KAFKA_RESP_ERR_NO_ERROR && m->err != RD_KAFKA_RESP_ERR__PURGE_QUEUE) {
 		s->refused = m->err;
@@ -258,6 +264,45 @@ note(struct sink *s)
 	return rc;
 }
 
+/* Do those who read only what is committed get to each partition's end of ours? */
+static bool
+seen(struct sink *s)
+{
+	rd_kafka_topic_partition_list_t *list = kafka.topic_partition_list_new(s->partitions);
+	bool yes;
+
+	for (int i = 0; i < s->partitions; i++)
+		if (s->ends[i] > 0)
+			kafka.topic_partition_list_add(list, s->topic, i)->offset = RD_KAFKA_OFFSET_END;
+	yes = list->cnt == 0 ||
+	      kafka.offsets_for_times(s->client.rk, list, (int)(SEEN / US_PER_MS)) == RD_KAFKA_RESP_ERR_NO_ERROR;
+	for (int i = 0; yes && i < list->cnt; i++)
+		yes = list->elems[i].err == RD_KAFKA_RESP_ERR_NO_ERROR &&
+		      list->elems[i].offset >= s->ends[list->elems[i].partition];
+	kafka.topic_partition_list_destroy(list);
+	return yes;
+}
+
+/*
+ * The brokers answer a commit when it is sure, before they have written it to every partition: a task after this one would find
+ * nothing new, or a part. An open transaction of somebody else holds readers up as well, so there is an end to waiting.
+ */
+static void
+wait_until_seen(struct sink *s)
+{
+	mono_us until = clock_mono() + SEEN;
+
+	while (!seen(s)) {
+		if (clock_mono() > until) {
+			printf("committed, but topic \"%s\" does not show it to readers yet: a transaction of somebody else is "
+			       "open there, or its brokers are slow\n",
+			       s->topic);
+			return;
+		}
+		kafka.poll(s->client.rk, ASK);
+	}
+}
+
 static int
 fill(struct sink *s)
 {
@@ -271,6 +316,8 @@ fill(struct sink *s)
 	if (rc == 0)
 		rc = check(s, kafka.commit_transaction(s->client.rk, (int)s->client.patience), "committing the transaction");
 	FAULT("export.commit.after");
+	if (rc == 0)
+		wait_until_seen(s);
 	if (rc < 0) { /* so that nobody who reads waits for its end */
 		rd_kafka_error_t *error;
 
@@ -288,10 +335,10 @@ static int
 export_rows(struct sink *s, const char *query)
 {
 	int64_t before;
-	int partitions;
 
-	if (kafka_partitions(&s->client, s->topic, &partitions) < 0)
+	if (kafka_partitions(&s->client, s->topic, &s->partitions) < 0)
 		return -1;
+	s->ends = xcalloc((size_t)s->partitions, sizeof(*s->ends));
 	/* This ends a transaction that an earlier attempt left open. */
 	if (check(s, kafka.init_transactions(s->client.rk, (int)s->client.patience), "preparing transactions") < 0)
 		return -1;
@@ -346,6 +393,7 @@ export_kafka(struct context *cx, const json_t *to, const char *query)
 	if (rc == 0)
 		report_sink(&s);
 	kafka_close(&s.client);
+	free(s.ends);
 	free(s.path);
 	free(name);
 	return rc;

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conftest import task_of, why
+from conftest import PATIENCE, task_of, wait_until, why
 from kafka_broker import kafka  # noqa: F401
 
 COUNT = iter(range(10**6))
@@ -45,6 +45,23 @@ def test_a_rehearsal_sends_nothing(shared, kafka):
     topic = kafka.topic()
     assert export(shared, kafka, topic, run={"rehearsal": True})["state"] == "success"
     assert kafka.read(topic) == []
+
+
+def test_who_reads_next_sees_all_of_it(shared, kafka):
+    """Brokers answer a commit before readers see it; here somebody else's transaction makes that long."""
+    topic = kafka.topic()
+    other = kafka.producer(**{"transactional.id": f"other-{topic}"})
+    other.init_transactions()
+    other.begin_transaction()
+    other.produce(topic, b"of somebody else")
+    assert other.flush(PATIENCE) == 0
+    run = shared.post(f"/api/v1/flows/{export(shared, kafka, topic, run=False)}/runs")
+    wait_until(lambda: kafka.end(topic) == 1 + 5 + 1, "the end of our transaction")
+    good(export(shared, kafka, kafka.topic()))
+    assert shared.run(run["id"])["state"] == "running"
+    other.abort_transaction()
+    good(shared.ended(run["id"]))
+    assert len(kafka.read(topic)) == 5
 
 
 def test_what_the_brokers_refuse_is_named_and_nothing_is_left(shared, kafka):
