@@ -137,11 +137,11 @@ def with_prefect(python, daemon, folder, csv, rounds):
         prefect.stop()
 
 
-def script(engine, daemon, csv, n, *first):
+def script(engine, daemon, csv, n, *first, steps=()):
     """Seconds of each step of the engine's bare script."""
     name = f"{engine}_script.py"
     argv = [os.path.join(daemon.home, "engines", engine, "bin", "python"), os.path.join(HERE, name), *first, f"http://{':'.join(daemon.address())}/iceberg",
-            read(os.path.join(daemon.home, "token")).strip(), csv, f"{csv}.{engine}.parquet", f"_{engine}_{os.path.basename(os.path.dirname(csv))}_{n % 2}"]
+            read(os.path.join(daemon.home, "token")).strip(), csv, f"{csv}.{engine}.parquet", f"_{engine}_{os.path.basename(os.path.dirname(csv))}_{n % 2}", *steps]
     done = subprocess.run(argv, capture_output=True, text=True)
     if done.returncode != 0:
         raise Failed(f"{name}: {done.stderr[-2000:]}")
@@ -210,7 +210,12 @@ class SparkServer:
 def measure_spark(daemon, flows, csv, rows, rounds, results):
     """After the others, not in turns with them: what is warm of theirs ends while Spark takes its time."""
     (cold, cold_flow), (warm, warm_flow) = flows
-    add_engine(results, cold, rows, [daemon.run(cold_flow) for _ in range(rounds)], [])
+    ran, bare, jars = [], [], os.path.join(daemon.home, "engines", "spark", "jars", "*")
+    for i in range(rounds):
+        ran.append(daemon.run(cold_flow))
+        bare.append({step: script("spark", daemon, csv, i, jars, steps=[step])[step] for step in STEPS})
+    add_engine(results, cold, rows, ran, [])
+    add_script(results, cold, rows, ran, bare)
     daemon.run(warm_flow)
     server = SparkServer(daemon)
     for i in range(WARM_UP):

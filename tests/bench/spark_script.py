@@ -1,7 +1,8 @@
-"""employees_pipeline as a team writes it for a Spark Connect server that runs: what the engine spark is measured against.
+"""employees_pipeline as a team writes it for Spark: what the engine spark is measured against.
 
-spark_script.py REMOTE CATALOG_URI TOKEN CSV_GLOB STAGED NAMESPACE_SUFFIX, by an interpreter that has PySpark. Prints seconds by step as
-JSON. Imports are not counted; each step has a session of its own, as when four tasks are four scripts.
+spark_script.py WHERE CATALOG_URI TOKEN CSV_GLOB STAGED NAMESPACE_SUFFIX [STEP], by an interpreter that has PySpark. Prints seconds by
+step as JSON. WHERE is the address of a Spark Connect server that runs, or jars for a JVM of the script's own (local[*]). Imports are not
+counted; each step has a session of its own, as when four tasks are four scripts.
 """
 
 import json
@@ -9,10 +10,15 @@ import os
 import sys
 import time
 
-os.environ["SPARK_CONNECT_MODE_ENABLED"] = "1"
+CONNECT = sys.argv[1].startswith("sc://")
+os.environ.update({"SPARK_CONNECT_MODE_ENABLED": "1"} if CONNECT else {"SPARK_LOCAL_IP": "127.0.0.1"})
 
 from pyspark.sql import functions as F  # noqa: E402
-from pyspark.sql.connect.session import SparkSession  # noqa: E402
+
+if CONNECT:
+    from pyspark.sql.connect.session import SparkSession  # noqa: E402
+else:
+    from pyspark.sql import SparkSession  # noqa: E402
 
 
 def stage(spark, raw, staged):
@@ -38,8 +44,14 @@ def validate(spark, name, staged):
     assert sum(r.cnt for r in rows) == spark.read.parquet(staged).count()
 
 
+def begin(where):
+    if CONNECT:
+        return SparkSession.builder.remote(where).create()
+    return SparkSession.builder.master("local[*]").config("spark.driver.extraClassPath", where).config("spark.driver.bindAddress", "127.0.0.1").getOrCreate()
+
+
 def main():
-    remote, uri, token, raw, staged, suffix = sys.argv[1:7]
+    where, uri, token, raw, staged, suffix = sys.argv[1:7]
     active, counts, seconds = f"local.stg.active{suffix}", f"local.cur.counts{suffix}", {}
     at = "spark.sql.catalog.local"
     settings = {at: "org.apache.iceberg.spark.SparkCatalog", f"{at}.type": "rest", f"{at}.uri": uri, f"{at}.token": token}
@@ -49,12 +61,12 @@ def main():
         "curate": lambda spark: curate(spark, active, counts),
         "validate": lambda spark: validate(spark, counts, staged),
     }
-    for name, step in steps.items():
+    for name in sys.argv[7:] or steps:
         began = time.monotonic()
-        spark = SparkSession.builder.remote(remote).create()
+        spark = begin(where)
         for key, value in settings.items():
             spark.conf.set(key, value)
-        step(spark)
+        steps[name](spark)
         spark.stop()
         seconds[name] = time.monotonic() - began
     print(json.dumps(seconds))
