@@ -4,13 +4,17 @@ import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
+import sys
 import time
 
 from daemon import Daemon, Failed, read, write
 from measure_tasks import in_run
 from programs import number_of
+from results import ROOT
+
+sys.path.append(os.path.join(ROOT, "tests", "integration"))
+from ports import free_ports  # noqa: E402
 
 KEY, SECRET, BUCKET = "sluice-bench", "sluice-bench-secret", "bench"
 PORTS = ("s3.port", "s3.port.grpc", "s3.port.iceberg", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port",
@@ -21,20 +25,6 @@ def weed(binary):
     """SLUICE_WEED, what tools/stores installed beside the binary, or what is on PATH."""
     ours = os.path.join(os.path.dirname(binary), "stores", "bin", "weed")
     return os.environ.get("SLUICE_WEED") or (ours if os.path.exists(ours) else shutil.which("weed"))
-
-
-def free_ports(n):
-    """SeaweedFS takes the port 10000 above some of them, too."""
-    held, found = [], []
-    while len(found) < n:
-        held.append(socket.socket())
-        held[-1].bind(("127.0.0.1", 0))
-        port = held[-1].getsockname()[1]
-        if port < 55000:
-            found.append(port)
-    for s in held:
-        s.close()
-    return found
 
 
 @contextlib.contextmanager

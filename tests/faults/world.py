@@ -8,7 +8,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "integratio
 from conftest import Daemon, alive, die_with_parent, new_folder  # noqa: E402
 from database import Database  # noqa: E402
 from lake_files import missing_and_spare, plain  # noqa: E402
+from ports import free_port  # noqa: E402
 
 ROWS = 40  # of one publish
 DEADLINE = 90  # for a round to come to rest
@@ -109,12 +109,6 @@ DEPENDS = {"chain": {f"c{i}": [f"c{i - 1}"] for i in range(1, 6)}, "fan": {**{f"
 
 class Finding(Exception):
     """Something that must hold does not."""
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def stat_of(pid):

@@ -42,12 +42,26 @@ def wait_until(condition, what="the condition", timeout=None):
         time.sleep(0.02)
 
 
-def alive(pid):
+def state_of(pid):
+    """A letter: R, S, T (stopped), Z …; "": it is gone."""
     try:
-        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except OSError:
-        return False
-    return state != "Z"
+        return ""
+
+
+def alive(pid):
+    return state_of(pid) not in ("", "Z")
+
+
+def stopped(pid):
+    return state_of(pid) == "T"
+
+
+def pending(pid, sig):
+    """Is the signal on its way to the process, which does not take it yet?"""
+    line = next(x for x in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("ShdPnd:"))
+    return int(line.split()[1], 16) >> (sig - 1) & 1
 
 
 def clean_env(**extra):

@@ -5,22 +5,16 @@ import pathlib
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 
 import psycopg2
 import pytest
 
 from conftest import alive, die_with_parent, new_folder, wait_until
+from ports import free_port
 
 PASSWORD = "s3cr3t/p%w@rd"  # what an address must write otherwise
 CODED = "s3cr3t%2Fp%25w%40rd"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def someone():

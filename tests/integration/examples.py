@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 
@@ -9,9 +10,11 @@ from conftest import BINARY, ROOT, clean_env, wait_until
 
 
 def copied(folder, name):
-    """The example in a folder of its own, without what somebody has made by running it where it is."""
+    """The example in a folder of its own, without what somebody has made by running it where it is; its schedules come on no day of a test."""
     target = folder / name
     shutil.copytree(ROOT / "examples" / name, target, ignore=shutil.ignore_patterns("data", "output"))
+    for flow in target.glob("*.yaml"):
+        flow.write_text(re.sub(r'\bcron: ".*?"', 'cron: "0 6 29 2 *"', flow.read_text()))
     return target
 
 

@@ -102,13 +102,17 @@ class Kafka:
         at = TopicPartition(name, partition, before)
         next(iter(self.admin.delete_records([at]).values())).result(PATIENCE)
 
-    def end(self, name, partition=0):
+    def end(self, name, partition=0, level="READ_UNCOMMITTED"):
         """The offset of the next message."""
-        from confluent_kafka import TopicPartition
+        from confluent_kafka import IsolationLevel, TopicPartition
         from confluent_kafka.admin import OffsetSpec
 
         at = TopicPartition(name, partition)
-        return self.admin.list_offsets({at: OffsetSpec.latest()})[at].result(PATIENCE).offset
+        return self.admin.list_offsets({at: OffsetSpec.latest()}, isolation_level=IsolationLevel[level])[at].result(PATIENCE).offset
+
+    def settle(self, name):
+        """Waits until readers see the end of the last transaction, which the brokers have answered before."""
+        wait_until(lambda: self.end(name, level="READ_COMMITTED") == self.end(name), f"the end of transactions in {name}")
 
     # ---- messages ----
 

@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import shutil
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ import urllib.parse
 import pytest
 
 from conftest import die_with_parent, wait_until
+from ports import free_ports
 
 KEY, SECRET = "sluice-test-key", "sluice-test-secret-5d1c"
 
@@ -30,21 +30,6 @@ def program(name):
     given = os.environ.get(f"SLUICE_{name.upper()}")
     ours = pathlib.Path(os.environ.get("SLUICE_BUILD", "build")) / "stores" / "bin" / name
     return given or (str(ours) if ours.exists() else shutil.which(name))
-
-
-def free_ports(n):
-    """Ports that nothing listens on, with their gRPC neighbours (SeaweedFS takes the port 10000 above)."""
-    held, ports = [], []
-    while len(ports) < n:
-        s = socket.socket()
-        s.bind(("127.0.0.1", 0))
-        held.append(s)
-        port = s.getsockname()[1]
-        if port < 55000:
-            ports.append(port)
-    for s in held:
-        s.close()
-    return ports
 
 
 class Store:

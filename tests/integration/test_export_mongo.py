@@ -13,7 +13,7 @@ import uuid
 
 import pytest
 
-from conftest import task_of, wait_until, why
+from conftest import pending, stopped, task_of, wait_until, why
 from services import needs, running
 from test_export import RETRY, Lake
 
@@ -224,6 +224,7 @@ def test_cancelled(lake, db, faults):
         run = lake.daemon.post(f"/api/v1/flows/{mode}/runs", {})
         pid = wait_until(lambda: stopped_attempts(lake.daemon, run["id"]), "the first batch")[0]
         assert lake.daemon.request("POST", f"/api/v1/runs/{run['id']}/cancel").status == 202
+        wait_until(lambda: pending(pid, signal.SIGTERM), "the signal")
         os.kill(pid, signal.SIGCONT)
         assert lake.daemon.ended(run["id"])["state"] == "cancelled"
         wait_until(lambda: db.list_collection_names() == ["items"] and db["items"].count_documents({}) == 1, f"all of {mode} is taken back")
@@ -264,7 +265,7 @@ def test_refused_at_the_door(make_daemon, folder, mongo):
 
 def stopped_attempts(daemon, run_id):
     """The processes of the run's attempts that a fault point has stopped."""
-    return [p for p in children(daemon) if run_id in open_files(p) and state(p) == "T"]
+    return [p for p in children(daemon) if run_id in open_files(p) and stopped(p)]
 
 
 def children(daemon):
@@ -277,12 +278,6 @@ def children(daemon):
 def open_files(pid):
     with contextlib.suppress(OSError):
         return " ".join(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
-    return ""
-
-
-def state(pid):
-    with contextlib.suppress(OSError):
-        return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]
     return ""
 
 

@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from conftest import alive, task_of, wait_until, why
+from conftest import alive, stopped, task_of, wait_until, why
 
 # A command that stops itself, and on waking does everything that only an attempt in office may do.
 SLEEPER = """\
@@ -67,13 +67,6 @@ def sleeper(daemon, folder, name, *args, **keys):
     pid = wait_until(lambda: pids.exists() and pids.read_text().strip() and int(pids.read_text()), "the process")
     wait_until(lambda: stopped(pid), "the process's standstill")
     return run, pid
-
-
-def stopped(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
-    except OSError:
-        return False
 
 
 def tables(daemon):

@@ -32,6 +32,7 @@ def glue():
         yield address
 
 
+@pytest.mark.timeout(300)
 def test_its_one_command(binary, folder, glue):
     """By Polars. `./run spark` is five JVMs; what Spark does on Glue and Hive is in test_catalogs.py."""
     example = examples.copied(folder, "glue")

@@ -7,10 +7,10 @@ import signal
 
 import pytest
 
-from conftest import task_of, wait_until, why
+from conftest import stopped, task_of, wait_until, why
 from kafka_broker import Kafka, kafka  # noqa: F401
 from test_export_kafka import export
-from test_export_mongo import children, state
+from test_export_mongo import children
 from test_stage_kafka import Stream, error
 
 MANY = 2000
@@ -33,7 +33,7 @@ def daemon(make_daemon, faults):
 
 def stopped_attempts(daemon):
     """The processes of attempts that a fault point has stopped."""
-    return [p for p in children(daemon) if state(p) == "T"]
+    return [p for p in children(daemon) if stopped(p)]
 
 
 def fill(kafka, topic, first, last, partition=0):
@@ -65,9 +65,11 @@ def test_the_broker_goes_in_the_middle(daemon, kafka, faults, timeout, patient):
             os.kill(pid, signal.SIGCONT)
         if not patient:
             wait_until(lambda: all(len(task_of(daemon.run(r), t)["attempts"]) > 1 for r, t in runs), "the end of their patience")
+        faults.write_text("stage.kafka.read=stop")  # until there is more than it has seen
     finally:
         kafka.start()
     fill(kafka, topic, 2 * MANY, 2 * MANY + 10)
+    os.kill(wait_until(lambda: stopped_attempts(daemon), "the end of its reading")[0], signal.SIGCONT)
     ended = [daemon.ended(r) for r, _ in runs]
     for run, (_, task) in zip(ended, runs, strict=True):
         tried = task_of(run, task)["attempts"]

@@ -120,8 +120,9 @@ def test_what_is_kept(grown):
     assert left == {ids[1], *ids[-2:]}
     assert steps_of(report, "m.plain")["expire_snapshots"]["snapshots"] == 3
     assert catalog.load_table("m.plain").scan(snapshot_id=ids[1]).to_arrow().num_rows == 2000
+    days = {s.timestamp_ms // 86_400_000 for s in catalog.load_table("m.parts").metadata.snapshots}
     maintain(grown, tables="m.parts", expire_snapshots={"older_than": "0s", "keep": {"daily": 3}})
-    assert len(catalog.load_table("m.parts").metadata.snapshots) == 1  # all of one day
+    assert len(catalog.load_table("m.parts").metadata.snapshots) == len(days)  # one of each day
     missing, _ = missing_and_spare(grown)
     assert not missing
 

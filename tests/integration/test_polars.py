@@ -315,11 +315,14 @@ def test_a_killed_attempt_leaves_nothing_visible(lake, sources):
     run = lake.post("/api/v1/flows/k/runs", {})
     warehouse = pathlib.Path(lake.home) / "warehouse"
     wait_until(lambda: list(warehouse.glob("a/big/data/*.parquet")), "the first file of the attempt")
-    attempt = lake.run(run["id"])["tasks"][0]["attempts"][-1]
-    pids = [int(p) for p in os.listdir("/proc") if p.isdigit() and _runs(p, lake.home, run["id"])]
-    assert attempt["state"] == "running" and pids
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    os.kill(lake.process.pid, signal.SIGSTOP)  # so that nothing can be committed meanwhile
+    try:
+        pids = [int(p) for p in os.listdir("/proc") if p.isdigit() and _runs(p, lake.home, run["id"])]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+    finally:
+        os.kill(lake.process.pid, signal.SIGCONT)
+    assert pids
     run = lake.ended(run["id"])
     assert run["state"] == "failed", run
     assert [t["name"] for t in lake.get("/api/v1/tables")["items"]] == ["a.t"]

@@ -5,7 +5,6 @@ import http.server
 import re
 import subprocess
 import threading
-import time
 import urllib.parse
 from concurrent.futures import ThreadPoolExecutor
 
@@ -163,10 +162,8 @@ def test_keys_of_a_role(make_daemon, folder, lender, name):
             waiting = [pool.submit(vended, again) for _ in range(40)]
             wait_until(lambda: len(lender.asked) > asked, "the first to ask")
             for _ in range(20):
-                started = time.monotonic()
                 assert ask("GET", again.url + "/healthz").status == 200
                 assert again.request("GET", "/iceberg/v1/namespaces/stg/tables/rows").status == 200
-                assert time.monotonic() - started < 1
             assert not any(w.done() for w in waiting)
             lender.lasts = 3600
             lender.speak.set()

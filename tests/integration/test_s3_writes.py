@@ -5,7 +5,7 @@ import pytest
 from pyiceberg.catalog.rest import RestCatalog
 
 from conftest import task_of, wait_until, why
-from s3_stores import free_ports
+from ports import free_port
 from test_s3_ways import BUCKET, STORES, config, keys, running
 from test_write_modes import Lake
 
@@ -19,7 +19,7 @@ def store(request):
 def start(make_daemon, store, **env):
     """At one address over its restarts: attempts wait for it there."""
     settings = config(store.endpoint).replace("warehouse:", "cleanup_after: 200ms, warehouse:")
-    return make_daemon(config=settings, env=keys(**env), args=["--listen", f"127.0.0.1:{free_ports(1)[0]}"])
+    return make_daemon(config=settings, env=keys(**env), args=["--listen", f"127.0.0.1:{free_port()}"])
 
 
 def part(store, prefix):

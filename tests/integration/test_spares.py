@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 
-from conftest import alive, task_of, wait_until, why
+from conftest import alive, pending, task_of, wait_until, why
 
 FLOW = """\
 id: {0}
@@ -51,11 +51,6 @@ def handed_over(daemon):
     wait_until(lambda: daemon.run(began["id"])["tasks"][0]["state"] == "running", "the attempt")
     assert daemon.trigger("later")["state"] == "success"  # the nursery takes its messages in their order
     return began["id"], stopped
-
-
-def pending(pid, sig):
-    line = next(x for x in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("ShdPnd:"))
-    return int(line.split()[1], 16) >> (sig - 1) & 1
 
 
 def warm(daemon):

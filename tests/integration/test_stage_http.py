@@ -15,7 +15,7 @@ import urllib.parse
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import PATIENCE, task_of, wait_until, why
+from conftest import PATIENCE, alive, task_of, wait_until, why
 from movie_api import Api, Reply, recorded
 
 PAGES = recorded()
@@ -531,21 +531,26 @@ def test_pages_that_do_not_count_are_fetched_again(daemon, folder, api, how):
     """What lies there is only taken as far as it is whole and of this request."""
     answer, asked, go_on = blocking(3)
     server = api(answer)
-    fid, target = write(daemon, folder, server, {"records": "results", "pagination": BY_PAGE}, retry={"max_attempts": 2, "interval": "1s"})
+    fid, target = write(daemon, folder, server, {"records": "results", "pagination": BY_PAGE}, retry=RETRY)
     run = daemon.post(f"/api/v1/flows/{fid}/runs", {"params": {}})
     assert asked.wait(PATIENCE)
     kept = daemon.home / "scratch" / f"{run['id']}.s.kept"
-    os.kill(wait_until(lambda: attempt_pid(daemon), "the attempt's process"), signal.SIGKILL)
-    wait_until(lambda: task_of(daemon.run(run["id"]), "s")["state"] == "retry_wait", "the wait for the next attempt")
+    pid = wait_until(lambda: attempt_pid(daemon), "the attempt's process")
     pages, records = kept / "pages.jsonl", kept / "records.jsonl"
-    lines = pages.read_text().splitlines(keepends=True)
-    assert len(lines) == 3
-    if how == "torn":
-        pages.write_text("".join(lines)[:-20])
-    elif how == "other":
-        pages.write_text("".join(['{"request": "of somebody else"}\n', *lines[1:]]))
-    else:
-        records.write_bytes(records.read_bytes()[:-5])
+    os.kill(daemon.process.pid, signal.SIGSTOP)  # the next attempt does not begin meanwhile
+    try:
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not alive(pid), "its end")
+        lines = pages.read_text().splitlines(keepends=True)
+        assert len(lines) == 3
+        if how == "torn":
+            pages.write_text("".join(lines)[:-20])
+        elif how == "other":
+            pages.write_text("".join(['{"request": "of somebody else"}\n', *lines[1:]]))
+        else:
+            records.write_bytes(records.read_bytes()[:-5])
+    finally:
+        os.kill(daemon.process.pid, signal.SIGCONT)
     done = Staged(daemon.ended(run["id"]), target)
     go_on.set()
     assert done.ids == [f["id"] for f in FILMS]

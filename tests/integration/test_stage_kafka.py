@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import postgres, task_of, wait_until, why
-from databases import free_port
 from kafka_broker import kafka  # noqa: F401
+from ports import free_port
 
 COUNT = iter(range(10**6))
 COLUMNS = {"id": "BIGINT", "name": "VARCHAR"}
@@ -256,6 +256,7 @@ def test_what_was_aborted_or_compacted_is_no_gap(shared, kafka):
         producer.produce(topic, json.dumps({"id": i}).encode(), partition=0)
         producer.flush()
         end()
+    kafka.settle(topic)
     s = Stream(shared, kafka, topic)
     run = s.good()
     assert s.ids == [0, 2] and s.offsets == {0: 8} and s.outputs(run)["lag"] == 0
@@ -265,6 +266,7 @@ def test_what_was_aborted_or_compacted_is_no_gap(shared, kafka):
     s.good()
     assert s.ids == [0, 2], "what is not committed is not read"
     producer.commit_transaction()
+    kafka.settle(topic)
     s.good()
     assert s.ids == [0, 2, 4]
 

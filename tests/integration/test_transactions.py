@@ -350,6 +350,7 @@ def test_undo(lake, catalog):
     assert lake.run(lake.runs[1])["undone"] is None
     before = [row[2] for row in lineage(lake, lake.runs[1])]
     answer = lake.post(f"/api/v1/runs/{lake.runs[1]}/undo")
+    shown = lake.cli("show", lake.runs[1]).stdout  # while it is "just now"
     assert {t["table"]: t["outcome"] for t in answer["tables"]} == {"x.a": "rolled back", "x.b": "dropped", "x.c": "rolled back", "x.d": "restored"}
     assert names(lake) == ["x.a", "x.c", "x.d"] and len(before) == 4
     assert [lake.sql(f"SELECT * FROM x.{t}") for t in "acd"] == [[{"n": 1}]] * 3
@@ -361,7 +362,6 @@ def test_undo(lake, catalog):
     undone = lake.run(lake.runs[1])["undone"]
     assert {i["state"] for i in items} == {"undone"} and {i["undone_by"] for i in items} == {"token admin"}
     assert undone == {"at": max(i["undone_at"] for i in items), "by": "token admin", "whole": True} and undone["at"] > items[0]["visible_at"]
-    shown = lake.cli("show", lake.runs[1]).stdout
     a = next(i for i in items if i["table"] == "x.a")
     assert shown.count("undone just now by token admin\n") == 5 and f"snapshot {a['snapshot_before']} -> {a['snapshot_after']}\n" in shown
     assert lake.run(lake.runs[0])["undone"] is None

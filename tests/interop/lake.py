@@ -5,12 +5,12 @@ import pathlib
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 
 import psycopg2
 
 from harness import Daemon, die_with_parent, new_folder, wait_until
+from ports import free_port
 from s3_stores import KEY, SECRET
 
 
@@ -20,12 +20,6 @@ def programs():
         return pathlib.Path(forced)
     found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda p: int(p.parts[-3]))
     return found[-1].parent if found else pathlib.Path("/usr/local/bin")
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Database:

@@ -1,5 +1,3 @@
-import java.net.InetAddress;
-import java.net.ServerSocket;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.StandardCopyOption;
@@ -17,12 +15,6 @@ import org.apache.kafka.common.Uuid;
  * its certificate for localhost, it has a listener with TLS, too.
  */
 public final class Broker {
-	private static int free() throws Exception {
-		try (ServerSocket s = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
-			return s.getLocalPort();
-		}
-	}
-
 	private static Properties settings(Path folder, int port) throws Exception {
 		Path file = folder.resolve("server.properties");
 		Properties p = new Properties();
@@ -32,16 +24,16 @@ public final class Broker {
 			}
 			return p;
 		}
-		int plain = port > 0 ? port : free(), sasl = free(), controller = free();
+		int plain = port, sasl = port + 1, controller = port + 2, tls = port + 3;
 		p.putAll(Map.of("node.id", "1", "process.roles", "broker,controller", "controller.quorum.voters", "1@127.0.0.1:" + controller,
 			"controller.listener.names", "CONTROLLER", "log.dirs", folder.resolve("data").toString(), "inter.broker.listener.name", "PLAINTEXT"));
-		Path tls = folder.resolve("tls.pem");
+		Path key = folder.resolve("tls.pem");
 		String all = "PLAINTEXT://127.0.0.1:" + plain + ",SASL_PLAINTEXT://127.0.0.1:" + sasl, users =
 			"org.apache.kafka.common.security.plain.PlainLoginModule required user_reader=\"s3cr3t-of-reader\" user_admin=\"s3cr3t-of-admin\";";
-		if (Files.exists(tls)) {
-			all += ",SASL_SSL://localhost:" + free();
+		if (Files.exists(key)) {
+			all += ",SASL_SSL://localhost:" + tls;
 			p.put("ssl.keystore.type", "PEM");
-			p.put("ssl.keystore.location", tls.toString());
+			p.put("ssl.keystore.location", key.toString());
 			p.put("listener.name.sasl_ssl.plain.sasl.jaas.config", users);
 		}
 		p.put("listeners", all + ",CONTROLLER://127.0.0.1:" + controller);
