@@ -434,7 +434,7 @@ static void
 complete_config(struct reading *r, json_t *j)
 {
 	json_t *catalog = json_object_get(j, "catalog"), *paths = json_object_get(j, "paths"), *v;
-	const char *key, *warehouse, *type, *remote = NULL;
+	const char *key, *warehouse, *type;
 	void *tmp;
 
 	json_object_foreach_safe(paths, tmp, key, v) set_absolute(r, paths, key);
@@ -460,15 +460,9 @@ complete_config(struct reading *r, json_t *j)
 	if (strcmp(type, "glue") == 0)
 		check_glue(r, catalog);
 	if (warehouse && strcmp(type, "rest") != 0 && is_remote(warehouse))
-		remote = warehouse;
-	json_object_foreach (paths, key, v) {
-		if (is_remote(json_string_value(v)))
-			remote = json_string_value(v);
-	}
-	if (remote)
 		diags_add(r->diags, SEVERITY_WARNING, r->file, 0, 0,
-			  "object stores other than S3 are not supported yet: flows that use a path such as %s are refused",
-			  remote);
+			  "object stores other than S3 are not supported yet: flows that use tables in %s are refused",
+			  warehouse);
 }
 
 static struct ynode *

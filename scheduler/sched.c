@@ -850,6 +850,40 @@ key_is_others(const struct trigger *t, const char *flow_id, struct err *e)
 	return true;
 }
 
+/* Is no run to be made of it, as the flow is just now? */
+static bool
+trigger_skips(struct sched *s, const struct trigger *t, struct err *e)
+{
+	struct flow_state *fs = flow_state_get(s, t->flow->id);
+
+	if (fs->paused && t->scheduled_for) {
+		err_set(e, ERR_CONFLICT, "flow \"%s\" was paused just before its planned time", t->flow->id);
+		return true;
+	}
+	if (t->flow->overlap != OVERLAP_SKIP || t->flow->max_active_runs == 0 ||
+	    (fs->active < t->flow->max_active_runs && list_empty(&fs->queue)))
+		return false;
+	record_event(s, "flow", NULL, NULL, 0, "skipped", json_pack("{s:s,s:s}", "flow", t->flow->id, "trigger", t->kind));
+	sched_wake(s);
+	err_set(e, ERR_CONFLICT, "flow \"%s\" already has %d active run%s and its concurrency.overlap is skip", t->flow->id,
+		fs->active, fs->active == 1 ? "" : "s");
+	return true;
+}
+
+/* Makes the run, unless the flow has no place for it; the params become the run's. */
+static void
+trigger_make(struct sched *s, const struct trigger *t, json_t *params, sched_trigger_cb cb, void *arg)
+{
+	struct err e = ERR_INIT;
+
+	if (trigger_skips(s, t, &e)) {
+		json_decref(params);
+		trigger_fail(cb, arg, &e);
+		return;
+	}
+	trigger_answer(s, trigger_create(s, t, params)->id, true, cb, arg);
+}
+
 static void
 on_key_looked_up(void *arg, const struct rows *r, struct err *e)
 {
@@ -871,8 +905,7 @@ on_key_looked_up(void *arg, const struct rows *r, struct err *e)
 	} else if (run) { /* made while we looked */
 		trigger_answer(l->sched, run->id, false, l->cb, l->arg);
 	} else {
-		run = trigger_create(l->sched, &l->t, json_incref(l->params));
-		trigger_answer(l->sched, run->id, true, l->cb, l->arg);
+		trigger_make(l->sched, &l->t, json_incref(l->params), l->cb, l->arg);
 	}
 	flow_unref(l->t.flow);
 	json_decref(l->params);
@@ -929,7 +962,6 @@ sched_trigger_check(const struct sched *s, const struct trigger *t, struct err *
 void
 sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, void *arg)
 {
-	struct flow_state *fs = flow_state_get(s, t->flow->id);
 	struct err e = ERR_INIT;
 	struct trigger_lookup *l;
 	json_t *params;
@@ -939,20 +971,8 @@ sched_trigger(struct sched *s, const struct trigger *t, sched_trigger_cb cb, voi
 		trigger_fail(cb, arg, &e);
 		return;
 	}
-	if (t->flow->overlap == OVERLAP_SKIP && t->flow->max_active_runs &&
-	    (fs->active >= t->flow->max_active_runs || !list_empty(&fs->queue))) {
-		record_event(s, "flow", NULL, NULL, 0, "skipped",
-			     json_pack("{s:s,s:s}", "flow", t->flow->id, "trigger", t->kind));
-		sched_wake(s);
-		err_set(&e, ERR_CONFLICT, "flow \"%s\" already has %d active run%s and its concurrency.overlap is skip",
-			t->flow->id, fs->active, fs->active == 1 ? "" : "s");
-		json_decref(params);
-		trigger_fail(cb, arg, &e);
-		return;
-	}
 	if (t->idempotency_key == NULL) {
-		run = trigger_create(s, t, params);
-		trigger_answer(s, run->id, true, cb, arg);
+		trigger_make(s, t, params, cb, arg);
 		return;
 	}
 	HASH_FIND(hh_key, s->runs_by_key, t->idempotency_key, strlen(t->idempotency_key), run);
